@@ -1,0 +1,42 @@
+# The words that people and CI use alike. `make train` and `make test` do the set-up they need.
+BIN := .venv/bin
+JOB ?= jobs/digits.yaml
+
+help:    ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup:   ## system libraries, .venv, locked packages; a second call installs nothing
+	@tools/setup
+
+train: setup   ## train the default job, or JOB=jobs/NAME.yaml, with ARGS="--set optim.epochs=3"
+	$(BIN)/distrib run $(JOB) $(ARGS)
+
+test: setup    ## all tests but the slow ones; ARGS go to pytest
+	$(BIN)/pytest $(ARGS)
+
+slow: setup    ## the slow tests: real data, minutes each
+	$(BIN)/pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is none
+
+lint: setup    ## format, lint and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+check: lint test   ## what must hold before a commit
+
+format: setup  ## write the format, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup   ## every measurement in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: setup    ## resolve pyproject.toml again, keeping the pins that still fit; ARGS=--upgrade for new ones
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --custom-compile-command "make lock" $(ARGS) pyproject.toml -o requirements.lock
+
+clean:   ## remove caches and build leavings; data, runs and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find distrib tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: help setup train test slow lint check format bench lock clean

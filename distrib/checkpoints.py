@@ -1,0 +1,59 @@
+"""The checkpoints of one run: a folder ``epoch-00003`` each; the newest whole one, the best one, and what is kept."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from distrib.errors import CheckpointError
+from distrib.state import Stored, verify
+
+SCORE = "validation_robust_accuracy"
+
+
+def folder_for(run: Path, epoch: int) -> Path:
+    """Where the state after ``epoch`` epochs is stored."""
+    return run / f"epoch-{epoch:05d}"
+
+
+def stored_epochs(run: Path) -> list[int]:
+    """The epochs that have a folder, rising."""
+    names = [re.fullmatch(r"epoch-(\d{5})", path.name) for path in run.glob("epoch-*")]
+    return sorted(int(name[1]) for name in names if name)
+
+
+def latest(run: Path, say: Callable[[str], None]) -> Stored | None:
+    """The newest checkpoint that is whole; None if there is none at all.
+
+    Damaged ones are passed over with a word. If all are damaged, raises :class:`CheckpointError`: starting over
+    without being asked to would lose them.
+    """
+    found = stored_epochs(run)
+    for epoch in reversed(found):
+        try:
+            return verify(folder_for(run, epoch))
+        except CheckpointError as error:
+            say(f"passing over a damaged checkpoint: {error}")
+    if found:
+        raise CheckpointError(f"{run}: every checkpoint is damaged; delete the folder to train from the start")
+    return None
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The epoch (from 1) with the highest validation robust accuracy; the first of equals."""
+    return max(range(len(history)), key=lambda i: (history[i][SCORE], -i)) + 1
+
+
+def best(run: Path, say: Callable[[str], None]) -> Stored:
+    """The checkpoint that the run's history calls best. Raises :class:`CheckpointError` if it is gone or damaged."""
+    newest = latest(run, say)
+    if newest is None:
+        raise CheckpointError(f"{run}: there is no checkpoint here")
+    return verify(folder_for(run, best_epoch(newest.history)))
+
+
+def prune(run: Path, history: list[dict], keep: int) -> None:
+    """Deletes all but the newest ``keep`` checkpoints and the best one."""
+    found = stored_epochs(run)
+    for epoch in set(found[:-keep]) - {best_epoch(history)}:
+        shutil.rmtree(folder_for(run, epoch), ignore_errors=True)

@@ -1,0 +1,163 @@
+"""The ``distrib`` command: parse -> Job -> one call -> print where the result is."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distrib import __version__
+from distrib.errors import DistribError
+
+DESCRIPTION = """\
+Distributed training of image classifiers that withstand adversarial attack.
+
+Everything that can be run is a job file (see jobs/): data -> FFCV beton -> Ray Train workers running PGD adversarial
+training -> honest end evaluation -> a version in the MLflow registry."""
+
+EPILOG = """\
+examples:
+  distrib run jobs/digits.yaml                            train, judge and register in minutes
+  distrib run jobs/mnist.yaml --set data.root=/data       the same with fields of the job set here
+  distrib run jobs/mnist.yaml --dry-run                   what it would do, without doing it
+  distrib models                                          what is registered, and how robust it is
+  distrib pull models:/digits@champion digits-model       bring a model here
+  distrib doctor                                          what this machine lacks, and what to do about it
+
+exit status: 0 done, 1 the run failed, 2 the input is wrong"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    root = argparse.ArgumentParser("distrib", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    root.add_argument("--version", action="version", version=f"distrib {__version__}")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    run = verbs.add_parser(
+        "run", help="carry out a job file", formatter_class=raw,
+        description="Carries out a job file. The same job again goes on where it was stopped; a complete one says so.",
+        epilog="examples:\n  distrib run jobs/digits.yaml\n  distrib run jobs/mnist.yaml --set data.root=/data "
+        "--set optim.epochs=3 --set name=short\n  distrib run jobs/digits.yaml --json 2>/dev/null | tail -1",
+    )  # fmt: skip
+    run.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
+    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                     help="set a field of the job, such as optim.epochs=3 (may be repeated)")  # fmt: skip
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="resolve and check the job, print it and what it would need; touch nothing",
+    )
+    run.add_argument("--json", action="store_true", help="the last line on stdout is the result as one JSON object")
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="check this machine",
+        description="Checks what distrib needs, and says what to do about each fault.",
+    )
+    doctor.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+    )
+    doctor.add_argument(
+        "--storage", type=Path, default=Path("runs"), help="the folder that runs would be kept in (default: runs)"
+    )
+
+    models = verbs.add_parser(
+        "models", help="list registered models", description="Lists every registered version with its robustness."
+    )
+    models.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    models.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+    )
+
+    pull = verbs.add_parser(
+        "pull", help="bring a registered model here",
+        description="Brings a version to a new folder: the MLflow model, its weights, its card, its job, an example of use.",
+    )  # fmt: skip
+    pull.add_argument(
+        "address", metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS (champion, latest-robust)"
+    )
+    pull.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    pull.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+    )
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; the exit status is 0 (done), 1 (the run failed) or 2 (the input is wrong)."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return {"run": _run, "doctor": _doctor, "models": _models, "pull": _pull}[options.verb](options)
+    except DistribError as error:
+        print(f"distrib: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("distrib: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(options: argparse.Namespace) -> int:
+    from distrib.job import read
+
+    job = read(options.job, options.overrides)
+    if options.dry_run:
+        from distrib.plan import plan
+
+        print(plan(job))
+        return 0
+    from distrib.progress import Display
+    from distrib.report import table
+    from distrib.run import run
+
+    with Display() as display:
+        result = run(job, display)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(table(result))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from distrib.doctor import examine, report
+
+    checks = examine(options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), options.storage)
+    print(report(checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _models(options: argparse.Namespace) -> int:
+    from distrib import registry, tracking
+    from distrib.report import models_table
+
+    uri = tracking.address(options.tracking_uri)
+    tracking.must_exist(uri)
+    rows = registry.versions(uri)
+    print(json.dumps(rows) if options.json else models_table(rows, uri))
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from distrib import registry, tracking
+
+    uri = tracking.address(options.tracking_uri)
+    tracking.must_exist(uri)
+    registry.pull(options.address, options.folder, uri)
+    print(f"{options.address} is in {options.folder}: model/ (MLflow), weights.safetensors, card.json, job.json")
+    print(f"try it: python {options.folder / 'example.py'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

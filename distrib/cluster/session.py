@@ -1,0 +1,90 @@
+"""A connection to a Ray cluster for the length of one job: a given one, or a local one that lives as long as the job."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from distrib.errors import JobError, RunError
+from distrib.job import Cluster
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+    local: bool
+
+    def use_gpu(self, cluster: Cluster) -> bool:
+        """Whether the job's workers get a GPU each. Raises :class:`JobError` where they cannot have what they ask."""
+        most = max_workers(cluster)
+        least = cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.min
+        if cluster.device == "cuda" and self.gpus < least:
+            raise JobError(
+                f"cluster.device: cuda needs {least} GPUs, but the cluster has {self.gpus:g}; use auto or cpu"
+            )
+        return cluster.device == "cuda" or (cluster.device == "auto" and self.gpus >= most)
+
+    def check(self, cluster: Cluster) -> None:
+        """Raises :class:`JobError` for a request that could never be placed, with the arithmetic."""
+        self.use_gpu(cluster)
+        least = cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.min
+        needed = least * cluster.cpus_per_worker
+        if needed > self.cpus:
+            raise JobError(
+                f"cluster.num_workers: {least} workers x {cluster.cpus_per_worker} CPUs = {needed} CPUs, but the "
+                f"cluster has {self.cpus:g}; ask for fewer"
+            )
+
+
+def max_workers(cluster: Cluster) -> int:
+    """The largest number of workers that the job may have."""
+    return cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.max
+
+
+@contextmanager
+def session(cluster: Cluster) -> Iterator[Resources]:
+    """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
+
+    A local cluster listens on the loopback interface only, and offers as many CPUs as the job asks for, even if the
+    machine has fewer: two workers on one core are slow, not wrong. Raises :class:`JobError`, :class:`RunError`.
+    """
+    settings = {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(cluster.timeout_seconds),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s delays every end and every failure
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a job are relative to where it was started
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            wanted = max_workers(cluster) * cluster.cpus_per_worker
+            ray.init(
+                num_cpus=max(wanted, os.cpu_count() or 1),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        if address:
+            raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
+        raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
+    try:
+        total = ray.cluster_resources()
+        found = Resources(total.get("CPU", 0), total.get("GPU", 0), len(ray.nodes()), address is None)
+        found.check(cluster)
+        yield found
+    finally:
+        ray.shutdown()

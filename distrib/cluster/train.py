@@ -1,0 +1,177 @@
+"""Training on Ray Train: the worker from top to bottom, and the driver that starts it and listens."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from distrib import checkpoints, trainer
+from distrib.cluster.board import Note, Started, open_board
+from distrib.cluster.session import Resources
+from distrib.data.beton import open_split
+from distrib.data.loader import FfcvReader, TrainLoader, open_reader
+from distrib.errors import DistribError, NonFiniteLoss, RunError
+from distrib.job import Elastic, Train
+from distrib.state import State, load, save
+from distrib.world import current
+
+POLL_SECONDS = 0.2
+Listener = Callable[[str, object], None]
+"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told."""
+
+    job: Train
+    job_record: dict
+    job_digest: str
+    data: Path
+    """The folder of the betons."""
+    run: Path
+    """The folder of the run, which every worker sees."""
+    phases: dict[str, Train]
+    """What is trained one after the other, by name; each has its checkpoints in ``run / name``."""
+
+
+def worker(config: dict) -> None:
+    """One rank's whole run: for each phase the state (loaded or new), then epochs, each validated, saved, reported."""
+    order: Order = config["order"]
+    board = config["board"]
+    job = order.job
+    device = ray.train.torch.get_device()
+    torch.set_num_threads(job.cluster.cpus_per_worker)
+    world = current(device)
+    train = open_split(order.data, "train", "training")
+    held_out = open_split(order.data, "validation", "training")
+    readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
+    assert job.validation.attack is not None
+    validation = trainer.Validation(
+        readers[1], np.arange(min(job.validation.max_examples, held_out.card.count)), job.validation.attack, job.seed
+    )
+    height, width, channels = train.card.image
+    for phase, part in order.phases.items():
+
+        def post(notice: object, phase: str = phase) -> None:
+            board.post.remote(phase, notice)
+
+        loader = TrainLoader(readers[0], train.card.count, part.seed, part.optim.batch_size, part.augment, world)
+        with torch.random.fork_rng():
+            torch.manual_seed(part.seed)
+            model = part.model.build(
+                (channels, height, width), len(train.card.classes), train.card.mean, train.card.std
+            )
+        state = State(model, part.optim, loader.steps, world, part.precision)
+        run = order.run / phase
+        stored = checkpoints.latest(run, lambda text: post(Note(text)))
+        if stored is not None:
+            load(state, stored.folder)
+        history = list(stored.history) if stored else []
+        reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
+        post(Started(world.rank, world.size, os.getpid(), socket.gethostname(), str(device), len(history), reader))
+        try:
+            for report in trainer.epochs(state, loader, part.objective, part.seed, validation):
+                if isinstance(report, trainer.Progress):
+                    if world.rank == 0:
+                        post(report)
+                    continue
+                history.append(report.metrics)
+                if world.rank == 0:
+                    folder = checkpoints.folder_for(run, report.epoch)
+                    save(state, folder, report.epoch, history, order.job_record, order.job_digest)
+                    checkpoints.prune(run, history, part.keep_checkpoints)
+                    post(report)
+                ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
+        except NonFiniteLoss as error:
+            good = checkpoints.stored_epochs(run)
+            last = (
+                f"the last good checkpoint is {checkpoints.folder_for(run, good[-1])}" if good else "no checkpoint yet"
+            )
+            raise NonFiniteLoss(f"{phase} training: {error}; {last}") from None
+
+
+def fit(order: Order, resources: Resources, listen: Listener) -> None:
+    """Trains every phase of ``order`` to its end, going on from its checkpoints. Returns when all are done.
+
+    Workers that are lost are replaced, up to ``cluster.max_failures`` times. Raises :class:`DistribError` as the
+    worker raised it, or :class:`RunError` with the first cause.
+    """
+    cluster = order.job.cluster
+    use_gpu = resources.use_gpu(cluster)
+    workers = cluster.num_workers
+    board = open_board()
+    scaling = ScalingConfig(
+        num_workers=(workers.min, workers.max) if isinstance(workers, Elastic) else workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+    )
+    torch_config = TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=cluster.timeout_seconds)
+    ray_trainer = TorchTrainer(
+        worker,
+        train_loop_config={"order": order, "board": board},
+        scaling_config=scaling,
+        torch_config=torch_config,
+        run_config=RunConfig(
+            name=f"fit-{time.time_ns()}",  # resuming is by distrib's own checkpoints, so each fit is new to Ray
+            storage_path=str(order.run / ".ray"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    with _listening(board, listen):
+        try:
+            ray_trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error) from None
+
+
+def _cause(error: TrainingFailedError) -> DistribError:
+    """The error of the worker that failed first, or what Ray says."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        while failure is not None:
+            if isinstance(failure, DistribError):
+                return failure
+            failure = getattr(failure, "cause", None) or failure.__cause__
+    lines = [line for failure in failures.values() for line in str(failure).strip().splitlines()[-1:]]
+    return RunError("training failed: " + ("; ".join(dict.fromkeys(lines)) or str(error).strip().splitlines()[-1]))
+
+
+class _listening:
+    """Fetches notices from the board in a thread of the driver, until the block ends; then once more."""
+
+    def __init__(self, board, listen: Listener):
+        self.board, self.listen = board, listen
+        self.ended = threading.Event()
+        self.failure: Exception | None = None
+        self.thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.ended.set()
+        self.thread.join(timeout=60)
+        if self.failure is not None and exception[0] is None:
+            raise self.failure
+
+    def _loop(self) -> None:
+        try:
+            while True:
+                last = self.ended.wait(POLL_SECONDS)
+                for phase, notice in ray.get(self.board.fetch.remote(), timeout=60):
+                    self.listen(phase, notice)
+                if last:
+                    return
+        except Exception as error:
+            self.failure = error

@@ -1,0 +1,1 @@
+"""Data at rest (source), packed (beton) and flowing (loader)."""

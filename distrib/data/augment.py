@@ -1,0 +1,37 @@
+"""Random crops and flips, each a function of (seed, epoch, sample): never of who loads the sample, or when."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from distrib.noise import Noise
+from distrib.values import Value
+
+
+class Augment(Value):
+    """How training images are varied. The default is: not at all."""
+
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pad by so many black pixels on each side, then cut out a random window of the image's own size."""
+    flip: bool = False
+    """Mirror every second image left to right."""
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        """Varied images: ``x`` ``[B, C, H, W]`` of any dtype -> the same shape and dtype."""
+        batch, _, height, width = x.shape
+        rows = torch.arange(height, device=x.device).expand(batch, height)
+        columns = torch.arange(width, device=x.device).expand(batch, width)
+        if self.flip:
+            mirrored = noise.integers(2)[:, None].bool()
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        if self.crop_padding:
+            x = F.pad(x, [self.crop_padding] * 4)
+            rows = rows + noise.integers(2 * self.crop_padding + 1)[:, None]
+            columns = columns + noise.integers(2 * self.crop_padding + 1)[:, None]
+        elif not self.flip:
+            return x
+        every = torch.arange(batch, device=x.device)[:, None, None]
+        return x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,308 @@
+"""Sources packed once, read ever after: a ``.beton`` (FFCV) and a card for each split.
+
+    STORE/NAME-DIGEST/
+        train.beton       validation.beton       test.beton
+        train.json        validation.json        test.json      the cards
+
+Where ffcv cannot be imported the same content is packed as ``.safetensors``, for the in-memory loader. The folder is
+written aside and renamed, so it is there whole or not at all. The only other door to ffcv is
+:mod:`distrib.data.loader`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from distrib import __version__
+from distrib.data.source import DataSource, Samples
+from distrib.data.split import SPLITS, Split, stratified
+from distrib.errors import DataError
+from distrib.values import Value
+
+Packing = Literal["ffcv", "memory"]
+Encoding = Literal["array", "rgb-raw", "rgb-jpeg"]
+
+LARGE = 128 * 128
+"""Pixels above which RGB images are packed as JPEG unless told otherwise."""
+
+
+class Card(Value):
+    """What one packed split is, so that nobody has to guess, and so that damage shows."""
+
+    distrib_version: str
+    job: dict
+    """The resolved job that wrote it (kind: prepare)."""
+    job_digest: str
+    split: Split
+    count: int
+    classes: tuple[str, ...]
+    image: tuple[int, int, int]
+    """(H, W, C)."""
+    encoding: Encoding
+    file: str
+    size_bytes: int
+    sha256: str
+    """Of the file."""
+    content_sha256: str
+    """Of pixels and labels in order, before any encoding: the identity of the data, however it is packed."""
+    mean: tuple[float, ...]
+    """Per channel, pixels in [0, 1], measured on the train split (on every card)."""
+    std: tuple[float, ...]
+    fingerprint: str
+    """Of the source's files when they were read; empty if unknown."""
+
+
+@dataclass(frozen=True)
+class Beton:
+    """A packed split on disk."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the samples."""
+        return self.folder / self.card.file
+
+    def verify(self) -> "Beton":
+        """Itself, if the file is the one that its card describes. Reads the whole file.
+
+        Raises :class:`DataError` where it is missing, shorter or longer, or changed.
+        """
+        cure = f"delete {self.folder} and run the job again to prepare it anew"
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: the file is missing; {cure}")
+        if self.path.stat().st_size != self.card.size_bytes:
+            raise DataError(
+                f"{self.path}: {self.path.stat().st_size} bytes, but its card says {self.card.size_bytes}; {cure}"
+            )
+        if file_sha256(self.path) != self.card.sha256:
+            raise DataError(f"{self.path}: its sha256 is not the one on its card: the file has changed; {cure}")
+        return self
+
+
+def folder_of(data: DataSource) -> Path:
+    """Where the betons of ``data`` live: a function of what shapes the content, not of where it is kept."""
+    elsewhere = {"store", "download"} if data.source == "folder" else {"store", "download", "root"}
+    content = data.model_dump(mode="json", exclude=elsewhere)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Path(data.store).absolute() / f"{data.source}-{digest[:12]}"
+
+
+def open_split(folder: Path, split: Split, purpose: Literal["training", "evaluation"]) -> Beton:
+    """The packed split and its card. Training cannot open the test split, whoever asks.
+
+    Raises :class:`DataError` where the folder or card is missing or no card.
+    """
+    if purpose == "training" and split == "test":
+        raise DataError("the test split cannot be opened for training: it is for the end evaluation alone")
+    path = folder / f"{split}.json"
+    cure = f"delete {folder} and run the job again to prepare it anew"
+    try:
+        card = Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no card; prepare the data first (distrib run jobs/prepare-digits.yaml)"
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path}: not a card ({str(error).splitlines()[0]}); {cure}") from None
+    if card.split != split:
+        raise DataError(f"{path}: the card of the {card.split} split; {cure}")
+    return Beton(folder, card)
+
+
+def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say: Callable[[str], None]) -> Path:
+    """The folder with every split of ``data``, packed now unless it is there already and its card still matches.
+
+    ``job`` is the resolved prepare job that the cards keep. Nothing is left half-written. Raises :class:`DataError`.
+    """
+    folder = folder_of(data)
+    if folder.is_dir():
+        stale = _stale(folder, data, packing)
+        if stale is None:
+            say(f"data: {folder} (already prepared)")
+            return folder
+        say(f"data: preparing {folder} anew: {stale}")
+    samples = {split: part for split, part in _cut(data).items()}
+    train = samples["train"]
+    _check_space(folder, samples)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        hashes, moments = {}, None
+        for split, part in samples.items():  # every sample is read once before anything is written
+            hashes[split], found = _survey(part)
+            moments = found if split == "train" else moments
+        assert moments is not None
+        fingerprint = data.fingerprint()
+        for split, part in samples.items():
+            if part.classes != train.classes or part.shape != train.shape:
+                raise DataError(
+                    f"{part.name}: {len(part.classes)} classes of images {list(part.shape)}, but {train.name} has "
+                    f"{len(train.classes)} of {list(train.shape)}; set data.size, or mend the folders"
+                )
+            encoding = _encoding(data, split, part.shape)
+            path = aside / f"{split}.{'beton' if packing == 'ffcv' else 'safetensors'}"
+            if packing == "ffcv":
+                _write_beton(path, part, encoding, data.jpeg_quality)
+            else:
+                encoding = "array"
+                _write_tensors(path, part)
+            card = Card(
+                distrib_version=__version__, job=job, job_digest=job_digest, split=split, count=len(part),
+                classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
+                size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=hashes[split],
+                mean=moments[0], std=moments[1], fingerprint=fingerprint,
+            )  # fmt: skip
+            (aside / f"{split}.json").write_text(card.model_dump_json(indent=2))
+            say(f"data: {split}: {len(part)} images {'x'.join(map(str, part.shape))}, {encoding}, {path.name}")
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        aside.chmod(0o755)
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _stale(folder: Path, data: DataSource, packing: Packing) -> str | None:
+    """Why the folder must be prepared anew, or None if it can be used as it is. Raises where it is damaged."""
+    fingerprint = data.fingerprint()
+    for split in SPLITS:
+        card = open_split(folder, split, "evaluation").verify().card
+        if packing == "memory" and card.file.endswith(".beton") and not ffcv_usable():
+            return "it is packed for FFCV, which cannot be imported here"
+        if packing == "ffcv" and not card.file.endswith(".beton"):
+            return "it was packed without FFCV"
+        if fingerprint and card.fingerprint != fingerprint:
+            return "the source's files have changed"
+    return None
+
+
+def _cut(data: DataSource) -> dict[Split, Samples]:
+    """The three splits of a source."""
+    whole, test = data.open("train"), data.open("test")
+    chosen = np.arange(len(whole))
+    if data.limit is not None and data.limit < len(whole):
+        _, chosen = stratified(whole.labels, data.limit / len(whole), data.split_seed)
+    train, validation = stratified(whole.labels[chosen], data.validation, data.split_seed)
+    return {
+        "train": _subset(whole, chosen[train], "train"),
+        "validation": _subset(whole, chosen[validation], "validation"),
+        "test": test,
+    }
+
+
+def _subset(samples: Samples, chosen: np.ndarray, name: str) -> Samples:
+    return Samples(
+        f"{samples.name} ({name})", samples.classes, samples.labels[chosen],
+        partial(_indirect, samples.image, chosen), samples.shape,
+    )  # fmt: skip
+
+
+def _indirect(image: Callable[[int], np.ndarray], chosen: np.ndarray, i: int) -> np.ndarray:
+    return image(int(chosen[i]))
+
+
+def _survey(samples: Samples) -> tuple[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Reads every sample: (content sha256, (mean, std) per channel). Raises where one cannot be read.
+
+    FFCV's writer waits for ever on a sample that raises, so none may raise for the first time there.
+    """
+    seen = hashlib.sha256()
+    total = np.zeros(samples.shape[2])
+    squares = np.zeros(samples.shape[2])
+    for i in range(len(samples)):
+        image, label = samples[i]
+        seen.update(image.tobytes() + label.to_bytes(8, "little"))
+        pixels = image.reshape(-1, samples.shape[2]) / 255.0
+        total += pixels.mean(axis=0)
+        squares += (pixels**2).mean(axis=0)
+    mean = total / len(samples)
+    std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
+    return seen.hexdigest(), (tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _encoding(data: DataSource, split: Split, shape: tuple[int, int, int]) -> Encoding:
+    large = shape[2] == 3 and shape[0] * shape[1] > LARGE
+    if data.encoding == "jpeg" and shape[2] != 3:
+        raise DataError(f"data.encoding: jpeg is for RGB, but these images have {shape[2]} channel(s); use raw")
+    if split == "train" and (data.encoding == "jpeg" or (data.encoding == "auto" and large)):
+        return "rgb-jpeg"
+    return "rgb-raw" if large else "array"
+
+
+def _check_space(folder: Path, samples: dict[Split, Samples]) -> None:
+    """Refuses early what would not fit: FFCV's writer waits for ever on a full disk."""
+    needed = sum(len(part) * (int(np.prod(part.shape)) + 64) for part in samples.values()) + 3 * (1 << 24)
+    parent = next(parent for parent in folder.parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise DataError(f"data.store: {parent} has {free >> 20} MiB free, but up to {needed >> 20} MiB are needed")
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise DataError(f"data.store: {parent} cannot be written to; choose another folder")
+
+
+class _Indexed:
+    """Samples with their index, as FFCV's writer takes them."""
+
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+        return (*self.samples[i], i)
+
+
+def _write_beton(path: Path, samples: Samples, encoding: Encoding, jpeg_quality: int) -> None:
+    import ffcv.writer
+    from ffcv.fields import IntField, NDArrayField, RGBImageField
+    from tqdm import tqdm
+
+    if encoding == "array":
+        field = NDArrayField(np.dtype(np.uint8), samples.shape)
+    else:
+        field = RGBImageField(write_mode="jpg" if encoding == "rgb-jpeg" else "raw", jpeg_quality=jpeg_quality)
+    ffcv.writer.tqdm = partial(tqdm, disable=True)  # it draws a bar whoever looks; no option turns it off (1.0.2)
+    processes = 1 if len(samples) < 10_000 else (os.cpu_count() or 1)
+    page = 1 << max(21, (2 * int(np.prod(samples.shape))).bit_length())  # 2 MiB, the smallest; every image must fit
+    fields = {"image": field, "label": IntField(), "index": IntField()}
+    writer = ffcv.writer.DatasetWriter(str(path), fields, page_size=page, num_workers=processes)
+    writer.from_indexed_dataset(_Indexed(samples))
+
+
+def _write_tensors(path: Path, samples: Samples) -> None:
+    from safetensors.torch import save_file
+
+    images = torch.from_numpy(np.stack([samples[i][0] for i in range(len(samples))]))
+    save_file({"image": images, "label": torch.from_numpy(samples.labels)}, path)
+
+
+@cache
+def ffcv_usable() -> bool:
+    """Whether ffcv can be imported here."""
+    try:
+        import ffcv.fields
+        import ffcv.loader  # noqa: F401
+    except Exception:  # a broken build raises anything: ImportError, OSError, AttributeError, a bare Exception
+        return False
+    return True
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

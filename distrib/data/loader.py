@@ -1,0 +1,188 @@
+"""Betons flowing: batches on the device, pixels as float32 in [0, 1], in an order that distrib owns.
+
+Two readers keep one contract, ``read(order, batch_size)``: FFCV, and a whole split in memory. Both give identical
+batches. Augmentation and conversion happen here in torch, on the device, because FFCV's own augmentations cannot be
+seeded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distrib.data.augment import Augment
+from distrib.data.beton import Beton, ffcv_usable
+from distrib.data.order import bounds, rank_order
+from distrib.errors import DataError
+from distrib.noise import Noise
+from distrib.world import World
+
+LoaderName = Literal["auto", "ffcv", "memory"]
+
+
+class Raw(NamedTuple):
+    """Samples as they are stored."""
+
+    image: Tensor
+    """uint8 ``[B, H, W, C]``; may be a view that the next read overwrites."""
+    label: Tensor
+    """int64 ``[B]``."""
+    index: Tensor
+    """int64 ``[B]``: the sample's place in its split."""
+
+
+class Batch(NamedTuple):
+    """Samples as the rest of distrib sees them, on the device."""
+
+    x: Tensor
+    """float32 ``[B, C, H, W]`` in [0, 1]."""
+    y: Tensor
+    """int64 ``[B]``."""
+    index: Tensor
+    """int64 ``[B]``: the sample's place in its split."""
+
+
+class Reader(Protocol):
+    """Samples of one split, in any order."""
+
+    def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
+        """The samples ``order`` (int64), in that order, in batches of ``batch_size`` (the last may be smaller)."""
+        ...
+
+
+class FfcvReader:
+    """Reads a ``.beton`` with FFCV, which decodes ahead in threads of its own."""
+
+    def __init__(self, beton: Beton, threads: int = 1):
+        self.beton = beton
+        self.threads = threads
+        self.loaders: dict[tuple[int, int], object] = {}
+
+    def _loader(self, order: np.ndarray, batch_size: int):
+        from ffcv.fields.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.transforms import Squeeze, ToTensor
+
+        key = (len(order), batch_size)
+        if key not in self.loaders:
+            decoder = NDArrayDecoder() if self.beton.card.encoding == "array" else SimpleRGBImageDecoder()
+            number = [IntDecoder(), ToTensor(), Squeeze(1)]
+            threads = torch.get_num_threads()
+            self.loaders[key] = Loader(
+                str(self.beton.path), batch_size=batch_size, num_workers=self.threads, os_cache=True,
+                order=OrderOption.SEQUENTIAL, indices=order, drop_last=False, seed=0,
+                pipelines={"image": [decoder, ToTensor()], "label": number, "index": [IntDecoder(), ToTensor(), Squeeze(1)]},
+            )  # fmt: skip
+            torch.set_num_threads(threads)  # the line above sets it to its own number (ffcv 1.0.2)
+        loader = self.loaders[key]
+        loader.indices = order  # pyright: ignore
+        loader.traversal_order.indices = order  # pyright: ignore
+        return loader
+
+    def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
+        """See :class:`Reader`."""
+        if len(order) == 0:
+            return
+        threads = torch.get_num_threads()
+        epoch = iter(self._loader(order.astype(np.uint64), batch_size))
+        torch.set_num_threads(threads)
+        try:
+            for image, label, index in epoch:
+                yield Raw(image, label, index)
+        finally:  # left early, its thread would live on and hold the buffers (ffcv issues 345, 393)
+            epoch.close()
+            epoch.join(timeout=10)
+
+
+class MemoryReader:
+    """Holds a whole split in memory."""
+
+    def __init__(self, beton: Beton):
+        if beton.card.file.endswith(".beton"):
+            everything = np.arange(beton.card.count)
+            parts = [Raw(*(part.clone() for part in raw)) for raw in FfcvReader(beton).read(everything, 512)]
+            self.image, self.label = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        else:
+            from safetensors.torch import load_file
+
+            tensors = load_file(beton.path)
+            self.image, self.label = tensors["image"], tensors["label"]
+
+    def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
+        """See :class:`Reader`."""
+        for rows in torch.from_numpy(order).split(batch_size):
+            yield Raw(self.image[rows], self.label[rows], rows)
+
+
+def resolve(name: LoaderName) -> Literal["ffcv", "memory"]:
+    """The reader that ``auto`` stands for here. Raises :class:`DataError` if ffcv is demanded but not usable."""
+    if name == "ffcv" and not ffcv_usable():
+        raise DataError("loader: ffcv cannot be imported here; run distrib doctor, or set loader: auto or memory")
+    if name == "auto":
+        return "ffcv" if ffcv_usable() else "memory"
+    return name
+
+
+def open_reader(beton: Beton, name: LoaderName, threads: int = 1) -> Reader:
+    """A reader of ``beton``. Raises :class:`DataError` where it is packed for FFCV and FFCV cannot be imported."""
+    if beton.card.file.endswith(".beton") and not ffcv_usable():
+        raise DataError(f"{beton.path}: FFCV cannot be imported here, so it cannot be read; run distrib doctor")
+    packed_for_ffcv = beton.card.file.endswith(".beton")
+    return FfcvReader(beton, threads) if resolve(name) == "ffcv" and packed_for_ffcv else MemoryReader(beton)
+
+
+def to_device(raw: Raw, device: torch.device) -> Raw:
+    """The batch on ``device``, channels first (``[B, C, H, W]``); copies to a GPU run beside its computation."""
+    if device.type == "cuda":
+        # pin_memory copies, so the reader may overwrite its buffer at once
+        raw = Raw(*(part.pin_memory().to(device, non_blocking=True) for part in raw))
+    return Raw(raw.image.permute(0, 3, 1, 2), raw.label, raw.index)
+
+
+def unit(image: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [0, 1], contiguous."""
+    return image.contiguous().float() / 255
+
+
+@dataclass
+class TrainLoader:
+    """The training split, epoch by epoch: this rank's slices of the global batches."""
+
+    reader: Reader
+    count: int
+    seed: int
+    batch_size: int
+    """Of the global batch."""
+    augment: Augment = field(default_factory=Augment)
+    world: World = field(default_factory=World)
+
+    def __post_init__(self):
+        if self.count < self.batch_size:
+            raise DataError(
+                f"optim.batch_size: {self.batch_size} is more than the {self.count} training images there are"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Global batches (so optimiser steps) an epoch."""
+        return self.count // self.batch_size
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This rank's part of every global batch of ``epoch``: a function of (seed, epoch, rank, ranks)."""
+        order = rank_order(self.count, self.seed, epoch, self.batch_size, self.world.rank, self.world.size)
+        start, stop = bounds(self.batch_size, self.world.rank, self.world.size)
+        for raw in self.reader.read(order, stop - start):
+            image, y, index = to_device(raw, self.world.device)
+            noise = Noise.of(index, self.seed, "augment", epoch)
+            yield Batch(unit(self.augment(image, noise)), y.clone(), index.clone())
+
+
+def shard(reader: Reader, indices: np.ndarray, batch_size: int, world: World) -> Iterator[Batch]:
+    """This rank's share of ``indices``, every one exactly once over all ranks, never padded, never augmented."""
+    start, stop = bounds(len(indices), world.rank, world.size)
+    for raw in reader.read(indices[start:stop], batch_size):
+        image, y, index = to_device(raw, world.device)
+        yield Batch(unit(image), y.clone(), index.clone())

@@ -1,0 +1,27 @@
+"""Which samples meet in which global batch: a function of (seed, epoch) alone, cut among the ranks.
+
+One, two or eight workers see the same global batches in the same order; each takes its slice of every one.
+"""
+
+import numpy as np
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of ``0 .. count - 1`` for this epoch, int64 ``[count]``."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+
+
+def bounds(total: int, rank: int, size: int) -> tuple[int, int]:
+    """The half-open range of ``0 .. total`` that falls to ``rank``; over all ranks they tile it without overlap."""
+    return rank * total // size, (rank + 1) * total // size
+
+
+def rank_order(count: int, seed: int, epoch: int, batch_size: int, rank: int, size: int) -> np.ndarray:
+    """The samples of ``rank`` in this epoch, its slice of each whole global batch in turn; int64.
+
+    The last images of the permutation that fill no global batch are left out (others each epoch).
+    """
+    steps = count // batch_size
+    batches = epoch_order(count, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
+    start, stop = bounds(batch_size, rank, size)
+    return batches[:, start:stop].reshape(-1)

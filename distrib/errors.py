@@ -1,0 +1,50 @@
+"""The errors that distrib raises on purpose.
+
+    DistribError
+    |-- InputError(ValueError)        the input is wrong: exit status 2
+    |   |-- JobError                  a job file, or an override of one
+    |   |-- DataError                 a data set, a beton or its card
+    |   |-- CheckpointError           a stored state
+    |   `-- RegistryError             a model address, a tracking server
+    `-- RunError(RuntimeError)        a sound input whose run failed: exit status 1
+        `-- NonFiniteLoss             the outer loss became nan or inf
+
+Every message names the field or file that is wrong and the cure. Errors cross process borders (Ray pickles
+them), so each takes its whole message as its one argument.
+"""
+
+
+class DistribError(Exception):
+    """The root: what the command line catches and prints without a traceback."""
+
+    exit_status = 1
+
+
+class InputError(DistribError, ValueError):
+    """Something that was handed in is wrong; nothing was changed."""
+
+    exit_status = 2
+
+
+class JobError(InputError):
+    """A job file, or an override of it, is not a job."""
+
+
+class DataError(InputError):
+    """A data set, a beton or a card cannot be used."""
+
+
+class CheckpointError(InputError):
+    """A stored state is missing, damaged, or belongs to another job."""
+
+
+class RegistryError(InputError):
+    """A model address or a tracking server cannot be used."""
+
+
+class RunError(DistribError, RuntimeError):
+    """A run that was started did not finish."""
+
+
+class NonFiniteLoss(RunError):
+    """The outer loss became nan or inf on some rank; every rank stops before its optimiser moves."""

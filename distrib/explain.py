@@ -1,0 +1,118 @@
+"""Validation errors of a job, in words: the path of the key, what was expected, the nearest valid name."""
+
+import difflib
+from collections.abc import Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Path = tuple[str | int, ...]
+
+
+def explain(error: ValidationError, annotation: Any, document: object) -> list[str]:
+    """One line for each field of ``document`` that is wrong, as a value of the type ``annotation``."""
+    lines: dict[Path, list[str]] = {}
+    for detail in error.errors():
+        path = _path(detail, document)
+        lines.setdefault(path, [])
+        line = _line(detail, annotation)
+        if line not in lines[path]:
+            lines[path].append(line)
+    return [f"{_dotted(path)}: {' or '.join(found)}" if path else " or ".join(found) for path, found in lines.items()]
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """`` (did you mean x?)`` where one of ``names`` is close to ``name``, else nothing."""
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _line(detail: ErrorDetails, annotation: Any) -> str:
+    found, context = detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            names = _fields(annotation, detail["loc"][:-1])
+            return f"no such field{nearest(detail['loc'][-1], names)}; the fields here are {', '.join(names)}"
+        case "missing":
+            return "is missing"
+        case "union_tag_not_found":
+            tag = str(context["discriminator"]).strip("'")
+            return f"{tag} is missing; it is one of {', '.join(_tags(annotation, detail['loc'], tag))}"
+        case "union_tag_invalid":
+            names = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
+            key = str(context["discriminator"]).strip("'")
+            return f"{key}: {context['tag']!r} is none of {', '.join(names)}{nearest(context['tag'], names)}"
+        case "literal_error":
+            names = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
+            return f"{found!r} is none of {', '.join(names)}{nearest(found, names)}"
+        case "value_error":
+            return str(context["error"])
+        case "string_pattern_mismatch":
+            return f"{found!r} is no name: use letters, digits, dots, dashes and underscores, at most 63"
+        case _:
+            message = detail["msg"].removeprefix("Input should be ").removesuffix(" instance")
+            return f"expected {message}, not {found!r}"
+
+
+def _path(detail: ErrorDetails, document: object) -> Path:
+    """The keys of the document that lead to the fault: pydantic's own path also holds the tags of unions."""
+    path: list[str | int] = []
+    last = len(detail["loc"]) - 1
+    for i, key in enumerate(detail["loc"]):
+        if (isinstance(document, dict) and key in document) or (isinstance(document, list) and isinstance(key, int) and key < len(document)):
+            document = document[key]
+        elif i != last or detail["type"] != "missing":
+            continue
+        path.append(key)
+    return tuple(path)
+
+
+def _dotted(path: Path) -> str:
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, unions and Annotated taken apart."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _tagged(model: type[BaseModel], tag: object) -> bool:
+    return model.__name__ == tag or any(
+        get_origin(field.annotation) is Literal and tag in get_args(field.annotation)
+        for field in model.model_fields.values()
+    )
+
+
+def _at(annotation: Any, loc: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that stand at pydantic's path ``loc`` inside ``annotation``."""
+    members = _members(annotation)
+    for key in loc:
+        models = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+        inside = [model.model_fields[str(key)].annotation for model in models if str(key) in model.model_fields]
+        tagged = [model for model in models if _tagged(model, key)]
+        items = [get_args(member)[0] for member in members if get_origin(member) in (tuple, list)]
+        if isinstance(key, int):
+            members = [part for item in items for part in _members(item)]
+        elif tagged:
+            members = tagged
+        elif inside:
+            members = [part for annotation in inside for part in _members(annotation)]
+    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+
+
+def _fields(annotation: Any, loc: Sequence[str | int]) -> list[str]:
+    return [name for model in _at(annotation, loc) for name in model.model_fields]
+
+
+def _tags(annotation: Any, loc: Sequence[str | int], tag: str) -> list[str]:
+    models = [model for model in _at(annotation, loc) if tag in model.model_fields]
+    return [value for model in models for value in get_args(model.model_fields[tag].annotation)]

@@ -1,0 +1,290 @@
+"""A job: all the choices of one run, one frozen value, read from one YAML file.
+
+    kind: prepare | train | evaluate      a closed tagged union; every field has its type, its bounds, its default
+
+:func:`read` turns a file and ``--set`` overrides into a job, or raises :class:`JobError` with a line for each thing
+that is wrong: the path of the key, what was expected, and the nearest valid name.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from distrib.attack import PGD, OfEpsilon
+from distrib.data.augment import Augment
+from distrib.data.loader import LoaderName
+from distrib.data.source import DataSource
+from distrib.errors import JobError
+from distrib.evaluate.suite import Evaluation
+from distrib.explain import explain
+from distrib.models import Model
+from distrib.objective import Natural, Objective
+from distrib.optim import Optim
+from distrib.precision import Precision
+from distrib.values import Value
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LARGEST_FILE = 1 << 20
+
+
+class Elastic(Value):
+    """A number of workers that may change while the run lasts."""
+
+    min: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Elastic":
+        if self.min > self.max:
+            raise ValueError("min is above max")
+        return self
+
+
+class Cluster(Value):
+    """Where the work runs, and how it is spread. Nothing here changes a result, beyond float rounding."""
+
+    address: str | None = None
+    """Of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
+    num_workers: Annotated[int, Field(ge=1, le=4096)] | Elastic = 1
+    """Training processes, or {min: .., max: ..}."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for each worker where the cluster has that many, else the CPU."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Lost workers that are replaced, before the run is given up."""
+    timeout_seconds: Annotated[int, Field(ge=10)] = 300
+    """How long a silent peer, or resources that do not come, are waited for."""
+
+
+class Tracking(Value):
+    """Where runs and models are recorded."""
+
+    uri: str | None = None
+    """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
+    experiment: str = "distrib"
+
+
+class Validation(Value):
+    """How epochs are compared: robust accuracy on images held out from the train part."""
+
+    attack: PGD | None = None
+    """None: PGD-10 with a step of epsilon/4, over the evaluation's threat."""
+    max_examples: Annotated[int, Field(ge=1)] = 1000
+
+
+class Prepare(Value):
+    """Packs a data set, once."""
+
+    kind: Literal["prepare"]
+    data: DataSource
+    loader: LoaderName = "auto"
+
+
+class Train(Value):
+    """Trains a model, judges it on the test split, and registers it."""
+
+    kind: Literal["train"]
+    name: Name
+    """Of the run: the same name again goes on where it was stopped."""
+    seed: Seed = 0
+    data: DataSource
+    loader: LoaderName = "auto"
+    """auto: FFCV where it can be imported, else memory. Both give identical batches."""
+    augment: Augment = Augment()
+    model: Model
+    objective: Objective
+    optim: Optim
+    precision: Precision = "float32"
+    """Of the forward pass in training; what is measured is always float32."""
+    validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
+    compare_natural: bool = False
+    """Also train the same model without an adversary, and show it under the same attacks."""
+    register_as: Name | None = None
+    """Of the registered model that gets a new version; None: the run's name."""
+    storage: str = "runs"
+    """The folder of checkpoints and results; on a cluster, one that every machine sees."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """The last so many are kept, and the best one."""
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Train":
+        if isinstance(self.objective, Natural) and self.evaluation.threat is None:
+            raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
+        if isinstance(self.objective, Natural) and self.compare_natural:
+            raise ValueError("compare_natural: this run is natural itself; leave it out")
+        most = self.cluster.num_workers if isinstance(self.cluster.num_workers, int) else self.cluster.num_workers.max
+        if most > self.optim.batch_size:
+            raise ValueError(f"cluster.num_workers: {most} workers cannot share batches of {self.optim.batch_size}")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name."""
+        return self.register_as or self.name
+
+    def resolved(self) -> "Train":
+        """The same job with every default that depends on another field written out."""
+        threat = self.evaluation.threat or self.objective.attack.threat  # pyright: ignore[reportAttributeAccessIssue]
+        attack = self.validation.attack or PGD(threat=threat, num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
+        return self.model_copy(
+            update={
+                "evaluation": self.evaluation.model_copy(update={"threat": threat}),
+                "validation": self.validation.model_copy(update={"attack": attack}),
+                "register_as": self.model_name,
+            }
+        )
+
+    def natural_twin(self) -> "Train":
+        """The same training without the adversary."""
+        return self.model_copy(update={"objective": Natural(method="natural"), "compare_natural": False})
+
+
+class Evaluate(Value):
+    """Judges a model on the test split."""
+
+    kind: Literal["evaluate"]
+    name: Name
+    """Of the run: the same name again goes on where it was stopped."""
+    model: str
+    """models:/NAME/VERSION, models:/NAME@ALIAS, or a checkpoint folder of a train run."""
+    data: DataSource
+    loader: LoaderName = "auto"
+    evaluation: Evaluation
+    storage: str = "runs"
+    """The folder of results; on a cluster, one that every machine sees."""
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Evaluate":
+        if self.evaluation.threat is None:
+            raise ValueError("evaluation.threat: is missing; say what the adversary may do")
+        return self
+
+    def resolved(self) -> "Evaluate":
+        """The job itself: nothing in it depends on another field."""
+        return self
+
+
+Job = Annotated[Prepare | Train | Evaluate, Field(discriminator="kind")]
+JOB: TypeAdapter[Prepare | Train | Evaluate] = TypeAdapter(Job)
+
+WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
+"""Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its two traps: keys given twice, and 1e-3 read as text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is no text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read(path: Path, overrides: list[str] | None = None) -> Prepare | Train | Evaluate:
+    """The job in the YAML file ``path``, with ``overrides`` such as ``optim.epochs=3``.
+
+    Raises :class:`JobError` with everything that is wrong with it.
+    """
+    return parse(_document(path), overrides or [], str(path))
+
+
+def parse(document: object, overrides: list[str], origin: str) -> Prepare | Train | Evaluate:
+    """The job in a document already read from YAML; ``origin`` names it in errors."""
+    if not isinstance(document, dict):
+        raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train or evaluate")
+    for override in overrides:
+        _override(document, override)
+    try:
+        text = json.dumps(document, allow_nan=True)
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{origin}: {error}; write dates and the like in quotes") from None
+    try:
+        return JOB.validate_json(text)
+    except ValidationError as error:
+        raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, document))) from None
+
+
+def dump(job: Value) -> dict:
+    """The job as plain JSON values."""
+    return job.model_dump(mode="json")
+
+
+def digest(job: Value) -> str:
+    """The sha256 of the whole job: its identity in records."""
+    return hashlib.sha256(json.dumps(dump(job), sort_keys=True).encode()).hexdigest()
+
+
+def differences(job: Value, other: dict) -> list[str]:
+    """What of ``other`` (a dumped job) would give another result than ``job``: lines "optim.epochs: 3, not 5"."""
+    mine = job.model_dump(mode="json", exclude=WHERE)
+    theirs = {key: value for key, value in other.items() if key not in WHERE}
+    return _differences(mine, theirs, "")
+
+
+def _differences(mine: object, theirs: object, path: str) -> list[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
+        return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
+    if path in (".data.store", ".data.root", ".data.download") or mine == theirs:
+        return []
+    return [f"{path[1:]}: {mine}, not {theirs}"]
+
+
+def _document(path: Path) -> object:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise JobError(f"{path}: {path.stat().st_size} bytes: too large for a job file")
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        near = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise JobError(f"{path}: there is no such job file{'; there are ' + ', '.join(near) if near else ''}") from None
+    except IsADirectoryError:
+        raise JobError(f"{path}: a folder; name a job file in it") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise JobError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def _override(document: dict, override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise JobError(f"--set {override}: {text!r} is no value; quote it if it is text") from None
+    for key in keys[:-1]:
+        document = document.setdefault(key, {})
+        if not isinstance(document, dict):
+            raise JobError(f"--set {override}: {key} is no mapping, so it has no fields")
+    document[keys[-1]] = value

@@ -1,0 +1,19 @@
+"""Models: pixels to logits, built from values.
+
+A model is a frozen value with one method, ``build(image, num_classes, mean, std)``, which returns a module that takes
+float32 ``[B, C, H, W]`` in [0, 1] to logits ``[B, num_classes]``. Normalisation is its first layer, so attacks and
+epsilon stay in pixel units. The module is new, in training mode, and a function of torch's global CPU seed only.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distrib.models.cnn import PaperCNN, SmallCNN
+from distrib.models.resnet import PreActResNet, WideResNet
+from distrib.models.zoo import Torchvision
+
+Model = Annotated[PaperCNN | SmallCNN | PreActResNet | WideResNet | Torchvision, Field(discriminator="arch")]
+"""What classifies the images."""
+
+__all__ = ["Model", "PaperCNN", "PreActResNet", "SmallCNN", "Torchvision", "WideResNet"]

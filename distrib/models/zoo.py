@@ -1,0 +1,107 @@
+"""The classifiers of torchvision, by name: the one door to ``torchvision.models``, which is imported on use."""
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distrib.errors import JobError
+from distrib.models.layers import Image, Normalise, check
+from distrib.values import Value
+
+# These two return a tuple in training unless told not to, and warn unless told how to draw their weights.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def zoo() -> ModuleType:
+    """``torchvision.models``, or :class:`JobError` where it is not installed."""
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise JobError(f"model.arch: torchvision cannot be imported ({error}); install it or choose another") from None
+    return models
+
+
+class Repeat(nn.Module):
+    """``[B, 1, H, W]`` -> ``[B, 3, H, W]``: grey as three equal colours."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3, -1, -1)
+
+
+class Resize(nn.Module):
+    """``[B, C, H, W]`` -> ``[B, C, size, size]``, bilinear."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+
+
+class Torchvision(Value):
+    """Any classifier of torchvision, untrained; grey images are repeated to three channels.
+
+    Most are made for images of 224x224 pixels: small ones leave them little to see, or do not fit at all.
+    """
+
+    arch: Literal["torchvision"] = "torchvision"
+    name: str
+    """As ``torchvision.models.list_models()`` writes it, such as resnet18."""
+    resize: Annotated[int, Field(ge=1)] | None = None
+    """Images are brought to this height and width inside the model (so the attack still moves the small image)."""
+
+    @field_validator("name")
+    @classmethod
+    def known(cls, name: str) -> str:
+        models = zoo()
+        names = models.list_models(module=models)  # this module only: no detection, segmentation or video
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=5, cutoff=0)
+            raise JobError(f"torchvision has no classifier {name!r}; the nearest names are {', '.join(near)}")
+        return name
+
+    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+        """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
+
+        One forward is tried. JobError when the images do not have 1 or 3 channels or are too small for this net.
+        """
+        check(self.arch, image, num_classes)
+        if image[0] not in (1, 3):
+            raise JobError(f"model.arch: torchvision takes images of 1 or 3 channels, not {image[0]}; choose another")
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(image[0], mean, std))
+        if image[0] == 1:
+            layers["repeat"] = Repeat()
+        if self.resize is not None:
+            layers["resize"] = Resize(self.resize)
+        layers["net"] = zoo().get_model(
+            self.name, weights=None, num_classes=num_classes, **ARGUMENTS.get(self.name, {})
+        )
+        net = nn.Sequential(layers)
+        self.attempt(net, image, num_classes)
+        return net
+
+    def attempt(self, net: nn.Module, image: Image, num_classes: int) -> None:
+        """Raise :class:`JobError` unless ``net`` takes such an image to logits; ``net`` is left in training mode."""
+        try:
+            with torch.no_grad():
+                logits = net.eval()(torch.zeros(1, *image))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise JobError(
+                f"model.resize: {self.name} does not take images of {self.resize or image[1]}x"
+                f"{self.resize or image[2]} pixels ({reason}); set resize to 224 (299 for inception_v3)"
+            ) from error
+        net.train()
+        if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+            raise JobError(f"model.name: {self.name} does not return logits [B, {num_classes}]; choose another")

@@ -1,0 +1,131 @@
+"""The outer minimisation: what is descended, and where the adversary comes in.
+
+Each objective is a frozen value with the same two verbs, which :mod:`distrib.step` calls in turn:
+
+    perturb(model, x, y, noise, strength) -> x_adv      the inner maximum, on the bare module
+    loss(forward, x, x_adv, y) -> Outcome               the outer loss, through exactly one forward
+
+``strength`` in [0, 1] scales epsilon while it warms up. A robust MNIST model at epsilon 0.3 does not train at all
+without such a warm-up (Madry et al. trained for 100,000 steps; here two epochs of it suffice).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from distrib.attack import PGD
+from distrib.noise import Noise
+from distrib.values import Value
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outer loss (a scalar mean over the batch) and the logits on the images that were trained on."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class Natural(Value):
+    """Ordinary training: no adversary. The baseline."""
+
+    method: Literal["natural"]
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
+        """The images themselves."""
+        return x
+
+    def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        """Cross-entropy on ``x``."""
+        logits = forward(x).float()
+        return Outcome(F.cross_entropy(logits, y), logits)
+
+
+class Madry(Value):
+    """Adversarial training with PGD: the saddle-point problem itself (Madry et al., equation 2.1)."""
+
+    method: Literal["madry"]
+    attack: PGD
+    epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which epsilon rises linearly from 0 to its value."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
+        """The attack's worst images."""
+        return self.attack.scaled(strength).perturb(model, x, y, noise)
+
+    def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        """Cross-entropy on ``x_adv``."""
+        logits = forward(x_adv).float()
+        return Outcome(F.cross_entropy(logits, y), logits)
+
+
+class Fast(Madry):
+    """FGSM with a random start (Wong et al., arXiv 2001.03994): one step of 1.25 epsilon.
+
+    It is cheap and can collapse to zero robustness within an epoch (catastrophic overfitting); the validation PGD
+    accuracy of each epoch shows that.
+    """
+
+    method: Literal["fast"]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_step(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("attack"), dict):
+            attack = {"num_steps": 1, "step_size": {"of_epsilon": 1.25}, **data["attack"]}
+            if attack["num_steps"] != 1:
+                raise ValueError("method fast takes one step: leave attack.num_steps out, or use method madry")
+            return {**data, "attack": attack}
+        return data
+
+
+class Trades(Value):
+    """TRADES (Zhang et al., arXiv 1901.08573, equation 5): CE(f(x), y) + beta * KL(f(x) || f(x_adv)).
+
+    Clean and adversarial images go through the network as one batch of 2B, so BatchNorm sees both halves.
+    """
+
+    method: Literal["trades"]
+    attack: PGD
+    beta: Annotated[float, Field(gt=0)] = 6.0
+    """Weight of robustness against clean accuracy (1/lambda in the paper)."""
+    epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _untargeted(self) -> "Trades":
+        if self.attack.target != "none" or self.attack.loss != "cross_entropy":
+            raise ValueError("trades climbs its own divergence: leave attack.loss and attack.target out")
+        return self
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
+        """The images whose predictions diverge most from those on ``x``."""
+        training = model.training
+        with torch.no_grad():
+            model.eval()
+            clean = model(x).float().softmax(dim=1)
+            model.train(training)
+        return self.attack.scaled(strength).perturb(
+            model, x, y, noise, lambda logits, rows: divergence(clean[rows], logits.float())
+        )
+
+    def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        """Cross-entropy on ``x`` plus beta times the mean divergence on ``x_adv``."""
+        clean, adversarial = forward(torch.cat([x, x_adv])).float().chunk(2)
+        loss = F.cross_entropy(clean, y) + self.beta * divergence(clean.softmax(dim=1), adversarial).mean()
+        return Outcome(loss, adversarial)
+
+
+def divergence(p: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || softmax(logits)) of each sample, ``[B]``."""
+    return F.kl_div(logits.log_softmax(dim=1), p, reduction="none").sum(dim=1)
+
+
+Objective = Annotated[Natural | Madry | Fast | Trades, Field(discriminator="method")]
+"""What a training run descends."""

@@ -1,0 +1,143 @@
+"""Optimisers, and the learning rate and epsilon as pure functions of the step."""
+
+import math
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from distrib.values import Value
+
+
+class Constant(Value):
+    """The same learning rate throughout."""
+
+    shape: Literal["constant"] = "constant"
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """The share of the peak learning rate at ``epoch`` (a fraction too) of ``epochs``."""
+        return 1.0
+
+
+class Linear(Value):
+    """Falls in a straight line from the peak to 0 at the end."""
+
+    shape: Literal["linear"]
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """See :meth:`Constant.factor`."""
+        return 1 - epoch / epochs
+
+
+class Cosine(Value):
+    """Falls along half a cosine from the peak to 0 at the end."""
+
+    shape: Literal["cosine"]
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """See :meth:`Constant.factor`."""
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+class Cyclic(Value):
+    """Rises from 0 to the peak at ``peak`` (a share of all epochs) and falls back to 0 (Wong et al., 2001.03994)."""
+
+    shape: Literal["cyclic"]
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.4
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """See :meth:`Constant.factor`."""
+        done = epoch / epochs
+        return done / self.peak if done < self.peak else (1 - done) / (1 - self.peak)
+
+
+class Multistep(Value):
+    """Multiplied by ``gamma`` at each milestone, in epochs."""
+
+    shape: Literal["multistep"]
+    milestones: Annotated[tuple[float, ...], Field(min_length=1)]
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Multistep":
+        if any(late <= early for early, late in pairwise(self.milestones)) or self.milestones[0] <= 0:
+            raise ValueError("milestones must rise, and the first be above 0")
+        return self
+
+    def factor(self, epoch: float, epochs: float) -> float:
+        """See :meth:`Constant.factor`."""
+        return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+Schedule = Annotated[Constant | Linear | Cosine | Cyclic | Multistep, Field(discriminator="shape")]
+
+
+class Optimiser(Value):
+    """What every optimiser has: how long, how much at a time, how fast."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    """Of the global batch, over all workers."""
+    lr: Annotated[float, Field(gt=0)]
+    """The peak learning rate."""
+    schedule: Schedule = Constant()
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which the learning rate also rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Spares biases and the parameters of normalisation layers."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients longer than this are shortened to it."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights; if set, the average is what is judged and kept."""
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of optimiser step ``step`` (from 0). The middle of the step counts, so none is wasted."""
+        epoch = (step + 0.5) / steps_per_epoch
+        warm = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        return self.lr * warm * self.schedule.factor(min(epoch, self.epochs), self.epochs)
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of ``model``'s parameters."""
+        groups = decay_groups(model, self.weight_decay)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+class Adam(Optimiser):
+    """Adam (weight decay as an L2 penalty) or AdamW (decoupled weight decay)."""
+
+    name: Literal["adam", "adamw"]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of ``model``'s parameters."""
+        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+        return kind(decay_groups(model, self.weight_decay), lr=self.lr, betas=self.betas, eps=self.eps)
+
+
+Optim = Annotated[SGD | Adam, Field(discriminator="name")]
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups: matrices and kernels decay; vectors (biases, normalisation) do not. Empty groups are left out."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def strength_at(step: int, steps_per_epoch: int, warmup_epochs: float) -> float:
+    """The share of epsilon that step ``step`` (from 0) trains with: a linear rise to 1 over ``warmup_epochs``."""
+    return min(1.0, (step + 0.5) / steps_per_epoch / warmup_epochs) if warmup_epochs else 1.0

@@ -1,0 +1,58 @@
+"""What a job would do, found out without touching anything."""
+
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+
+from distrib import checkpoints, tracking
+from distrib.data.beton import folder_of, open_split
+from distrib.data.loader import resolve
+from distrib.errors import JobError
+from distrib.job import Evaluate, Prepare, Train, differences, digest, dump
+from distrib.run import NATURAL, ROBUST, max_workers_of, read_record, read_result
+
+
+def plan(job: Prepare | Train | Evaluate) -> str:
+    """The resolved job as YAML, and below it, as comments, what it would need. Raises :class:`JobError`."""
+    whole = job if isinstance(job, Prepare) else job.resolved()
+    notes = [f"digest: {digest(whole)}", *_data(whole)]
+    if not isinstance(whole, Prepare):
+        notes += _run(whole)
+    return yaml.safe_dump(dump(whole), sort_keys=False) + "".join(f"# {note}\n" for note in notes)
+
+
+def _data(job: Prepare | Train | Evaluate) -> list[str]:
+    folder = folder_of(job.data)
+    loader = f"loader: {resolve(job.loader)}"
+    if folder.is_dir():
+        card = open_split(folder, "train", "training").card
+        return [loader, f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"]
+    free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
+    root = getattr(job.data, "root", None)
+    there = "" if root is None else f" from {root}{'' if Path(root).is_dir() else ' (WHICH IS NOT THERE)'}"
+    return [loader, f"data: would be prepared{there} in {folder} ({free >> 30} GiB free)"]
+
+
+def _run(job: Train | Evaluate) -> list[str]:
+    folder = Path(job.storage).absolute() / job.name
+    record = read_record(folder)
+    if record is not None and differences(job, record["job"]):
+        raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
+    state = "would start anew"
+    if read_result(folder) is not None:
+        state = "is complete; nothing would be done"
+    elif isinstance(job, Train):
+        done = [checkpoints.stored_epochs(folder / phase) for phase in (ROBUST, NATURAL)]
+        newest = next((epochs[-1] for epochs in done if epochs), 0)
+        state = f"would go on after epoch {newest} of {job.optim.epochs}" if newest else state
+    workers, each = max_workers_of(job), job.cluster.cpus_per_worker
+    address = (
+        job.cluster.address or os.environ.get("RAY_ADDRESS") or f"a local one, of this machine's {os.cpu_count()} CPUs"
+    )
+    return [
+        f"run: {folder} {state}",
+        f"cluster: {address}; {workers} workers x {each} CPUs = {workers * each} CPUs",
+        f"tracking: {tracking.address(job.tracking.uri)}",
+    ]

@@ -1,0 +1,59 @@
+"""What the person at the terminal sees: a live bar on a terminal, plain lines elsewhere. All of it on stderr."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10
+"""How often a plain line is printed within an epoch."""
+
+
+class Display:
+    """Lines, and one bar at a time."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+        self.task = None
+        self.title = ""
+        self.began = self.shown = 0.0
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+    def say(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        (self.bar.console if self.bar else self.console).print(text, markup=False)
+
+    def advance(self, title: str, done: float, total: float, detail: str) -> None:
+        """How far the work named ``title`` is; another title begins another bar."""
+        now = time.monotonic()
+        if title != self.title:
+            self.end()
+            self.title, self.began, self.shown, self.first = title, now, now, done
+            if self.console.is_terminal:
+                columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+                self.bar = Progress(
+                    *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
+                    console=self.console, transient=True,
+                )  # fmt: skip
+                self.bar.start()
+                self.task = self.bar.add_task(title, total=total, detail=detail)
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, detail=detail)
+        elif now - self.shown >= LINE_SECONDS:
+            self.shown = now
+            left = (now - self.began) * (total - done) / max(done - self.first, 1e-9)
+            self.say(f"{title}: {done / total:.0%}, ETA {left:.0f} s, {detail}")
+
+    def end(self) -> None:
+        """Removes the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar = self.task = None
+        self.title = ""

@@ -1,0 +1,346 @@
+"""The registry: robust models as versions that anyone can pull, with what is claimed of them.
+
+A version holds an exported program (``torch.export``: no pickle, no distrib needed to load it), the weights, the
+resolved job, the claim, and an example of use. Its tags say how robust it is; aliases point at the newest and at the
+best: ``latest-robust``, and ``champion``, which moves only to a model that was shown to be better on the same terms.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distrib.errors import InputError, RegistryError, RunError
+from distrib.evaluate.claim import Claim
+from distrib.evaluate.subject import Exported, Weights
+from distrib.tracking import Tracker, client
+
+LATEST, CHAMPION = "latest-robust", "champion"
+TERMS = ("norm", "epsilon", "attacks", "n", "data_sha256")
+"""The tags that two versions must share for their robust accuracies to be compared."""
+ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version that is in the registry."""
+
+    name: str
+    version: str
+    champion: str
+    """What became of the alias ``champion``, in words."""
+
+    @property
+    def uri(self) -> str:
+        """models:/NAME/VERSION."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered: everything that a version keeps beside its program."""
+
+    subject: Weights
+    claim: Claim
+    mean_batch: np.ndarray
+    """A few real images, float32 ``[B, C, H, W]``: the input example."""
+    job: dict
+    job_digest: str
+    data_sha256: str
+    classes: tuple[str, ...]
+    weights_sha256: str
+
+    def card(self) -> dict:
+        """The claim and where the model comes from, as plain values."""
+        return {
+            "schema": 1,
+            "claim": self.claim.model_dump(mode="json"),
+            "classes": list(self.classes),
+            "image": {
+                "channels": self.subject.image[2],
+                "height": self.subject.image[0],
+                "width": self.subject.image[1],
+            },
+            "weights_sha256": self.weights_sha256,
+            "data_sha256": self.data_sha256,
+            "job_digest": self.job_digest,
+            "job": self.job,
+        }
+
+    def tags(self) -> dict[str, str]:
+        """What a version can be searched and compared by."""
+        claim = self.claim
+        accuracies = {
+            f"accuracy.{name}": f"{value:.4f} (n={claim.attacks_n[name]})" for name, value in claim.attacks.items()
+        }
+        return {
+            "norm": claim.norm,
+            "epsilon": f"{claim.epsilon:.6g}",
+            "attacks": ",".join(sorted(claim.attacks)),
+            "n": str(claim.n),
+            "clean_accuracy": f"{claim.clean_accuracy:.4f}",
+            "robust_accuracy": f"{claim.robust_accuracy:.4f}",
+            "flags": ",".join(flag.name for flag in claim.flags) or "none",
+            "data_sha256": self.data_sha256,
+            "job_digest": self.job_digest,
+            "weights_sha256": self.weights_sha256,
+            **accuracies,
+        }
+
+
+def register(entry: Entry, name: str, tracker: Tracker) -> Registered:
+    """Makes ``entry`` a new version of ``name`` and moves the aliases; a version that this run made is found again."""
+    versions = tracker.client.search_model_versions(f"name = '{name}'")
+    for found in versions:
+        if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.weights_sha256:
+            return Registered(name, found.version, found.tags.get("champion_decision", ""))
+    number = _store(entry, name, tracker)
+    for key, value in entry.tags().items():
+        tracker.client.set_model_version_tag(name, number, key, value)
+    tracker.client.update_model_version(name, number, description(entry, name, number))
+    tracker.client.set_registered_model_alias(name, LATEST, number)
+    decision = _promote(entry, name, number, tracker)
+    tracker.client.set_model_version_tag(name, number, "champion_decision", decision)
+    return Registered(name, number, decision)
+
+
+def _store(entry: Entry, name: str, tracker: Tracker) -> str:
+    """Logs and registers the model; the version's number."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    module = entry.subject.load(torch.device("cpu"))
+    height, width, channels = entry.subject.image
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, channels, height, width))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, entry.subject.num_classes))]),
+    )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.export, about its own internals
+        extra = Path(folder)
+        shutil.copy(entry.subject.path, extra / "weights.safetensors")
+        (extra / "card.json").write_text(json.dumps(entry.card(), indent=2))
+        (extra / "job.json").write_text(json.dumps(entry.job, indent=2))
+        (extra / "example.py").write_text(example(entry, name))
+        with mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
+            info = mlflow.pytorch.log_model(
+                module,
+                name="model",
+                signature=signature,
+                input_example=entry.mean_batch,
+                serialization_format="pt2",
+                extra_files=[str(path) for path in sorted(extra.iterdir())],
+                pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
+                registered_model_name=name,
+            )
+    _check(info.model_uri, module, entry.mean_batch)
+    return str(info.registered_model_version)
+
+
+def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:
+    """Raises :class:`RunError` unless the stored model gives what the evaluated one gave, for any batch size."""
+    stored = load(uri)
+    x = torch.from_numpy(batch)
+    with torch.no_grad():
+        for size in (1, len(x), 3 * len(x)):
+            images = x.repeat(3, 1, 1, 1)[:size]
+            if not torch.allclose(stored(images), module(images), rtol=1e-4, atol=1e-4):
+                raise RunError(f"{uri}: the stored model's logits differ from the evaluated model's; not usable")
+
+
+def _promote(entry: Entry, name: str, number: str, tracker: Tracker) -> str:
+    """Moves ``champion`` to the version if it is better on the same terms; what was decided, in words."""
+    from mlflow.exceptions import MlflowException
+
+    mine = entry.tags()
+    blocking = [flag.name for flag in entry.claim.flags if flag.blocking]
+    if blocking:
+        return f"not champion: {', '.join(blocking)}"
+    try:
+        present = tracker.client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        present = None
+    if present is None:
+        tracker.client.set_registered_model_alias(name, CHAMPION, number)
+        return "champion: there was none before"
+    theirs = present.tags
+    other = [f"{term} {theirs.get(term)}, not {mine[term]}" for term in TERMS if theirs.get(term) != mine[term]]
+    if other:
+        return f"not champion: version {present.version} was judged on other terms ({'; '.join(other)})"
+    if entry.claim.robust_accuracy <= float(theirs["robust_accuracy"]) + 5e-5:
+        return f"not champion: version {present.version} has {float(theirs['robust_accuracy']):.2%}"
+    tracker.client.set_registered_model_alias(name, CHAMPION, number)
+    return f"champion: version {present.version} had {float(theirs['robust_accuracy']):.2%}"
+
+
+def description(entry: Entry, name: str, number: str) -> str:
+    """What a reader of the registry needs to know, in Markdown."""
+    claim = entry.claim
+    height, width, channels = entry.subject.image
+    rows = [f"| clean | {claim.clean_accuracy:.2%} | {claim.n_clean} |"]
+    rows += [f"| {attack} | {value:.2%} | {claim.attacks_n[attack]} |" for attack, value in claim.attacks.items()]
+    rows += [f"| **worst case** | **{claim.robust_accuracy:.2%}** | {claim.n} |"]
+    flags = "\n".join(f"- **{flag.name}**: {flag.detail}" for flag in claim.flags) or "none"
+    return f"""# {name}, version {number}
+Pixels in, logits out: float32 `[B, {channels}, {height}, {width}]` in [0, 1] to `[B, {len(entry.classes)}]`. Normalisation is inside.
+
+Accuracy on the test split of {entry.job["data"]["source"]} under {claim.norm} perturbations of at most {claim.epsilon:.4g}:
+
+| attack | accuracy | images |
+|---|---|---|
+{chr(10).join(rows)}
+
+The worst case counts an image only if every attack failed on it; 95 % interval {claim.interval[0]:.2%} to {claim.interval[1]:.2%}.
+Flags: {flags}
+
+Data {entry.data_sha256[:12]}, job {entry.job_digest[:12]}, weights {entry.weights_sha256[:12]}, evaluation seed {claim.seed}."""
+
+
+def example(entry: Entry, name: str) -> str:
+    """A script that uses the pulled model; it needs torch and mlflow, not distrib."""
+    height, width, channels = entry.subject.image
+    return f'''"""Uses the model {name} as it was pulled. Needs torch and mlflow; not distrib.
+
+    python example.py
+"""
+
+from pathlib import Path
+
+import mlflow.pytorch
+import torch
+
+classes = {list(entry.classes)!r}
+model = mlflow.pytorch.load_model(str(Path(__file__).resolve().parent / "model"))
+images = torch.rand(4, {channels}, {height}, {width})  # float32 [B, C, H, W], pixels in [0, 1]
+with torch.no_grad():
+    logits = model(images)
+print([classes[i] for i in logits.argmax(dim=1).tolist()])
+'''
+
+
+def load(uri: str) -> torch.nn.Module:
+    """The stored model, as anyone would load it."""
+    import mlflow.pytorch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mlflow.pytorch.load_model(uri, device="cpu")
+
+
+def find(address: str, uri: str):
+    """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`."""
+    parts = ADDRESS.match(address)
+    if parts is None:
+        raise RegistryError(f"{address}: write it as models:/NAME/VERSION or models:/NAME@ALIAS")
+    from mlflow.exceptions import MlflowException
+
+    registry = client(uri)
+    try:
+        if parts["version"]:
+            return registry, registry.get_model_version(parts["name"], parts["version"])
+        return registry, registry.get_model_version_by_alias(parts["name"], parts["alias"])
+    except MlflowException:
+        names = sorted(model.name for model in registry.search_registered_models())
+        there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
+        raise RegistryError(f"{address}: not in {uri}; {there} (see distrib models)") from None
+
+
+def versions(uri: str) -> list[dict]:
+    """Every version of every model with its robustness, newest first within a model."""
+    registry = client(uri)
+    rows = []
+    for model in registry.search_registered_models():
+        aliases: dict[str, list[str]] = {}
+        for alias, number in model.aliases.items():
+            aliases.setdefault(str(number), []).append(alias)
+        found = registry.search_model_versions(f"name = '{model.name}'")
+        for one in sorted(found, key=lambda one: -int(one.version)):
+            rows.append(
+                {
+                    "model": f"models:/{model.name}/{one.version}",
+                    "aliases": sorted(aliases.get(str(one.version), [])),
+                    "clean_accuracy": _number(one.tags.get("clean_accuracy")),
+                    "robust_accuracy": _number(one.tags.get("robust_accuracy")),
+                    "norm": one.tags.get("norm"),
+                    "epsilon": _number(one.tags.get("epsilon")),
+                    "attacks": (one.tags.get("attacks") or "").split(",") if one.tags.get("attacks") else [],
+                    "n": int(one.tags["n"]) if "n" in one.tags else None,
+                    "flags": one.tags.get("flags"),
+                    "run_id": one.run_id,
+                }
+            )
+    return rows
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def pull(address: str, folder: Path, uri: str) -> dict:
+    """Brings a version to ``folder`` (new or empty): the model, weights, card, job, example. Nothing half-written.
+
+    Returns the card. Raises :class:`RegistryError`, :class:`InputError`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; name a new or empty folder")
+    with _fetched(address, uri, folder.absolute().parent) as (room, _):
+        aside = room / "whole"
+        aside.mkdir()
+        (room / "model").rename(aside / "model")
+        for file in (aside / "model" / "extra_files").glob("*"):
+            shutil.copy(file, aside / file.name)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(aside, folder)
+    card = folder / "card.json"
+    return json.loads(card.read_text()) if card.exists() else {}
+
+
+def fetch_subject(address: str, uri: str, say: Callable[[str], None]) -> tuple[Exported, dict]:
+    """(the exported program of a version, its card or {}). Raises :class:`RegistryError`."""
+    say(f"model: fetching {address}")
+    with _fetched(address, uri, Path(tempfile.gettempdir())) as (room, _):
+        programs = sorted((room / "model").rglob("*.pt2"))
+        if not programs:
+            raise RegistryError(
+                f"{address}: holds no exported program (.pt2); register it with serialization_format pt2"
+            )
+        card = room / "model" / "extra_files" / "card.json"
+        return Exported(programs[0].read_bytes()), json.loads(card.read_text()) if card.exists() else {}
+
+
+@contextmanager
+def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, object]]:
+    """A temporary folder beside ``near``'s other files, with the version's files in ``model``; removed afterwards."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    _, found = find(address, uri)
+    try:
+        near.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=".distrib-pull-", dir=near))
+    except OSError as error:
+        raise InputError(f"{near}: cannot be written to ({error.strerror}); choose another folder") from None
+    try:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        target = room / "model"
+        target.mkdir()
+        mlflow.artifacts.download_artifacts(f"models:/{found.name}/{found.version}", dst_path=str(target))
+        yield room, found
+    except MlflowException as error:
+        raise RegistryError(f"{address}: its files cannot be fetched ({str(error).splitlines()[0]})") from None
+    finally:
+        shutil.rmtree(room, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""The saddle-point problem of Madry et al. (arXiv 1706.06083, equation 2.1), on one screen.
+
+min over theta of  E_(x,y) [ max over delta in S of  L(theta, x + delta, y) ]
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from distrib.data.loader import Batch
+from distrib.noise import Noise
+from distrib.objective import Objective
+from distrib.precision import forward_in
+from distrib.state import State
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one step saw on this rank, as tensors, so that nothing waits for the device."""
+
+    loss: Tensor
+    """The sum of the losses."""
+    correct: Tensor
+    """How many of the images trained on were classified rightly."""
+    count: int
+
+
+def update(state: State, batch: Batch, objective: Objective, noise: Noise, strength: float, share: float) -> Sums:
+    """One step of training: perturb, then descend. Every rank calls it with its part of the same global batch.
+
+    ``noise`` is a stream for each sample, ``strength`` the share of epsilon, ``share`` this rank's weight (State).
+    """
+    x, y = batch.x, batch.y
+    with forward_in(state.precision, state.world.device):
+        x_adv = objective.perturb(state.model, x, y, noise, strength)  # inner max: bare module, no collectives
+        outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
+    state.descend(outcome.loss, share)  # finite on every rank, or raise; lr(step); step
+    correct = (outcome.logits.argmax(dim=1) == y).sum()
+    return Sums(outcome.loss.detach() * len(y), correct, len(y))

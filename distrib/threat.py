@@ -1,0 +1,86 @@
+"""Threats: the sets S of allowed perturbations (Madry et al., section 2.1), in pixel units.
+
+A threat is the ball of radius epsilon around x, intersected with the box [0, 1] of valid images. All functions take
+and return float32 ``[B, C, H, W]`` and change nothing in place.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from distrib.noise import Noise
+from distrib.values import Radius, Value
+
+
+def norms(delta: Tensor) -> Tensor:
+    """The L2 norm of each sample's perturbation, shaped ``[B, 1, 1, 1]``."""
+    return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+class Linf(Value):
+    """No pixel moves by more than epsilon."""
+
+    norm: Literal["linf"] = "linf"
+    epsilon: Annotated[Radius, Field(le=1)]
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The nearest image to ``x_adv`` that lies in the ball around ``x`` and in [0, 1]."""
+        return x_adv.clamp((x - self.epsilon).clamp_min(0), (x + self.epsilon).clamp_max(1))
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The direction of steepest ascent under the norm: the sign of the gradient."""
+        return gradient.sign()
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        """A uniform draw from the ball around ``x``, then cut to the box."""
+        return self.project(x, x + (2 * noise.uniform(x.shape[1:]) - 1) * self.epsilon)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """How far each perturbation goes, under this norm: ``[B]``."""
+        return delta.flatten(1).abs().amax(dim=1)
+
+
+class L2(Value):
+    """The Euclidean length of the perturbation is at most epsilon."""
+
+    norm: Literal["l2"] = "l2"
+    epsilon: Radius
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """``x_adv`` drawn back to the ball around ``x``, then cut to the box (which only draws it closer)."""
+        delta = x_adv - x
+        return (x + delta * (self.epsilon / norms(delta).clamp_min(1e-12)).clamp(max=1)).clamp(0, 1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The direction of steepest ascent under the norm: the gradient, scaled to length one."""
+        return gradient / norms(gradient).clamp_min(1e-12)
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        """A uniform draw from the ball (a normal direction, a radius of u^(1/d)), then cut to the box."""
+        direction = self.ascent(noise.normal(x.shape[1:]))
+        radius = noise.uniform((1, 1, 1)) ** (1 / x[0].numel())
+        return self.project(x, x + direction * radius * self.epsilon)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """How far each perturbation goes, under this norm: ``[B]``."""
+        return delta.flatten(1).norm(dim=1)
+
+
+Threat = Annotated[Linf | L2, Field(discriminator="norm")]
+"""What the adversary may do."""
+
+TOLERANCE = 1e-6
+"""Float32 rounding allowed when a stored perturbation is checked: x + delta - x moves by up to 6e-8 near 1."""
+
+
+def outside(threat: Linf | L2, x: Tensor, x_adv: Tensor) -> Tensor:
+    """Which of the ``[B]`` examples lie outside the threat: too far from ``x``, or not in [0, 1]."""
+    far = threat.size(x_adv - x) > threat.epsilon + TOLERANCE * max(1.0, threat.epsilon)
+    return (
+        far
+        | (x_adv.flatten(1).amin(dim=1) < 0)
+        | (x_adv.flatten(1).amax(dim=1) > 1)
+        | torch.isnan(x_adv.flatten(1)).any(dim=1)
+    )

@@ -1,0 +1,184 @@
+"""MLflow runs: one a job, also across restarts. This module and the registry are the only doors to MLflow.
+
+Everything is logged by the driver, once: the workers only report. A server that does not answer is waited for within
+bounds and never stops a training; what could not be logged is logged later from the run's history.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from distrib.errors import RegistryError, RunError
+
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 makes one call to a dead server last four minutes
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+
+def address(uri: str | None) -> str:
+    """The tracking server's address: the job's, else MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def client(uri: str):
+    """An MLflow client of ``uri``, reached now. Raises :class:`RegistryError` where it cannot be."""
+    for name, value in BOUNDS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # else it tells of every migration of a new database
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    cure = "start it, or set tracking.uri or MLFLOW_TRACKING_URI to another (sqlite:///mlflow.db needs no server)"
+    if uri.startswith("file:") or "://" not in uri:
+        raise RegistryError(f"tracking.uri: {uri}: MLflow keeps no runs in plain folders any more; use sqlite:///FILE")
+    if uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise RegistryError(f"tracking.uri: {uri}: there is no folder {folder} that can be written to")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        found = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise RegistryError(
+            f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0][:200]}); {cure}"
+        ) from None
+    return found
+
+
+class Tracker:
+    """One MLflow run, opened again by its id if it is there already."""
+
+    def __init__(self, uri: str, experiment: str, name: str, run_id: str | None, tags: dict[str, str]):
+        """Raises :class:`RegistryError` if the server cannot be reached now."""
+        self.uri, self.warned = uri, False
+        self.client = client(uri)
+        self.run_id = self._reopen(run_id) or self._create(experiment, name, tags)
+        self.monitor = None
+
+    def _reopen(self, run_id: str | None) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            if self.client.get_run(run_id).info.lifecycle_stage != "active":
+                return None
+            self.client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return None
+        return run_id
+
+    def _create(self, experiment: str, name: str, tags: dict[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise RegistryError(f"tracking.experiment: {experiment!r} is deleted; restore it, or use another name")
+        if found is None:
+            local = self.uri.startswith("sqlite:///")
+            artifacts = Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+            try:
+                identity = self.client.create_experiment(experiment, artifacts.as_uri() if local else None)
+            except MlflowException:  # another job has just made it
+                identity = self.client.get_experiment_by_name(experiment).experiment_id
+        else:
+            identity = found.experiment_id
+        return self.client.create_run(identity, run_name=name, tags=tags).info.run_id
+
+    def watch(self) -> None:
+        """Records the use of this machine's CPU, memory, disk and GPU, until the run is closed."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about GPU libraries that are not there
+            self.monitor = SystemMetricsMonitor(
+                self.run_id, sampling_interval=5, resume_logging=True, tracking_uri=self.uri
+            )
+            self.monitor.start()
+
+    def parameters(self, nested: dict) -> None:
+        """Logs a nested dict as parameters with dotted names; the same again is no error."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, str(value)[:500]) for name, value in flatten(nested).items()]
+        for start in range(0, len(flat), 100):
+            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def logged(self, metric: str) -> int:
+        """The last step at which ``metric`` was logged; 0 if never."""
+        return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Logs ``values`` at ``step``."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def attempt(self, what: Callable[[], None], say: Callable[[str], None]) -> bool:
+        """Whether ``what`` could be logged. A server that fails is reported once, and otherwise left alone."""
+        try:
+            what()
+        except Exception as error:  # whatever the server's failure raises, training goes on
+            if not self.warned:
+                say(
+                    f"warning: {self.uri} does not take the metrics ({str(error).splitlines()[0][:120]}); trying again later"
+                )
+            self.warned = True
+            return False
+        return True
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Stores a file with the run."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, text: str, name: str) -> None:
+        """Stores a text with the run."""
+        self.client.log_text(self.run_id, text, name)
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Sets tags of the run."""
+        for name, value in tags.items():
+            self.client.set_tag(self.run_id, name, value)
+
+    def close(self, status: str) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED. Raises :class:`RunError` if the server cannot be told."""
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
+        try:
+            self.client.set_terminated(self.run_id, status)
+        except Exception as error:
+            raise RunError(
+                f"{self.uri} cannot be told that the run is {status} ({str(error).splitlines()[0]})"
+            ) from None
+
+
+def flatten(nested: dict, prefix: str = "") -> dict[str, object]:
+    """``{"optim": {"lr": 1}}`` -> ``{"optim.lr": 1}``."""
+    flat: dict[str, object] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def must_exist(uri: str) -> None:
+    """Raises :class:`RegistryError` where ``uri`` is a SQLite file that is not there: reading shall not make one."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.is_file():
+        raise RegistryError(
+            f"{uri}: there is no such file; run a job first, or set MLFLOW_TRACKING_URI or --tracking-uri"
+        )

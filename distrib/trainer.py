@@ -1,0 +1,120 @@
+"""The loop: epochs of steps, each followed by validation. It knows no Ray, no MLflow and no files."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from distrib.attack import PGD
+from distrib.data.loader import Reader, TrainLoader, shard
+from distrib.noise import Noise
+from distrib.objective import Objective
+from distrib.optim import strength_at
+from distrib.state import State
+from distrib.step import update
+from distrib.world import World
+
+PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run is, while an epoch lasts; figures of this rank."""
+
+    step: int
+    steps: int
+    """In the whole run."""
+    loss: float
+    images_per_second: float
+    """Over all ranks."""
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """One epoch is done (the state has been changed accordingly); figures of all ranks together."""
+
+    epoch: int
+    """From 1."""
+    metrics: dict[str, float]
+
+
+def epochs(
+    state: State, loader: TrainLoader, objective: Objective, seed: int, validation: "Validation"
+) -> Iterator[Progress | EpochEnd]:
+    """Trains from where ``state`` stands to the last epoch, and says how it goes. Every rank runs it alike.
+
+    Raises :class:`distrib.errors.NonFiniteLoss`.
+    """
+    world, warmup = state.world, getattr(objective, "epsilon_warmup_epochs", 0.0)
+    last = state.optim.epochs * loader.steps
+    for epoch in range(state.step // loader.steps, state.optim.epochs):
+        began = shown = time.perf_counter()
+        waited, seen, sums = 0.0, 0, torch.zeros(3, device=world.device)
+        batches = loader.epoch(epoch)
+        lr = state.lr
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            noise = Noise.of(batch.index, seed, "attack", epoch)
+            strength = strength_at(state.step, loader.steps, warmup)
+            share = len(batch.y) * world.size / loader.batch_size
+            step = update(state, batch, objective, noise, strength, share)
+            seen += step.count
+            sums += torch.stack([step.loss, step.correct.float(), torch.full_like(step.loss, step.count)])
+            now = time.perf_counter()
+            if now - shown > PROGRESS_SECONDS:
+                shown = now
+                yield Progress(state.step, last, sums[0].item() / seen, seen * world.size / (now - began))
+        seconds = time.perf_counter() - began
+        loss, correct, count = world.sum(sums).tolist()
+        waiting = world.sum(torch.tensor([waited / seconds], device=world.device)).item() / world.size
+        began = time.perf_counter()
+        clean, robust = validation.accuracy(state.judged, world)
+        yield EpochEnd(
+            epoch + 1,
+            {
+                "train_loss": loss / count,
+                "train_accuracy": correct / count,
+                "validation_clean_accuracy": clean,
+                "validation_robust_accuracy": robust,
+                "learning_rate": lr,
+                "images_per_second": count / seconds,
+                "data_wait_share": waiting,
+                "train_seconds": seconds,
+                "validation_seconds": time.perf_counter() - began,
+            },
+        )
+
+
+@dataclass
+class Validation:
+    """Clean and robust accuracy on images held out from the train part, by an attack of its own."""
+
+    reader: Reader
+    indices: np.ndarray
+    attack: PGD
+    seed: int
+    batch_size: int = 250
+
+    def accuracy(self, model: nn.Module, world: World) -> tuple[float, float]:
+        """(clean, robust) accuracy of ``model`` over all ranks; the model is left as it was. Always float32."""
+        training = model.training
+        model.eval()
+        hits = torch.zeros(3, device=world.device)
+        for batch in shard(self.reader, self.indices, self.batch_size, world):
+            noise = Noise.of(batch.index, self.seed, "validation")
+            x_adv = self.attack.perturb(model, batch.x, batch.y, noise)
+            with torch.no_grad():
+                clean = model(batch.x).argmax(dim=1) == batch.y
+                robust = clean & (model(x_adv).argmax(dim=1) == batch.y)
+            hits += torch.stack([clean.sum(), robust.sum(), torch.tensor(len(batch.y), device=world.device)])
+        model.train(training)
+        clean, robust, count = world.sum(hits).tolist()
+        assert count == len(self.indices), f"validation counted {count:g} of {len(self.indices)} images"
+        return clean / count, robust / count

@@ -1,0 +1,45 @@
+"""Frozen, strict values: what every part of a job is made of.
+
+A :class:`Value` cannot be changed, refuses unknown keys and wrong types, compares by content and prints as it is
+written in a job file.
+"""
+
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+
+class Value(BaseModel):
+    """Base of all configuration values: immutable, strict, without unknown keys, without nan or inf."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def parse_fraction(text: object) -> object:
+    """``"8/255"`` -> 0.03137...; ``"0.3"`` -> 0.3; anything else is returned as it came, for pydantic to judge."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction such as 8/255, not {text!r}") from None
+
+
+def write_fraction(number: float) -> float | str:
+    """The shortest way to write ``number`` in a job file: 8/255 rather than 0.03137254901960784."""
+    numerator = round(number * 255)
+    if len(repr(number)) > 8 and numerator > 0 and numerator / 255 == number:
+        return f"{numerator}/255"
+    return number
+
+
+Radius = Annotated[
+    float,
+    BeforeValidator(parse_fraction),
+    PlainSerializer(write_fraction, when_used="always"),
+    Field(ge=0),
+]
+"""A length in pixel units (pixels lie in [0, 1]); written 0.3 or 8/255."""
