@@ -14,8 +14,9 @@ train: setup   ## train the default job, or JOB=jobs/NAME.yaml, with ARGS="--set
 test: setup    ## all tests but the slow ones; ARGS go to pytest
 	$(BIN)/pytest $(ARGS)
 
+# pytest's 5: there is none
 slow: setup    ## the slow tests: real data, minutes each
-	$(BIN)/pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is none
+	$(BIN)/pytest -m slow $(ARGS) || [ $$? -eq 5 ]
 
 lint: setup    ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

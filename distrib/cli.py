@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         description="Checks what distrib needs, and says what to do about each fault.",
     )
     doctor.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
     doctor.add_argument(
         "--storage", type=Path, default=Path("runs"), help="the folder that runs would be kept in (default: runs)"
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     models.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
 
     pull = verbs.add_parser(
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     pull.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
     pull.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)"
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
     return root
 

@@ -61,7 +61,9 @@ def _path(detail: ErrorDetails, document: object) -> Path:
     path: list[str | int] = []
     last = len(detail["loc"]) - 1
     for i, key in enumerate(detail["loc"]):
-        if (isinstance(document, dict) and key in document) or (isinstance(document, list) and isinstance(key, int) and key < len(document)):
+        if (isinstance(document, dict) and key in document) or (
+            isinstance(document, list) and isinstance(key, int) and key < len(document)
+        ):
             document = document[key]
         elif i != last or detail["type"] != "missing":
             continue

@@ -8,6 +8,7 @@ that is wrong: the path of the key, what was expected, and the nearest valid nam
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,6 +61,16 @@ class Cluster(Value):
     """Lost workers that are replaced, before the run is given up."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 300
     """How long a silent peer, or resources that do not come, are waited for."""
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the job may have."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the job can do with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
 
 
 class Tracking(Value):
@@ -121,9 +132,9 @@ class Train(Value):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
-        most = self.cluster.num_workers if isinstance(self.cluster.num_workers, int) else self.cluster.num_workers.max
-        if most > self.optim.batch_size:
-            raise ValueError(f"cluster.num_workers: {most} workers cannot share batches of {self.optim.batch_size}")
+        if self.cluster.max_workers > self.optim.batch_size:
+            workers, images = self.cluster.max_workers, self.optim.batch_size
+            raise ValueError(f"cluster.num_workers: {workers} workers cannot share batches of {images}")
         return self
 
     @property
@@ -199,7 +210,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 

@@ -129,7 +129,7 @@ Optim = Annotated[SGD | Adam, Field(discriminator="name")]
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameter groups: matrices and kernels decay; vectors (biases, normalisation) do not. Empty groups are left out."""
+    """Parameter groups, none empty: matrices and kernels decay; vectors (biases, normalisation) do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},

@@ -11,7 +11,7 @@ from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.job import Evaluate, Prepare, Train, differences, digest, dump
-from distrib.run import NATURAL, ROBUST, max_workers_of, read_record, read_result
+from distrib.runs import NATURAL, ROBUST, read_record, read_result
 
 
 def plan(job: Prepare | Train | Evaluate) -> str:
@@ -47,7 +47,7 @@ def _run(job: Train | Evaluate) -> list[str]:
         done = [checkpoints.stored_epochs(folder / phase) for phase in (ROBUST, NATURAL)]
         newest = next((epochs[-1] for epochs in done if epochs), 0)
         state = f"would go on after epoch {newest} of {job.optim.epochs}" if newest else state
-    workers, each = max_workers_of(job), job.cluster.cpus_per_worker
+    workers, each = job.cluster.max_workers, job.cluster.cpus_per_worker
     address = (
         job.cluster.address or os.environ.get("RAY_ADDRESS") or f"a local one, of this machine's {os.cpu_count()} CPUs"
     )

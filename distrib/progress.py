@@ -39,8 +39,8 @@ class Display:
             if self.console.is_terminal:
                 columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
                 self.bar = Progress(
-                    *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
-                    console=self.console, transient=True,
+                    *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                    TextColumn("{task.fields[detail]}"), console=self.console, transient=True,
                 )  # fmt: skip
                 self.bar.start()
                 self.task = self.bar.add_task(title, total=total, detail=detail)

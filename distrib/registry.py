@@ -5,15 +5,15 @@ resolved job, the claim, and an example of use. Its tags say how robust it is; a
 best: ``latest-robust``, and ``champion``, which moves only to a model that was shown to be better on the same terms.
 """
 
+import io
 import json
-import logging
 import os
 import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -119,6 +119,7 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
     """Logs and registers the model; the version's number."""
     import mlflow
     from mlflow.models import ModelSignature
+    from mlflow.pytorch import log_model
     from mlflow.types import Schema, TensorSpec
 
     module = entry.subject.load(torch.device("cpu"))
@@ -134,8 +135,9 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
         (extra / "card.json").write_text(json.dumps(entry.card(), indent=2))
         (extra / "job.json").write_text(json.dumps(entry.job, indent=2))
         (extra / "example.py").write_text(example(entry, name))
-        with mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
-            info = mlflow.pytorch.log_model(
+        # MLflow prints what it did, and how to open it; distrib says that itself
+        with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
+            info = log_model(
                 module,
                 name="model",
                 signature=signature,
@@ -193,19 +195,22 @@ def description(entry: Entry, name: str, number: str) -> str:
     rows += [f"| {attack} | {value:.2%} | {claim.attacks_n[attack]} |" for attack, value in claim.attacks.items()]
     rows += [f"| **worst case** | **{claim.robust_accuracy:.2%}** | {claim.n} |"]
     flags = "\n".join(f"- **{flag.name}**: {flag.detail}" for flag in claim.flags) or "none"
+    low, high = claim.interval
     return f"""# {name}, version {number}
-Pixels in, logits out: float32 `[B, {channels}, {height}, {width}]` in [0, 1] to `[B, {len(entry.classes)}]`. Normalisation is inside.
+Pixels in, logits out: float32 `[B, {channels}, {height}, {width}]` in [0, 1] to `[B, {len(entry.classes)}]`.
+Normalisation is inside.
 
-Accuracy on the test split of {entry.job["data"]["source"]} under {claim.norm} perturbations of at most {claim.epsilon:.4g}:
+Accuracy on the test split of {entry.job["data"]["source"]}, {claim.norm} perturbations up to {claim.epsilon:.4g}:
 
 | attack | accuracy | images |
 |---|---|---|
 {chr(10).join(rows)}
 
-The worst case counts an image only if every attack failed on it; 95 % interval {claim.interval[0]:.2%} to {claim.interval[1]:.2%}.
+The worst case counts an image only if every attack failed on it; 95 % interval {low:.2%} to {high:.2%}.
 Flags: {flags}
 
-Data {entry.data_sha256[:12]}, job {entry.job_digest[:12]}, weights {entry.weights_sha256[:12]}, evaluation seed {claim.seed}."""
+Data {entry.data_sha256[:12]}, job {entry.job_digest[:12]}, weights {entry.weights_sha256[:12]},
+evaluation seed {claim.seed}."""
 
 
 def example(entry: Entry, name: str) -> str:
@@ -232,11 +237,11 @@ print([classes[i] for i in logits.argmax(dim=1).tolist()])
 
 def load(uri: str) -> torch.nn.Module:
     """The stored model, as anyone would load it."""
-    import mlflow.pytorch
+    from mlflow.pytorch import load_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return mlflow.pytorch.load_model(uri, device="cpu")
+        return load_model(uri, device="cpu")
 
 
 def find(address: str, uri: str):
@@ -334,8 +339,6 @@ def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, object]
     except OSError as error:
         raise InputError(f"{near}: cannot be written to ({error.strerror}); choose another folder") from None
     try:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         target = room / "model"
         target.mkdir()
         mlflow.artifacts.download_artifacts(f"models:/{found.name}/{found.version}", dst_path=str(target))

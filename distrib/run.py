@@ -8,37 +8,33 @@ STORAGE/NAME/
     result.json       the run is complete
 """
 
-import fcntl
 import hashlib
 import json
-import os
-import platform
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from distrib import __version__, checkpoints
+from distrib import __version__, checkpoints, provenance, registry, tracking
+from distrib.clock import Clock
 from distrib.data.beton import open_split, prepare
 from distrib.data.loader import open_reader, resolve, shard
 from distrib.data.split import SPLITS
-from distrib.errors import DistribError, InputError, JobError
+from distrib.errors import DistribError, JobError
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Exported, Subject, Weights
-from distrib.job import Evaluate, Prepare, Train, differences, digest, dump
+from distrib.job import Evaluate, Prepare, Train, digest, dump
+from distrib.journal import Journal, metric_name
 from distrib.objective import Natural
 from distrib.progress import Display
+from distrib.runs import NATURAL, ROBUST, read_record, read_result, run_folder, write_json
 from distrib.state import Stored, verify
+from distrib.tracking import Tracker
 from distrib.world import World
-
-NATURAL, ROBUST = "natural", "robust"
 
 
 def run(job: Prepare | Train | Evaluate, display: Display) -> dict:
@@ -78,100 +74,25 @@ def _prepared(job: Prepare | Train | Evaluate, display: Display) -> Path:
     return prepare(job.data, packing, dump(implied), digest(implied), display.say)
 
 
-@dataclass
-class Clock:
-    """Where the time went, by name, in seconds."""
-
-    began: float
-    marks: dict[str, float]
-
-    @classmethod
-    def start(cls) -> "Clock":
-        """A clock that starts now."""
-        return cls(time.perf_counter(), {})
-
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Adds the time that the block takes to ``name``."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.marks[name] = round(self.marks.get(name, 0) + time.perf_counter() - began, 2)
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return round(time.perf_counter() - self.began, 2)
-
-
-@contextmanager
-def _run_folder(job: Train | Evaluate) -> Iterator[Path]:
-    """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
-    folder = Path(job.storage).absolute() / job.name
-    record = read_record(folder)
-    if record is not None:
-        found = differences(job, record["job"])
-        if found:
-            raise JobError(
-                f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
-                "Choose another name (--set name=...), or delete that folder"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"storage: {folder} cannot be written to ({error.strerror}); choose another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
-        yield folder
-
-
-def read_record(folder: Path) -> dict | None:
-    """What ``job.json`` of a run's folder says, or None for a new run. Raises :class:`InputError` if damaged."""
-    try:
-        record = json.loads((folder / "job.json").read_bytes())
-        return record if isinstance(record["job"], dict) else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
-
-
-def read_result(folder: Path) -> dict | None:
-    """The result of a run that is complete, else None."""
-    try:
-        return json.loads((folder / "result.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON aside and renames it."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=2))
-    os.replace(aside, path)
-
-
 @contextmanager
 def _tracked(job: Train | Evaluate, folder: Path, display: Display):
     """The job's MLflow run, one for all its restarts; closed as FINISHED, FAILED or KILLED."""
-    from distrib import tracking
-
     record = read_record(folder) or {}
     uri = tracking.address(job.tracking.uri)
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
-    tags = {"distrib.job_digest": digest(job), "distrib.kind": job.kind, "distrib.version": __version__, **_code()}
+    tags = {
+        "distrib.job_digest": digest(job),
+        "distrib.kind": job.kind,
+        "distrib.version": __version__,
+        **provenance.code(),
+    }
     tracker = tracking.Tracker(uri, job.tracking.experiment, job.name, known, tags)
     record = {"job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id}
     write_json(folder / "job.json", record)
     if known != tracker.run_id:
         tracker.parameters(dump(job))
         tracker.text(yaml.safe_dump(dump(job), sort_keys=False), "job.yaml")
-        tracker.text(_environment(), "environment.txt")
+        tracker.text(provenance.environment(), "environment.txt")
     display.say(f"mlflow: run {tracker.run_id} in {uri}{' (resumed)' if known == tracker.run_id else ''}")
     tracker.watch()
     try:
@@ -190,7 +111,7 @@ def run_train(job: Train, display: Display) -> dict:
     from distrib.cluster.session import session
 
     clock = Clock.start()
-    with _run_folder(job) as folder:
+    with run_folder(job) as folder:
         result = read_result(folder)
         if result is not None:
             display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
@@ -220,14 +141,21 @@ def run_train(job: Train, display: Display) -> dict:
 
 
 def _train(
-    phases: dict[str, Train], job: Train, folder: Path, data: Path, tracker, resources, display: Display, clock: Clock
+    phases: dict[str, Train],
+    job: Train,
+    folder: Path,
+    data: Path,
+    tracker: Tracker,
+    resources,
+    display: Display,
+    clock: Clock,
 ) -> None:
     """Trains every phase that is not at its end yet, and logs every epoch once."""
     from distrib.cluster.board import Note, Started
     from distrib.cluster.train import Order, fit
     from distrib.trainer import EpochEnd, Progress
 
-    journal = _Journal(tracker, display)
+    journal = Journal(tracker, display)
     for phase in phases:
         stored = checkpoints.latest(folder / phase, display.say)
         if stored is not None:
@@ -265,68 +193,6 @@ def _train(
     journal.settle()
 
 
-class _Journal:
-    """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
-
-    def __init__(self, tracker, display: Display):
-        self.tracker, self.display = tracker, display
-        self.epochs: dict[str, int] = {}
-        self.pending: list[tuple[str, int, dict]] = []
-        self.shown = 0.0
-        self.last: dict[str, dict] = {}
-
-    def catch_up(self, phase: str, history: list[dict]) -> None:
-        """Logs what ``history`` has and MLflow lacks."""
-        if phase not in self.epochs:
-            self.epochs[phase] = self.tracker.logged(_metric(phase, "train_loss"))
-        for epoch in range(self.epochs[phase] + 1, len(history) + 1):
-            self.add(phase, epoch, history[epoch - 1])
-        if history:
-            self.epochs[phase] = len(history)
-
-    def add(self, phase: str, epoch: int, metrics: dict) -> None:
-        """Logs one epoch, unless it was logged before."""
-        self.last[phase] = metrics
-        if epoch > self.epochs.get(phase, 0):
-            self.epochs[phase] = epoch
-            self.pending.append((phase, epoch, metrics))
-        while self.pending and self.tracker.attempt(self._send, self.display.say):
-            self.pending.pop(0)
-
-    def _send(self) -> None:
-        phase, epoch, metrics = self.pending[0]
-        self.tracker.metrics({_metric(phase, name): value for name, value in metrics.items()}, epoch)
-
-    def settle(self) -> None:
-        """Logs the rest; raises if the server still does not take it."""
-        while self.pending:
-            self._send()
-            self.pending.pop(0)
-
-    def latest(self, phase: str) -> str:
-        """The last validation, for the bar."""
-        found = self.last.get(phase)
-        return (
-            ""
-            if found is None
-            else ", clean {validation_clean_accuracy:.1%}, robust {validation_robust_accuracy:.1%}".format(**found)
-        )
-
-    def tell(self, phase: str, epoch: int, epochs: int) -> None:
-        """A line for an epoch; where epochs are short, not for every one."""
-        now = time.monotonic()
-        if now - self.shown < 5 and epoch != epochs:
-            return
-        self.shown = now
-        line = "loss {train_loss:.4f}, validation clean {validation_clean_accuracy:.2%} robust {validation_robust_accuracy:.2%}, "
-        line += "{images_per_second:.0f} images/s, waiting for data {data_wait_share:.1%}"
-        self.display.say(f"{phase} epoch {epoch}/{epochs}: " + line.format(**self.last[phase]))
-
-
-def _metric(phase: str, name: str) -> str:
-    return name if phase == ROBUST else f"{phase}/{name}"
-
-
 def _weights(job: Train, data: Path, best: Stored) -> Weights:
     return Weights.of(job.model.model_dump(mode="json"), open_split(data, "train", "training").card, best.judged)
 
@@ -354,9 +220,7 @@ def _judge(
     return claim
 
 
-def _register(job: Train, best: Stored, claim: Claim, data: Path, tracker, display: Display):
-    from distrib import registry
-
+def _register(job: Train, best: Stored, claim: Claim, data: Path, tracker: Tracker, display: Display):
     validation = open_split(data, "validation", "training")
     (batch,) = shard(open_reader(validation, job.loader), np.arange(min(4, validation.card.count)), 4, World())
     entry = registry.Entry(
@@ -380,7 +244,7 @@ def _train_result(
     best: dict[str, Stored],
     claims: dict[str, Claim],
     histories: dict[str, list[dict]],
-    registered,
+    registered: registry.Registered,
     run_id: str,
     clock: Clock,
 ) -> dict:
@@ -398,7 +262,7 @@ def _train_result(
         "natural": None if natural is None else natural.model_dump(mode="json"),
         "best_epoch": checkpoints.best_epoch(history),
         "epochs": len(history),
-        "num_workers": max_workers_of(job),
+        "num_workers": job.cluster.max_workers,
         "seconds": clock.seconds,
         "train_seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 1),
@@ -410,12 +274,6 @@ def _train_result(
     }
 
 
-def max_workers_of(job: Train | Evaluate) -> int:
-    """The (largest) number of workers of a job."""
-    workers = job.cluster.num_workers
-    return workers if isinstance(workers, int) else workers.max
-
-
 def _log_results(
     result: dict, claims: dict[str, Claim], histories: dict[str, list[dict]], tracker, folder: Path
 ) -> None:
@@ -425,7 +283,7 @@ def _log_results(
     for phase, claim in claims.items():
         values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
         values |= {f"test/{name}": value for name, value in claim.attacks.items()}
-        tracker.metrics({_metric(phase, name): value for name, value in values.items()}, result["best_epoch"])
+        tracker.metrics({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
     with tempfile.TemporaryDirectory() as room:
         path = Path(room) / "training_curves.png"
         training_curves(histories, path)
@@ -437,11 +295,10 @@ def _log_results(
 
 def run_evaluate(job: Evaluate, display: Display) -> dict:
     """Judges a registered model or a checkpoint on the test split."""
-    from distrib import registry, tracking
     from distrib.cluster.session import session
 
     clock = Clock.start()
-    with _run_folder(job) as folder:
+    with run_folder(job) as folder:
         result = read_result(folder)
         if result is not None:
             display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
@@ -473,10 +330,10 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                 "run_id": tracker.run_id,
                 "model": job.model,
                 **claim.model_dump(mode="json"),
-                "num_workers": max_workers_of(job),
+                "num_workers": job.cluster.max_workers,
                 "seconds": clock.seconds,
                 "images_per_second": round(
-                    claim.n_clean / max(sum(claim.seconds.values()), 1e-9) * max_workers_of(job), 2
+                    claim.n_clean / max(sum(claim.seconds.values()), 1e-9) * job.cluster.max_workers, 2
                 ),
                 "job_digest": digest(job),
                 "data_sha256": test.content_sha256,
@@ -486,29 +343,3 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
             tracker.text(json.dumps(result, indent=2), "result.json")
         write_json(folder / "result.json", result)
         return result
-
-
-def _code() -> dict[str, str]:
-    """The version of the code, from git where there is one."""
-    here = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-        changed = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "."], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    if commit.returncode != 0:
-        return {}
-    return {
-        "mlflow.source.git.commit": commit.stdout.strip(),
-        "distrib.code_changed": str(bool(changed.stdout.strip())),
-    }
-
-
-def _environment() -> str:
-    """What this machine and its Python are, and every installed package."""
-    from importlib.metadata import distributions
-
-    packages = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
-    return "\n".join([f"python {platform.python_version()}", platform.platform(), f"{os.cpu_count()} cores", *packages])

@@ -16,6 +16,7 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 makes one call to a dead server last four minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -88,7 +89,8 @@ class Tracker:
             try:
                 identity = self.client.create_experiment(experiment, artifacts.as_uri() if local else None)
             except MlflowException:  # another job has just made it
-                identity = self.client.get_experiment_by_name(experiment).experiment_id
+                found = self.client.get_experiment_by_name(experiment)
+                identity = found.experiment_id if found else "0"
         else:
             identity = found.experiment_id
         return self.client.create_run(identity, run_name=name, tags=tags).info.run_id
@@ -131,9 +133,8 @@ class Tracker:
             what()
         except Exception as error:  # whatever the server's failure raises, training goes on
             if not self.warned:
-                say(
-                    f"warning: {self.uri} does not take the metrics ({str(error).splitlines()[0][:120]}); trying again later"
-                )
+                reason = str(error).splitlines()[0][:120]
+                say(f"warning: {self.uri} does not take the metrics ({reason}); trying again later")
             self.warned = True
             return False
         return True

@@ -29,7 +29,6 @@ class Note:
     text: str
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
 class Board:
     """Holds at most ``LIMIT`` notices, the newest ones."""
 
@@ -49,4 +48,4 @@ class Board:
 
 def open_board():
     """A new board, on the driver's own node."""
-    return Board.remote()
+    return ray.remote(Board).options(num_cpus=0).remote()

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from distrib.cluster.session import Resources, max_workers
+from distrib.cluster.session import Resources
 from distrib.data.beton import Beton, open_split
 from distrib.data.loader import LoaderName, Reader, open_reader, shard
 from distrib.errors import DistribError, RunError
@@ -89,10 +89,11 @@ def _judged(starts: list[int], task: Task, cluster: Cluster, resources: Resource
     """Results as they come, with at most one task a worker under way."""
     if not starts:
         return
-    amount = {"num_cpus": cluster.cpus_per_worker, "num_gpus": 1 if task.cuda else 0}
-    remote = ray.remote(max_retries=cluster.max_failures, **amount)(judge)
+    remote = ray.remote(judge).options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=1 if task.cuda else 0, max_retries=cluster.max_failures
+    )
     shared, waiting, running = ray.put(task), list(starts), {}
-    width = max_workers(cluster)
+    width = cluster.max_workers
     while waiting or running:
         while waiting and len(running) < width:
             start = waiting.pop(0)
@@ -107,5 +108,5 @@ def _judged(starts: list[int], task: Task, cluster: Cluster, resources: Resource
                 if isinstance(error.cause, DistribError):
                     raise error.cause from None
                 raise RunError(f"evaluation failed: {str(error.cause or error).strip().splitlines()[-1]}") from None
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 raise RunError(f"evaluation failed: {str(error).strip().splitlines()[0]}") from None

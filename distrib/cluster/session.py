@@ -1,10 +1,11 @@
-"""A connection to a Ray cluster for the length of one job: a given one, or a local one that lives as long as the job."""
+"""A connection to a Ray cluster for the length of one job: a given one, or a local one that ends with the job."""
 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from distrib.errors import JobError, RunError
 from distrib.job import Cluster
@@ -21,8 +22,7 @@ class Resources:
 
     def use_gpu(self, cluster: Cluster) -> bool:
         """Whether the job's workers get a GPU each. Raises :class:`JobError` where they cannot have what they ask."""
-        most = max_workers(cluster)
-        least = cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.min
+        most, least = cluster.max_workers, cluster.min_workers
         if cluster.device == "cuda" and self.gpus < least:
             raise JobError(
                 f"cluster.device: cuda needs {least} GPUs, but the cluster has {self.gpus:g}; use auto or cpu"
@@ -32,18 +32,13 @@ class Resources:
     def check(self, cluster: Cluster) -> None:
         """Raises :class:`JobError` for a request that could never be placed, with the arithmetic."""
         self.use_gpu(cluster)
-        least = cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.min
+        least = cluster.min_workers
         needed = least * cluster.cpus_per_worker
         if needed > self.cpus:
             raise JobError(
                 f"cluster.num_workers: {least} workers x {cluster.cpus_per_worker} CPUs = {needed} CPUs, but the "
                 f"cluster has {self.cpus:g}; ask for fewer"
             )
-
-
-def max_workers(cluster: Cluster) -> int:
-    """The largest number of workers that the job may have."""
-    return cluster.num_workers if isinstance(cluster.num_workers, int) else cluster.num_workers.max
 
 
 @contextmanager
@@ -65,18 +60,16 @@ def session(cluster: Cluster) -> Iterator[Resources]:
     import ray
 
     address = cluster.address or os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    loopback = {"_node_ip_address": "127.0.0.1"}
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         if address:
             ray.init(address=address, **quiet)
         else:
-            wanted = max_workers(cluster) * cluster.cpus_per_worker
-            ray.init(
-                num_cpus=max(wanted, os.cpu_count() or 1),
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            wanted = cluster.max_workers * cluster.cpus_per_worker
+            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **loopback, **quiet)
+            _private_token()
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         if address:
             raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
@@ -88,3 +81,10 @@ def session(cluster: Cluster) -> Iterator[Resources]:
         yield found
     finally:
         ray.shutdown()
+
+
+def _private_token() -> None:
+    """Ray writes the token that opens its clusters for everyone to read (2.60); only its owner shall."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.chmod(0o600)

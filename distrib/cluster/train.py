@@ -1,6 +1,7 @@
 """Training on Ray Train: the worker from top to bottom, and the driver that starts it and listens."""
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
 from distrib.cluster.board import Note, Started, open_board
@@ -50,7 +51,7 @@ def worker(config: dict) -> None:
     order: Order = config["order"]
     board = config["board"]
     job = order.job
-    device = ray.train.torch.get_device()
+    device = get_device()
     torch.set_num_threads(job.cluster.cpus_per_worker)
     world = current(device)
     train = open_split(order.data, "train", "training")
@@ -128,11 +129,13 @@ def fit(order: Order, resources: Resources, listen: Listener) -> None:
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    with _listening(board, listen):
-        try:
+    try:
+        with _Listening(board, listen):
             ray_trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from None
+    except TrainingFailedError as error:
+        raise _cause(error) from None
+    finally:
+        shutil.rmtree(order.run / ".ray", ignore_errors=True)
 
 
 def _cause(error: TrainingFailedError) -> DistribError:
@@ -147,7 +150,7 @@ def _cause(error: TrainingFailedError) -> DistribError:
     return RunError("training failed: " + ("; ".join(dict.fromkeys(lines)) or str(error).strip().splitlines()[-1]))
 
 
-class _listening:
+class _Listening:
     """Fetches notices from the board in a thread of the driver, until the block ends; then once more."""
 
     def __init__(self, board, listen: Listener):

@@ -134,7 +134,7 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
             say(f"data: {folder} (already prepared)")
             return folder
         say(f"data: preparing {folder} anew: {stale}")
-    samples = {split: part for split, part in _cut(data).items()}
+    samples = _cut(data)
     train = samples["train"]
     _check_space(folder, samples)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ seeded.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class FfcvReader:
     def __init__(self, beton: Beton, threads: int = 1):
         self.beton = beton
         self.threads = threads
-        self.loaders: dict[tuple[int, int], object] = {}
+        self.loaders: dict[tuple[int, int], Any] = {}
 
     def _loader(self, order: np.ndarray, batch_size: int):
         from ffcv.fields.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
@@ -69,17 +69,17 @@ class FfcvReader:
         key = (len(order), batch_size)
         if key not in self.loaders:
             decoder = NDArrayDecoder() if self.beton.card.encoding == "array" else SimpleRGBImageDecoder()
-            number = [IntDecoder(), ToTensor(), Squeeze(1)]
+            number = lambda: [IntDecoder(), ToTensor(), Squeeze(1)]  # noqa: E731
             threads = torch.get_num_threads()
             self.loaders[key] = Loader(
                 str(self.beton.path), batch_size=batch_size, num_workers=self.threads, os_cache=True,
-                order=OrderOption.SEQUENTIAL, indices=order, drop_last=False, seed=0,
-                pipelines={"image": [decoder, ToTensor()], "label": number, "index": [IntDecoder(), ToTensor(), Squeeze(1)]},
+                order=OrderOption.SEQUENTIAL, indices=order.tolist(), drop_last=False, seed=0,
+                pipelines={"image": [decoder, ToTensor()], "label": number(), "index": number()},
             )  # fmt: skip
             torch.set_num_threads(threads)  # the line above sets it to its own number (ffcv 1.0.2)
         loader = self.loaders[key]
-        loader.indices = order  # pyright: ignore
-        loader.traversal_order.indices = order  # pyright: ignore
+        loader.indices = order
+        loader.traversal_order.indices = order
         return loader
 
     def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:

@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,10 +121,10 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, seed: 
     """
     from pyautoattack import AutoAttack as Reference
 
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    kind = (
-        {"version": "standard"} if num_classes >= 4 else {"version": "custom", "attacks": ["apgd-ce", "fab", "square"]}
-    )
+    norm = "Linf" if isinstance(threat, Linf) else "L2"
+    kind: dict[str, Any] = {"version": "standard"}
+    if num_classes < 4:
+        kind = {"version": "custom", "attacks": ["apgd-ce", "fab", "square"]}
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():

@@ -1,0 +1,70 @@
+"""The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
+
+import time
+
+from distrib.progress import Display
+from distrib.runs import ROBUST
+from distrib.tracking import Tracker
+
+
+class Journal:
+    """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
+
+    def __init__(self, tracker: Tracker, display: Display):
+        self.tracker, self.display = tracker, display
+        self.epochs: dict[str, int] = {}
+        self.pending: list[tuple[str, int, dict]] = []
+        self.shown = 0.0
+        self.last: dict[str, dict] = {}
+
+    def catch_up(self, phase: str, history: list[dict]) -> None:
+        """Logs what ``history`` has and MLflow lacks."""
+        if phase not in self.epochs:
+            self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
+        for epoch in range(self.epochs[phase] + 1, len(history) + 1):
+            self.add(phase, epoch, history[epoch - 1])
+        if history:
+            self.epochs[phase] = len(history)
+
+    def add(self, phase: str, epoch: int, metrics: dict) -> None:
+        """Logs one epoch, unless it was logged before."""
+        self.last[phase] = metrics
+        if epoch > self.epochs.get(phase, 0):
+            self.epochs[phase] = epoch
+            self.pending.append((phase, epoch, metrics))
+        while self.pending and self.tracker.attempt(self._send, self.display.say):
+            self.pending.pop(0)
+
+    def _send(self) -> None:
+        phase, epoch, metrics = self.pending[0]
+        self.tracker.metrics({metric_name(phase, name): value for name, value in metrics.items()}, epoch)
+
+    def settle(self) -> None:
+        """Logs the rest; raises if the server still does not take it."""
+        while self.pending:
+            self._send()
+            self.pending.pop(0)
+
+    def latest(self, phase: str) -> str:
+        """The last validation, for the bar."""
+        found = self.last.get(phase)
+        return (
+            ""
+            if found is None
+            else ", clean {validation_clean_accuracy:.1%}, robust {validation_robust_accuracy:.1%}".format(**found)
+        )
+
+    def tell(self, phase: str, epoch: int, epochs: int) -> None:
+        """A line for an epoch; where epochs are short, not for every one."""
+        now = time.monotonic()
+        if now - self.shown < 5 and epoch != epochs:
+            return
+        self.shown = now
+        line = "loss {train_loss:.4f}, validation clean {validation_clean_accuracy:.2%} "
+        line += "robust {validation_robust_accuracy:.2%}, {images_per_second:.0f} images/s, waiting for data {data_wait_share:.1%}"
+        self.display.say(f"{phase} epoch {epoch}/{epochs}: " + line.format(**self.last[phase]))
+
+
+def metric_name(phase: str, name: str) -> str:
+    """A metric's name in MLflow: that of the natural twin has a prefix."""
+    return name if phase == ROBUST else f"{phase}/{name}"

@@ -1,0 +1,72 @@
+"""The folder of a run: whose it is, how far it came, and what came out of it.
+
+STORAGE/NAME/
+    job.json          the resolved job, its digest, the MLflow run
+    robust/           checkpoints, epoch by epoch (natural/ for a natural objective)
+    natural/          those of the same model trained without an adversary, if asked for
+    evaluation/       finished shards of the end evaluation
+    result.json       the run is complete
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distrib.errors import InputError, JobError
+from distrib.job import Evaluate, Train, differences
+
+NATURAL, ROBUST = "natural", "robust"
+
+
+@contextmanager
+def run_folder(job: Train | Evaluate) -> Iterator[Path]:
+    """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
+    folder = Path(job.storage).absolute() / job.name
+    record = read_record(folder)
+    if record is not None:
+        found = differences(job, record["job"])
+        if found:
+            raise JobError(
+                f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
+                "Choose another name (--set name=...), or delete that folder"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"storage: {folder} cannot be written to ({error.strerror}); choose another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
+        yield folder
+
+
+def read_record(folder: Path) -> dict | None:
+    """What ``job.json`` of a run's folder says, or None for a new run. Raises :class:`InputError` if damaged."""
+    try:
+        record = json.loads((folder / "job.json").read_bytes())
+        return record if isinstance(record["job"], dict) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result of a run that is complete, else None."""
+    try:
+        return json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON aside and renames it."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(value, indent=2))
+    os.replace(aside, path)

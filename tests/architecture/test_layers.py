@@ -1,0 +1,131 @@
+"""Imports go one way: a module imports only modules of a lower rank, and each foreign tool has one door."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import distrib
+
+ROOT = Path(distrib.__file__).parent
+
+RANKS = {
+    "errors": 0, "values": 0, "world": 0, "noise": 0, "explain": 0, "precision": 0,
+    "threat": 1, "models": 1, "optim": 1, "data.source": 1, "data.split": 1, "data.order": 1, "data.augment": 1,
+    "attack": 2, "data.beton": 2,
+    "objective": 3, "data.loader": 3, "evaluate.suite": 3, "state": 3,
+    "evaluate.subject": 4, "evaluate.witness": 4, "checkpoints": 4,
+    "evaluate.claim": 5, "job": 5, "step": 6, "trainer": 7, "plots": 7, "progress": 7, "report": 7, "doctor": 7,
+    "tracking": 8, "registry": 9, "cluster.board": 8, "cluster.session": 8, "cluster.train": 9, "cluster.evaluate": 9,
+    "run": 10, "plan": 11, "cli": 12,
+}  # fmt: skip
+
+DOORS = {
+    "ffcv": {"data.beton", "data.loader"},
+    "ray": {"cluster.board", "cluster.session", "cluster.train", "cluster.evaluate"},
+    "mlflow": {"tracking", "registry"},
+    "torchvision": {"data.source", "models.zoo"},
+    "pyautoattack": {"evaluate.witness"},
+    "sklearn": {"data.source"},
+    "matplotlib": {"plots"},
+    "rich": {"progress", "report"},
+    "yaml": {"job", "run", "plan"},
+    "argparse": {"cli"},
+}
+
+
+def modules() -> list[str]:
+    paths = sorted(ROOT.rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__").removesuffix("__init__") for name in names]
+
+
+def tree(name: str) -> ast.Module:
+    path = ROOT / Path(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text())
+
+
+def imports(node: ast.AST) -> set[str]:
+    """Every module that is imported anywhere inside, in full."""
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            found |= {alias.name for alias in part.names}
+        elif isinstance(part, ast.ImportFrom) and part.module:
+            names = {f"{part.module}.{alias.name}" for alias in part.names}
+            inside = {name for name in names if name.startswith("distrib.") and exists(name.removeprefix("distrib."))}
+            found |= inside or {part.module}
+    return found
+
+
+def exists(name: str) -> bool:
+    path = ROOT / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def rank(name: str) -> int | None:
+    """The rank of a module, or of the room that it stands in."""
+    return RANKS.get(name, RANKS.get(name.split(".")[0]))
+
+
+NAMED = [name for name in modules() if name and name not in ("data", "evaluate", "cluster")]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_module_imports_only_lower_ranks(name: str):
+    own = rank(name)
+    assert own is not None, f"{name} has no rank: give it one in RANKS"
+    for imported in imports(tree(name)):
+        if imported.startswith("distrib."):
+            other = imported.removeprefix("distrib.")
+            room = name.split(".")[0] == other.split(".")[0] and name.split(".")[0] not in ("data", "evaluate", "cluster")
+            assert room or rank(other) < own, f"{name} (rank {own}) imports {other} (rank {rank(other)})"
+
+
+def test_every_rank_belongs_to_a_module():
+    assert set(RANKS) - set(modules()) == set()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_each_foreign_tool_has_one_door(name: str):
+    for imported in imports(tree(name)):
+        tool = imported.split(".")[0]
+        assert name in DOORS.get(tool, {name}), f"{name} imports {tool}, whose doors are {DOORS[tool]}"
+
+
+def test_only_world_and_data_parallel_training_use_torch_distributed():
+    users = {name for name in NAMED if "torch.distributed" in imports(tree(name))}
+    assert users == {"world"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if rank(name) < 8])
+def test_the_core_does_not_need_ray_mlflow_or_ffcv_to_be_imported(name: str):
+    top = ast.Module([node for node in tree(name).body], [])
+    eager = {imported.split(".")[0] for node in top.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) for imported in imports(node)}
+    assert not eager & {"ray", "mlflow", "ffcv", "torchvision", "sklearn", "matplotlib"}
+
+
+def test_help_imports_no_heavy_library(run_python):
+    done = run_python("import sys; import distrib.cli; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_public_name_says_what_it_is(name: str):
+    root = tree(name)
+    assert ast.get_docstring(root), f"{name} has no docstring"
+    for node in ast.walk(root):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            nested = any(node in ast.walk(outer) and node is not outer for outer in ast.walk(root) if isinstance(outer, ast.FunctionDef))
+            if not nested and not node.name in ("forward",):
+                assert ast.get_docstring(node), f"{name}.{node.name} has no docstring"
+
+
+def test_no_module_is_longer_than_400_lines():
+    long = {name: lines for name in NAMED if (lines := len(ast.unparse(tree(name)).splitlines())) > 400}
+    assert not long
+
+
+assert sys.version_info >= (3, 11)
