@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--dry-run",
         action="store_true",
-        help="resolve and check the job, print it and what it would need; touch nothing",
+        help="resolve, check and print the job and what it would need; touch nothing",
     )
     run.add_argument("--json", action="store_true", help="the last line on stdout is the result as one JSON object")
 
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
     pull = verbs.add_parser(
         "pull", help="bring a registered model here",
-        description="Brings a version to a new folder: the MLflow model, its weights, its card, its job, an example of use.",
+        description="Brings a version to a new folder: MLflow model, weights, card, job, an example of use.",
     )  # fmt: skip
     pull.add_argument(
         "address", metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS (champion, latest-robust)"

@@ -99,6 +99,7 @@ def report(checks: list[Check]) -> str:
 
 
 def check_python() -> Check:
+    """Python, and whether FFCV can be built for it."""
     version = ".".join(map(str, sys.version_info[:3]))
     note = "" if _ffcv_fits() else "; FFCV needs 3.11, so jobs use the in-memory loader"
     return Check("Python", True, f"{version} ({sys.executable}){note}")
@@ -134,6 +135,7 @@ def check_libraries() -> Check:
 
 
 def check_ffcv() -> Check:
+    """Whether FFCV can be imported, tried in a process of its own."""
     if not _ffcv_fits():
         return Check("FFCV", True, "not for this Python; jobs use the in-memory loader")
     version, why = _imported("ffcv", "ffcv.fields.decoders, ffcv.loader, ffcv.writer")
@@ -158,6 +160,7 @@ def check_ray() -> Check:
 
 
 def check_mlflow() -> Check:
+    """Whether MLflow can be imported."""
     version, why = _imported("mlflow", "mlflow")
     if why:
         return Check("MLflow", False, why, "make setup, or install mlflow as pyproject.toml has it")
@@ -173,9 +176,9 @@ def check_tracking(uri: str | None) -> Check:
         return Check("tracking", False, f"{uri} is no address: {error}", "mend MLFLOW_TRACKING_URI, or the job's")
     match scheme:
         case "http" | "https":
-            return _check_server(uri)
+            return check_server(uri)
         case "sqlite":
-            return _check_sqlite(uri)
+            return check_sqlite(uri)
         case "" | "file":
             cure = "MLflow keeps no runs in plain folders since 3.13: use sqlite:///mlflow.db, or a server"
             return Check("tracking", False, f"{uri} is a folder", cure)
@@ -184,12 +187,14 @@ def check_tracking(uri: str | None) -> Check:
 
 
 def check_storage(storage: Path) -> Check:
+    """Whether files can be made and removed in ``storage``."""
     if why := _why_not_writable(storage):
         return Check("storage", False, f"{storage}: {why}", "make it writable for this user, or name another folder")
     return Check("storage", True, f"{storage} is writable" if storage.exists() else f"{storage} can be made")
 
 
 def check_disk(storage: Path, min_free_bytes: int) -> Check:
+    """Whether ``storage`` has ``min_free_bytes`` left."""
     free = shutil.disk_usage(_existing(storage)).free
     found = f"{free / GIB:.1f} GiB free for {storage}"
     if free < min_free_bytes:
@@ -199,6 +204,7 @@ def check_disk(storage: Path, min_free_bytes: int) -> Check:
 
 
 def check_shared_memory() -> Check:
+    """Whether /dev/shm holds Ray's object store."""
     if not SHARED_MEMORY.exists():
         return Check("shared memory", True, f"no {SHARED_MEMORY} on this system; Ray uses files")
     total = shutil.disk_usage(SHARED_MEMORY).total
@@ -209,7 +215,8 @@ def check_shared_memory() -> Check:
     return Check("shared memory", True, found)
 
 
-def _check_server(uri: str) -> Check:
+def check_server(uri: str) -> Check:
+    """Whether an MLflow server answers at ``uri``."""
     parts = urlsplit(uri)
     address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")  # without a password
     cure = (
@@ -229,7 +236,8 @@ def _check_server(uri: str) -> Check:
     return Check("tracking", True, f"{address} is up")
 
 
-def _check_sqlite(uri: str) -> Check:
+def check_sqlite(uri: str) -> Check:
+    """Whether the SQLite file of ``uri`` is a database, or could be made."""
     name = uri.partition("://")[2].partition("?")[0].removeprefix("/")  # sqlite:////absolute.db, sqlite:///relative.db
     path = Path(name or ".")
     if path.is_dir():

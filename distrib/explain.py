@@ -61,10 +61,9 @@ def _path(detail: ErrorDetails, document: object) -> Path:
     path: list[str | int] = []
     last = len(detail["loc"]) - 1
     for i, key in enumerate(detail["loc"]):
-        if (isinstance(document, dict) and key in document) or (
-            isinstance(document, list) and isinstance(key, int) and key < len(document)
-        ):
-            document = document[key]
+        inside: Any = dict(enumerate(document)) if isinstance(document, list) else document
+        if isinstance(inside, dict) and key in inside:
+            document = inside[key]
         elif i != last or detail["type"] != "missing":
             continue
         path.append(key)

@@ -47,12 +47,10 @@ class Journal:
 
     def latest(self, phase: str) -> str:
         """The last validation, for the bar."""
-        found = self.last.get(phase)
-        return (
-            ""
-            if found is None
-            else ", clean {validation_clean_accuracy:.1%}, robust {validation_robust_accuracy:.1%}".format(**found)
-        )
+        if phase not in self.last:
+            return ""
+        found = self.last[phase]
+        return f", clean {found['validation_clean_accuracy']:.1%}, robust {found['validation_robust_accuracy']:.1%}"
 
     def tell(self, phase: str, epoch: int, epochs: int) -> None:
         """A line for an epoch; where epochs are short, not for every one."""
@@ -60,9 +58,12 @@ class Journal:
         if now - self.shown < 5 and epoch != epochs:
             return
         self.shown = now
-        line = "loss {train_loss:.4f}, validation clean {validation_clean_accuracy:.2%} "
-        line += "robust {validation_robust_accuracy:.2%}, {images_per_second:.0f} images/s, waiting for data {data_wait_share:.1%}"
-        self.display.say(f"{phase} epoch {epoch}/{epochs}: " + line.format(**self.last[phase]))
+        found = self.last[phase]
+        clean, robust = found["validation_clean_accuracy"], found["validation_robust_accuracy"]
+        self.display.say(
+            f"{phase} epoch {epoch}/{epochs}: loss {found['train_loss']:.4f}, validation clean {clean:.2%} robust "
+            f"{robust:.2%}, {found['images_per_second']:.0f} images/s, waiting for data {found['data_wait_share']:.1%}"
+        )
 
 
 def metric_name(phase: str, name: str) -> str:

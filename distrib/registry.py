@@ -104,7 +104,7 @@ def register(entry: Entry, name: str, tracker: Tracker) -> Registered:
     versions = tracker.client.search_model_versions(f"name = '{name}'")
     for found in versions:
         if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.weights_sha256:
-            return Registered(name, found.version, found.tags.get("champion_decision", ""))
+            return Registered(name, str(found.version), found.tags.get("champion_decision", ""))
     number = _store(entry, name, tracker)
     for key, value in entry.tags().items():
         tracker.client.set_model_version_tag(name, number, key, value)

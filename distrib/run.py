@@ -27,11 +27,12 @@ from distrib.data.split import SPLITS
 from distrib.errors import DistribError, JobError
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Exported, Subject, Weights
+from distrib.files import write_json
 from distrib.job import Evaluate, Prepare, Train, digest, dump
 from distrib.journal import Journal, metric_name
 from distrib.objective import Natural
 from distrib.progress import Display
-from distrib.runs import NATURAL, ROBUST, read_record, read_result, run_folder, write_json
+from distrib.runs import NATURAL, ROBUST, read_record, read_result, run_folder
 from distrib.state import Stored, verify
 from distrib.tracking import Tracker
 from distrib.world import World

@@ -10,7 +10,6 @@ STORAGE/NAME/
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,10 +62,3 @@ def read_result(folder: Path) -> dict | None:
         return json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON aside and renames it."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=2))
-    os.replace(aside, path)

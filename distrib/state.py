@@ -9,7 +9,6 @@ A stored state is a folder that appears whole or not at all:
 """
 
 import copy
-import hashlib
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distrib.errors import CheckpointError, NonFiniteLoss
+from distrib.files import file_sha256
 from distrib.optim import Optimiser
 from distrib.precision import Precision
 from distrib.world import World
@@ -138,14 +138,14 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
     aside.mkdir(parents=True)
     numbers, tensors = _flatten(state.optimiser.state_dict())
     tensors["torch_random_state"] = torch.get_rng_state()
-    save_file(_plain(state.model.state_dict()), aside / "weights.safetensors")
+    save_weights(state.model, aside / "weights.safetensors")
     if state.average is not None:
-        save_file(_plain(state.average.state_dict()), aside / "average.safetensors")
+        save_weights(state.average, aside / "average.safetensors")
     save_file(_plain(tensors), aside / "optimiser.safetensors")
     record = {
         "format": FORMAT, "step": state.step, "epoch": epoch, "history": history, "job": job, "job_digest": job_digest,
         "optimiser": numbers, "scaler": state.scaler.state_dict(),
-        "sha256": {path.name: _sha256(path) for path in sorted(aside.iterdir())},
+        "sha256": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
     }  # fmt: skip
     (aside / "state.json").write_text(json.dumps(record, indent=1))
     for path in aside.iterdir():
@@ -164,7 +164,7 @@ def verify(folder: Path) -> Stored:
         if record["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {record['format']}, but this distrib reads {FORMAT}; {cure}")
         for name, expected in record["sha256"].items():
-            if _sha256(folder / name) != expected:
+            if file_sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder / name}: damaged: its sha256 is not the one in state.json; {cure}")
         weights = "average.safetensors" if "average.safetensors" in record["sha256"] else "weights.safetensors"
         return Stored(
@@ -190,6 +190,11 @@ def load(state: State, folder: Path) -> Stored:
     state.scaler.load_state_dict(record["scaler"])
     state.step = stored.step
     return stored
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes the model's parameters and buffers to a safetensors file."""
+    save_file(_plain(model.state_dict()), path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -228,11 +233,6 @@ def _unflatten(numbers: dict, tensors: dict[str, Tensor]) -> dict:
         parameter, slot = name.split(".", 1)
         slots.setdefault(int(parameter), {})[slot] = tensor
     return {"state": slots, "param_groups": numbers["param_groups"]}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

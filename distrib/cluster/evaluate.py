@@ -19,6 +19,7 @@ from distrib.evaluate.claim import Claim, chosen, conclude
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.suite import Evaluation
 from distrib.evaluate.witness import ShardResult, attack_shard
+from distrib.files import write_json
 from distrib.job import Cluster
 from distrib.world import World
 
@@ -69,9 +70,7 @@ def evaluate(
     progress(sum(len(result.position) for result in done.values()), count)
     kept.mkdir(parents=True, exist_ok=True)
     for start, result in _judged([start for start in starts if start not in done], task, cluster, resources):
-        aside = files[start].with_suffix(".part")
-        aside.write_text(json.dumps(result.as_json()))
-        aside.rename(files[start])
+        write_json(files[start], result.as_json())
         done[start] = result
         progress(sum(len(result.position) for result in done.values()), count)
     return conclude([done[start] for start in starts], task.suite, count, len(card.classes))

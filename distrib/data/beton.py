@@ -28,6 +28,7 @@ from distrib import __version__
 from distrib.data.source import DataSource, Samples
 from distrib.data.split import SPLITS, Split, stratified
 from distrib.errors import DataError
+from distrib.files import file_sha256
 from distrib.values import Value
 
 Packing = Literal["ffcv", "memory"]
@@ -300,9 +301,3 @@ def ffcv_usable() -> bool:
     except Exception:  # a broken build raises anything: ImportError, OSError, AttributeError, a bare Exception
         return False
     return True
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

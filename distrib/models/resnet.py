@@ -124,6 +124,7 @@ class WideResNet(Value):
     @field_validator("depth")
     @classmethod
     def whole_groups(cls, depth: int) -> int:
+        """The depth, if it is 6n + 4; else ValueError with the two depths around it."""
         if depth < 10 or (depth - 4) % 6:
             below = max(10, depth - (depth - 4) % 6)
             raise ValueError(f"the depth of a WideResNet is 6n + 4, not {depth}; take {below} or {below + 6}")

@@ -64,6 +64,7 @@ class Torchvision(Value):
     @field_validator("name")
     @classmethod
     def known(cls, name: str) -> str:
+        """The name, if torchvision has a classifier of it; else :class:`JobError` with the nearest names."""
         models = zoo()
         names = models.list_models(module=models)  # this module only: no detection, segmentation or video
         if name not in names:

@@ -1,6 +1,7 @@
 """Imports go one way: a module imports only modules of a lower rank, and each foreign tool has one door."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import distrib
 ROOT = Path(distrib.__file__).parent
 
 RANKS = {
-    "errors": 0, "values": 0, "world": 0, "noise": 0, "explain": 0, "precision": 0,
+    "errors": 0, "files": 0, "values": 0, "world": 0, "noise": 0, "explain": 0, "precision": 0,
     "threat": 1, "models": 1, "optim": 1, "data.source": 1, "data.split": 1, "data.order": 1, "data.augment": 1,
     "attack": 2, "data.beton": 2,
     "objective": 3, "data.loader": 3, "evaluate.suite": 3, "state": 3,
     "evaluate.subject": 4, "evaluate.witness": 4, "checkpoints": 4,
     "evaluate.claim": 5, "job": 5, "step": 6, "trainer": 7, "plots": 7, "progress": 7, "report": 7, "doctor": 7,
+    "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
     "tracking": 8, "registry": 9, "cluster.board": 8, "cluster.session": 8, "cluster.train": 9, "cluster.evaluate": 9,
     "run": 10, "plan": 11, "cli": 12,
 }  # fmt: skip
@@ -65,12 +67,16 @@ def exists(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
+ROOMS = ("data", "evaluate", "cluster")
+"""Folders whose modules have ranks of their own; those of models/ share one."""
+
+
 def rank(name: str) -> int | None:
     """The rank of a module, or of the room that it stands in."""
     return RANKS.get(name, RANKS.get(name.split(".")[0]))
 
 
-NAMED = [name for name in modules() if name and name not in ("data", "evaluate", "cluster")]
+NAMED = [name for name in modules() if name and name not in ROOMS]
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -80,7 +86,11 @@ def test_a_module_imports_only_lower_ranks(name: str):
     for imported in imports(tree(name)):
         if imported.startswith("distrib."):
             other = imported.removeprefix("distrib.")
-            room = name.split(".")[0] == other.split(".")[0] and name.split(".")[0] not in ("data", "evaluate", "cluster")
+            room = name.split(".")[0] == other.split(".")[0] and name.split(".")[0] not in (
+                "data",
+                "evaluate",
+                "cluster",
+            )
             assert room or rank(other) < own, f"{name} (rank {own}) imports {other} (rank {rank(other)})"
 
 
@@ -101,31 +111,30 @@ def test_only_world_and_data_parallel_training_use_torch_distributed():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if rank(name) < 8])
-def test_the_core_does_not_need_ray_mlflow_or_ffcv_to_be_imported(name: str):
-    top = ast.Module([node for node in tree(name).body], [])
-    eager = {imported.split(".")[0] for node in top.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) for imported in imports(node)}
-    assert not eager & {"ray", "mlflow", "ffcv", "torchvision", "sklearn", "matplotlib"}
+def test_the_core_is_imported_without_heavy_tools(name: str):
+    eager = [node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    tools = {imported.split(".")[0] for node in eager for imported in imports(node)}
+    assert not tools & {"ray", "mlflow", "ffcv", "torchvision", "sklearn", "matplotlib"}
 
 
-def test_help_imports_no_heavy_library(run_python):
-    done = run_python("import sys; import distrib.cli; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))")
-    assert done.stdout.strip() == "[]"
+def test_help_imports_no_heavy_library():
+    code = "import sys, distrib.cli; print(sorted({'torch', 'ray', 'mlflow', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_every_public_name_says_what_it_is(name: str):
     root = tree(name)
     assert ast.get_docstring(root), f"{name} has no docstring"
-    for node in ast.walk(root):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            nested = any(node in ast.walk(outer) and node is not outer for outer in ast.walk(root) if isinstance(outer, ast.FunctionDef))
-            if not nested and not node.name in ("forward",):
-                assert ast.get_docstring(node), f"{name}.{node.name} has no docstring"
+    classes = [node for node in root.body if isinstance(node, ast.ClassDef)]
+    methods = [node for owner in classes if not owner.name.startswith("_") for node in owner.body]
+    for node in [*root.body, *methods]:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            said = ast.get_docstring(node) or node.name == "forward"  # torch's own contract
+            assert said, f"{name}: {node.name} has no docstring"
 
 
 def test_no_module_is_longer_than_400_lines():
-    long = {name: lines for name in NAMED if (lines := len(ast.unparse(tree(name)).splitlines())) > 400}
-    assert not long
-
-
-assert sys.version_info >= (3, 11)
+    lengths = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert not {path: length for path, length in lengths.items() if length > 400}

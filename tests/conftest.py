@@ -1,0 +1,77 @@
+"""What tests of several parts share: one thread, prepared data, picture trees, a linear model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distrib.data.beton import ffcv_usable, prepare
+from distrib.data.source import Digits
+
+LIMIT = 300
+"""Of the digits: 270 to train on and 30 held out; the test part is whole (450)."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums do not depend on the machine's cores, and tests that run side by side do not fight for them."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared digits, packed for the in-memory loader (no ffcv needed); to be read only."""
+    store = tmp_path_factory.mktemp("memory-store")
+    return prepare(Digits(source="digits", store=str(store), limit=LIMIT), "memory", {}, "a job's digest", print)
+
+
+@pytest.fixture(scope="session")
+def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same digits, packed for FFCV; to be read only."""
+    if not ffcv_usable():
+        pytest.skip("ffcv cannot be imported here")
+    store = tmp_path_factory.mktemp("ffcv-store")
+    return prepare(Digits(source="digits", store=str(store), limit=LIMIT), "ffcv", {}, "a job's digest", print)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., Path]:
+    """``pictures(root, sizes, ...)`` makes ROOT/train|test/CLASS/n.png|jpg with PIL: smooth, each one different."""
+    from PIL import Image
+
+    def make(
+        root: Path, sizes: list[tuple[int, int]], classes: tuple[str, ...] = ("cat", "dog"), kind: str = "png",
+        grey: bool = False, parts: tuple[str, ...] = ("train", "test"),
+    ) -> Path:  # fmt: skip
+        draw = np.random.default_rng(0)
+        for part in parts:
+            for name in classes:
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for number, (width, height) in enumerate(sizes):
+                    rows, columns = np.mgrid[0:height, 0:width]
+                    slopes = draw.uniform(-1, 1, size=(3, 2)) * 100
+                    planes = [128 + a * rows / height + b * columns / width for a, b in slopes]
+                    pixels = np.stack(planes, axis=2).clip(0, 255).astype(np.uint8)
+                    picture = Image.fromarray(pixels[..., 0] if grey else pixels)
+                    picture.save(folder / f"{number:03d}.{kind}")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def linear() -> Callable[..., nn.Module]:
+    """``linear(weight [K, D], bias [K])``: the model whose logits are ``weight @ pixels + bias``."""
+
+    def build(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
+        return nn.Sequential(nn.Flatten(), layer)
+
+    return build

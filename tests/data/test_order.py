@@ -1,0 +1,64 @@
+"""Global batches: one order for any number of ranks, every image at most once an epoch, another order each epoch."""
+
+import numpy as np
+import pytest
+
+from distrib.data.order import bounds, epoch_order, rank_order
+
+RANKS = [1, 2, 3, 8]
+
+
+def global_batches(count: int, seed: int, epoch: int, batch_size: int, size: int) -> np.ndarray:
+    """``[steps, batch_size]``: what all ranks together see, step by step."""
+    parts = []
+    for rank in range(size):
+        start, stop = bounds(batch_size, rank, size)
+        parts.append(rank_order(count, seed, epoch, batch_size, rank, size).reshape(-1, stop - start))
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(100, 10), (103, 10), (64, 8), (19, 19), (50, 13), (1348, 64)])
+@pytest.mark.parametrize("size", RANKS)
+def test_any_number_of_ranks_sees_the_same_global_batches(count: int, batch_size: int, size: int):
+    one = global_batches(count, 5, 2, batch_size, 1)
+    assert np.array_equal(global_batches(count, 5, 2, batch_size, size), one)
+    assert one.shape == (count // batch_size, batch_size)
+    assert np.array_equal(one.flatten(), epoch_order(count, 5, 2)[: one.size])
+    assert len(np.unique(one)) == one.size, "an image twice in one epoch"
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 1000])
+def test_an_epoch_is_a_permutation(count: int):
+    order = epoch_order(count, 0, 0)
+    assert order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(count))
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    orders = {(seed, epoch): tuple(epoch_order(100, seed, epoch)) for seed in range(6) for epoch in range(6)}
+    assert len(set(orders.values())) == 36, "(1, 2) and (2, 1) must differ too"
+    assert all(tuple(epoch_order(100, seed, epoch)) == order for (seed, epoch), order in orders.items())
+
+
+def test_every_image_takes_every_place_alike():
+    """The mean place of an image over many epochs is the middle; its first place is seldom met again."""
+    orders = np.stack([epoch_order(20, 3, epoch) for epoch in range(2000)])
+    counts = np.stack([(orders == image).sum(axis=0) for image in range(20)])  # [image, place]
+    assert np.abs(counts - 100).max() < 5.5 * np.sqrt(2000 * 0.05 * 0.95)
+
+
+def test_what_fills_no_batch_is_left_out_and_differs_from_epoch_to_epoch():
+    left = [frozenset(range(103)) - set(global_batches(103, 0, epoch, 10, 2).flatten()) for epoch in range(30)]
+    assert {len(images) for images in left} == {3} and len(set(left)) > 25
+
+
+@pytest.mark.parametrize("total", [0, 1, 7, 8, 64, 1000])
+@pytest.mark.parametrize("size", RANKS)
+def test_bounds_tile_without_overlap_and_evenly(total: int, size: int):
+    cuts = [bounds(total, rank, size) for rank in range(size)]
+    assert [i for start, stop in cuts for i in range(start, stop)] == list(range(total))
+    sizes = [stop - start for start, stop in cuts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_epoch_without_a_whole_batch_is_empty():
+    assert rank_order(9, 0, 0, 10, 0, 1).shape == (0,)

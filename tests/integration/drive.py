@@ -1,0 +1,52 @@
+"""The command line as a person drives it: started, awaited, interrupted."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = ROOT / "jobs" / "digits.yaml"
+SHORT = [
+    "optim.epochs=6", "objective.epsilon_warmup_epochs=2", "model.width=0.5", "compare_natural=false",
+    "evaluation.attacks=[{attack: fgsm}, {attack: pgd, num_steps: 20}, {attack: autoattack, n: 60}]",
+    "evaluation.shard_size=120",
+]  # fmt: skip
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "distrib.cli", *map(str, words)]
+
+
+def train_command(*overrides: str) -> list[str]:
+    sets = [word for override in [*SHORT, *overrides] for word in ("--set", override)]
+    return command("run", JOB, "--json", *sets)
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    return kept | {"PYTHONWARNINGS": "default"}
+
+
+def call(words: list[str], folder: Path, timeout: int = 280) -> subprocess.CompletedProcess:
+    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout)
+
+
+def result_of(done: subprocess.CompletedProcess) -> dict:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: float = 200) -> object:
+    """What ``what()`` gives once it gives something; fails if the process ends or time runs out first."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s in vain")

@@ -1,0 +1,121 @@
+"""distrib.checkpoints: which stored state a run goes on from, which one is best, and which are kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distrib.checkpoints import SCORE, best, best_epoch, folder_for, latest, prune, stored_epochs
+from distrib.errors import CheckpointError
+from distrib.optim import SGD
+from distrib.state import State, save
+
+
+def history(*scores: float) -> list[dict]:
+    return [{SCORE: score} for score in scores]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(0)
+    return State(nn.Linear(2, 2), SGD(name="sgd", lr=0.1, epochs=9), steps_per_epoch=1)
+
+
+def fill(run: Path, state: State, *scores: float) -> list[dict]:
+    """A checkpoint after each epoch; returns the history of the last."""
+    for epoch in range(1, len(scores) + 1):
+        state.step = epoch
+        save(state, folder_for(run, epoch), epoch, history(*scores[:epoch]), {}, "digest")
+    return history(*scores)
+
+
+def damage(run: Path, epoch: int) -> None:
+    path = folder_for(run, epoch) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def refuse(text: str) -> None:
+    raise AssertionError(f"nothing should have been said, but: {text}")
+
+
+def test_the_newest_is_found_by_number(tmp_path: Path, state: State):
+    fill(tmp_path, state, *([0.5] * 11))  # so that 11 comes after 2
+    found = latest(tmp_path, refuse)
+    assert found is not None and (found.epoch, found.step, found.folder) == (11, 11, folder_for(tmp_path, 11))
+    assert stored_epochs(tmp_path) == list(range(1, 12))
+
+
+def test_without_any_checkpoint_there_is_none(tmp_path: Path):
+    assert latest(tmp_path, refuse) is None
+    assert latest(tmp_path / "nowhere", refuse) is None
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        best(tmp_path, refuse)
+
+
+def test_other_folders_are_not_checkpoints(tmp_path: Path, state: State):
+    fill(tmp_path, state, 0.5)
+    for name in (".epoch-00002.part", "epoch-2", "epoch-00003.old", "epoch-abcde", "epoch-000004"):
+        (tmp_path / name).mkdir()
+    assert stored_epochs(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("damaged", [[3], [3, 2]])
+def test_damaged_newest_ones_are_passed_over_with_a_word(tmp_path: Path, state: State, damaged: list[int]):
+    fill(tmp_path, state, 0.1, 0.2, 0.3)
+    for epoch in damaged:
+        damage(tmp_path, epoch)
+    said: list[str] = []
+    found = latest(tmp_path, said.append)
+    assert found is not None and found.epoch == 3 - len(damaged)
+    assert len(said) == len(damaged)
+    for epoch, text in zip(damaged, said, strict=True):
+        assert str(folder_for(tmp_path, epoch) / "weights.safetensors") in text and "damaged" in text
+
+
+def test_a_folder_without_its_record_is_passed_over(tmp_path: Path, state: State):
+    fill(tmp_path, state, 0.1)
+    folder_for(tmp_path, 2).mkdir()
+    said: list[str] = []
+    found = latest(tmp_path, said.append)
+    assert found is not None and found.epoch == 1 and "state.json" in said[0]
+
+
+def test_where_all_are_damaged_the_run_does_not_start_over(tmp_path: Path, state: State):
+    fill(tmp_path, state, 0.1, 0.2)
+    damage(tmp_path, 1)
+    damage(tmp_path, 2)
+    said: list[str] = []
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        latest(tmp_path, said.append)
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch"),
+    [((0.5,), 1), ((0.1, 0.3, 0.2), 2), ((0.3, 0.3, 0.3), 1), ((0.1, 0.4, 0.4, 0.2), 2), ((0.0, 0.0, 0.1), 3)],
+)
+def test_the_best_epoch_is_the_first_of_the_highest(scores: tuple[float, ...], epoch: int):
+    assert best_epoch(history(*scores)) == epoch
+
+
+def test_the_best_checkpoint_is_the_one_the_newest_history_names(tmp_path: Path, state: State):
+    fill(tmp_path, state, 0.1, 0.4, 0.4, 0.2)
+    assert best(tmp_path, refuse).epoch == 2
+    damage(tmp_path, 2)
+    with pytest.raises(CheckpointError, match=r"epoch-00002"):
+        best(tmp_path, refuse)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 9])
+@pytest.mark.parametrize("scores", [(0.9, 0.1, 0.2, 0.3, 0.4), (0.1, 0.2, 0.3, 0.4, 0.5), (0.1, 0.5, 0.5, 0.1, 0.1)])
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, state: State, scores: tuple[float, ...], keep: int):
+    """Pruned after every epoch, as training does: the best so far is never among what is lost."""
+    for epoch in range(1, len(scores) + 1):
+        state.step = epoch
+        save(state, folder_for(tmp_path, epoch), epoch, history(*scores[:epoch]), {}, "digest")
+        prune(tmp_path, history(*scores[:epoch]), keep)
+        top = max(scores[:epoch])
+        newest = set(range(max(1, epoch - keep + 1), epoch + 1))
+        assert set(stored_epochs(tmp_path)) == newest | {scores.index(top) + 1}
+        assert best(tmp_path, refuse).epoch == scores.index(top) + 1

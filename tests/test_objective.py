@@ -1,0 +1,234 @@
+"""distrib.objective: losses against values worked out by hand, and where the gradient goes."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from distrib.attack import PGD, OfEpsilon
+from distrib.models import SmallCNN
+from distrib.noise import Noise
+from distrib.objective import Fast, Madry, Natural, Objective, Trades, divergence
+from distrib.threat import Linf
+
+ATTACK = PGD(threat=Linf(epsilon=0.1), num_steps=3)
+OBJECTIVES = {
+    "natural": Natural(method="natural"),
+    "madry": Madry(method="madry", attack=ATTACK),
+    "fast": Fast.model_validate({"method": "fast", "attack": {"threat": {"norm": "linf", "epsilon": 0.1}}}),
+    "trades": Trades(method="trades", attack=ATTACK, beta=6.0),
+}
+every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return SmallCNN(width=0.25).build((1, 8, 8), 10, [0.5], [0.3])
+
+
+def batch(count: int = 6) -> tuple[Tensor, Tensor, Noise]:
+    x = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(count) % 10, Noise.of(torch.arange(count), 0, "test")
+
+
+class Table:
+    """A forward that looks its logits up by the value of each image's first pixel, and counts how it is called."""
+
+    def __init__(self, logits: dict[float, list[float]]):
+        self.logits = {round(key, 4): value for key, value in logits.items()}
+        self.sizes: list[int] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return torch.tensor([self.logits[round(value, 4)] for value in x[:, 0, 0, 0].tolist()])
+
+
+def cross_entropy(logits: list[float], label: int) -> float:
+    return math.log(sum(math.exp(one) for one in logits)) - logits[label]
+
+
+def kl(first: list[float], second: list[float]) -> float:
+    """Of softmax(first) from softmax(second)."""
+    p, q = ([math.exp(one - cross_entropy([*row, 0.0][:-1], 0) - row[0]) for one in row] for row in (first, second))
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+CLEAN = {0.1: [2.0, -1.0, 0.5], 0.2: [0.0, 1.0, 3.0]}
+ATTACKED = {0.6: [0.5, 0.25, 0.0], 0.7: [1.5, -2.0, 1.0]}
+X = torch.tensor([0.1, 0.2]).view(2, 1, 1, 1)
+X_ADV = torch.tensor([0.6, 0.7]).view(2, 1, 1, 1)
+Y = torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize("method", ["natural", "madry", "fast"])
+def test_the_loss_is_the_mean_cross_entropy(method: str):
+    clean = method == "natural"
+    logits = list((CLEAN if clean else ATTACKED).values())
+    forward = Table(CLEAN | ATTACKED)
+    outcome = OBJECTIVES[method].loss(forward, X, X if clean else X_ADV, Y)
+    assert outcome.loss.item() == pytest.approx((cross_entropy(logits[0], 0) + cross_entropy(logits[1], 2)) / 2)
+    assert torch.equal(outcome.logits, torch.tensor(logits))
+    assert forward.sizes == [2]
+
+
+def test_trades_is_clean_cross_entropy_plus_beta_times_the_divergence_in_one_forward():
+    forward = Table(CLEAN | ATTACKED)
+    (a, b), (c, d) = CLEAN.values(), ATTACKED.values()
+    for beta in (1.0, 6.0):
+        outcome = Trades(method="trades", attack=ATTACK, beta=beta).loss(forward, X, X_ADV, Y)
+        natural = (cross_entropy(a, 0) + cross_entropy(b, 2)) / 2
+        assert outcome.loss.item() == pytest.approx(natural + beta * (kl(a, c) + kl(b, d)) / 2)
+        assert torch.equal(outcome.logits, torch.tensor([c, d]))
+    assert forward.sizes == [4, 4]
+    assert kl(a, c) != pytest.approx(kl(c, a))  # else the direction would not be tested
+
+
+def test_the_divergence_of_equal_predictions_is_zero_and_else_positive():
+    p = torch.tensor([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
+    found = divergence(p, torch.stack([p[0].log() + 3, torch.zeros(3)]))
+    entropy = -sum(value * math.log(value) for value in (0.2, 0.3, 0.5))
+    assert found.tolist() == pytest.approx([0.0, math.log(3) - entropy], abs=1e-6)
+
+
+# The inner maximum
+
+
+def test_natural_perturbs_nothing():
+    x, y, noise = batch()
+    assert OBJECTIVES["natural"].perturb(network(), x, y, noise) is x
+
+
+@pytest.mark.parametrize("method", ["madry", "fast"])
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.0])
+def test_the_inner_maximum_is_the_attack_at_its_strength(method: str, strength: float):
+    (x, y, noise), model = batch(), network()
+    objective = OBJECTIVES[method]
+    x_adv = objective.perturb(model, x, y, noise, strength)
+    assert torch.equal(x_adv, objective.attack.scaled(strength).perturb(model, x, y, batch()[2]))
+    assert (x_adv - x).abs().max().item() == pytest.approx(0.1 * strength, abs=1e-6)
+
+
+def test_trades_climbs_the_divergence_to_a_corner_of_the_ball(linear: Callable[..., nn.Module]):
+    """Between two classes KL is convex in the difference of logits, so it is largest at one of the two ends."""
+    weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
+    model, (x, y, noise) = linear(weight), batch()
+    x = 0.3 + 0.4 * x  # the box does not bind
+    attack = PGD(threat=Linf(epsilon=0.1), num_steps=40)
+    x_adv = Trades(method="trades", attack=attack).perturb(model, x, y % 2, noise)
+    with torch.no_grad():
+        moved = (model(x_adv) - model(x)) @ torch.tensor([1.0, -1.0])
+        gained = divergence(model(x).softmax(dim=1), model(x_adv))
+    reach = 0.1 * (weight[0] - weight[1]).abs().sum()
+    torch.testing.assert_close(moved.abs(), reach.expand(6), rtol=1e-4, atol=0)
+    assert (gained > 0).all()
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_trades_moves_the_images_or_says_why_it_cannot(random_start: bool):
+    """At the image itself the divergence is least, and flat: without a random start there is nothing to climb."""
+    attack = PGD(threat=Linf(epsilon=0.1), random_start=random_start)
+    try:
+        objective = Trades(method="trades", attack=attack)
+    except ValidationError as error:
+        assert not random_start and "random_start" in str(error)
+        return
+    model, (x, y, noise) = network(), batch()
+    x_adv = objective.perturb(model, x, y, noise)
+    with torch.no_grad():
+        model.eval()
+        assert (divergence(model(x).softmax(dim=1), model(x_adv)) > 1e-4).all()
+
+
+@every
+def test_perturbing_leaves_the_model_as_it_was(objective: Objective):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 10))
+    model.train()
+    model[1].eval()  # one layer in another mode than the whole
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    x, y, noise = batch()
+    objective.perturb(model, x, y, noise)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# The outer minimum
+
+
+@every
+def test_the_gradient_flows_to_every_weight_through_one_forward(objective: Objective):
+    (x, y, noise), model = batch(), network()
+    x_adv = objective.perturb(model, x, y, noise)
+    sizes = []
+    model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    outcome = objective.loss(model, x, x_adv, y)
+    assert sizes == [12 if isinstance(objective, Trades) else 6]
+    assert outcome.logits.shape == (6, 10) and outcome.loss.shape == ()
+    outcome.loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_gradient_of_trades_flows_through_both_of_its_sides():
+    """As in the authors' code: the clean prediction is no constant in the divergence."""
+    torch.manual_seed(0)
+    logits = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.arange(4)
+    objective = Trades(method="trades", attack=ATTACK, beta=2.0)
+
+    def loss(z: Tensor) -> Tensor:
+        clean, attacked = z.chunk(2)
+        p, q = clean.softmax(dim=1), attacked.softmax(dim=1)
+        return F.cross_entropy(clean, y) + 2 * (p * (p / q).log()).sum(dim=1).mean()
+
+    (expected,) = torch.autograd.grad(loss(logits), logits)
+    found = objective.loss(lambda _: logits, torch.zeros(4, 1), torch.zeros(4, 1), y).loss
+    (gradient,) = torch.autograd.grad(found, logits)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@every
+def test_losses_are_float32_under_autocast(objective: Objective):
+    (x, y, noise), model = batch(), network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x_adv = objective.perturb(model, x, y, noise)
+        outcome = objective.loss(model, x, x_adv, y)
+    assert x_adv.dtype == outcome.loss.dtype == outcome.logits.dtype == torch.float32
+    assert outcome.loss.isfinite()
+
+
+# What is no objective
+
+
+def test_fast_is_one_step_of_one_and_a_quarter_epsilon():
+    attack = OBJECTIVES["fast"].attack
+    assert attack.num_steps == 1 and attack.step_size == OfEpsilon(of_epsilon=1.25) and attack.random_start
+
+
+@pytest.mark.parametrize("attack", [ATTACK, ATTACK.model_dump()], ids=["value", "mapping"])
+def test_fast_refuses_many_steps_however_they_are_written(attack: object):
+    with pytest.raises(ValidationError, match="one step"):
+        Fast(method="fast", attack=attack)
+
+
+@pytest.mark.parametrize("fields", [{"loss": "cw_margin"}, {"target": "random"}])
+def test_trades_refuses_another_loss(fields: dict):
+    with pytest.raises(ValidationError, match="climbs its own divergence"):
+        Trades(method="trades", attack=ATTACK.model_copy(update=fields))
+
+
+def test_objectives_are_told_apart_by_their_method_and_survive_json():
+    objectives: TypeAdapter = TypeAdapter(Objective)
+    for objective in OBJECTIVES.values():
+        again = objectives.validate_json(objectives.dump_json(objective))
+        assert type(again) is type(objective) and again == objective
+    for document in ({"method": "mart"}, {"method": "madry"}, {"method": "natural", "attack": {}}):
+        with pytest.raises(ValidationError):
+            objectives.validate_python(document)

@@ -1,0 +1,194 @@
+"""The ball and the box: projections, samples, and the check that an adversary stayed inside."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from distrib.noise import Noise
+from distrib.threat import L2, TOLERANCE, Linf, outside
+
+Ball = Linf | L2
+THREATS = [
+    Linf(epsilon=0.0), Linf(epsilon=8 / 255), Linf(epsilon=0.3), Linf(epsilon=1.0),
+    L2(epsilon=0.0), L2(epsilon=0.5), L2(epsilon=2.0), L2(epsilon=50.0),
+]  # fmt: skip
+threats = pytest.mark.parametrize("threat", THREATS, ids=repr)
+SHAPES = [(1, 1, 1), (1, 8, 8), (3, 7, 5)]
+
+
+def images(shape: tuple[int, ...], count: int = 64, seed: int = 0) -> Tensor:
+    """Real pixels are multiples of 1/255, and many are 0 or 1."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (count, *shape), generator=draw).float() / 255
+    x[:8] = torch.randint(0, 2, (8, *shape), generator=draw).float()
+    return x
+
+
+def moved(x: Tensor, scale: float, seed: int = 1) -> Tensor:
+    return x + scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noise_for(x: Tensor, purpose: str = "test") -> Noise:
+    return Noise.of(torch.arange(len(x)), 0, purpose)
+
+
+def inside(threat: Ball, x: Tensor, x_adv: Tensor) -> bool:
+    """In the box exactly, in the ball up to the rounding of one float32 subtraction."""
+    reach = threat.size(x_adv - x) <= threat.epsilon * (1 + 1e-6) + 1e-7
+    return bool(reach.all() and x_adv.min() >= 0 and x_adv.max() <= 1)
+
+
+@threats
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 0.1, 1.0, 1e6])
+def test_a_projection_is_inside_and_stays_there(threat: Ball, shape: tuple[int, ...], scale: float):
+    x = images(shape)
+    before = (far := moved(x, scale)).clone()
+    once = threat.project(x, far)
+    assert inside(threat, x, once) and not outside(threat, x, once).any()
+    assert once.shape == x.shape and once.dtype == torch.float32
+    torch.testing.assert_close(threat.project(x, once), once, rtol=0, atol=2e-7)
+    assert torch.equal(far, before) and torch.equal(x, images(shape)), "changed in place"
+
+
+@threats
+def test_linf_projects_twice_to_the_very_same_point(threat: Ball):
+    x = images((1, 8, 8))
+    once = threat.project(x, moved(x, 0.5))
+    if isinstance(threat, Linf):
+        assert torch.equal(threat.project(x, once), once)
+
+
+@threats
+def test_points_inside_stay_where_they_are(threat: Ball):
+    x = images((3, 7, 5))
+    assert torch.equal(threat.project(x, x), x)
+    direction = threat.ascent(moved(x, 1.0) - x)
+    near = (x + 0.9 * threat.epsilon * direction).clamp(0, 1)
+    torch.testing.assert_close(threat.project(x, near), near, rtol=0, atol=1e-7)
+    if isinstance(threat, Linf):
+        assert torch.equal(threat.project(x, near), near)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 8 / 255, 0.3, 1.0])
+def test_the_linf_projection_is_the_nearest_point(epsilon: float):
+    """Coordinate by coordinate: the interval's end, or the point itself."""
+    x = images((1, 4, 4))
+    far = moved(x, 0.5)
+    low, high = (x.double() - epsilon).clamp_min(0), (x.double() + epsilon).clamp_max(1)
+    nearest = torch.minimum(torch.maximum(far.double(), low), high)
+    torch.testing.assert_close(Linf(epsilon=epsilon).project(x, far).double(), nearest, rtol=0, atol=1e-7)
+
+
+def test_the_l2_projection_in_the_middle_of_the_box_is_the_nearest_point():
+    """Where the box does not bind: along the line to the centre, at distance epsilon. No other point is nearer."""
+    x, threat = torch.full((64, 1, 4, 4), 0.5), L2(epsilon=0.3)
+    far = moved(x, 0.5)
+    found = threat.project(x, far)
+    torch.testing.assert_close(threat.size(found - x), torch.full((64,), 0.3))
+    cosine = torch.cosine_similarity((found - x).flatten(1), (far - x).flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(64))
+    for seed in range(20):
+        other = threat.sample(x, Noise.of(torch.arange(64), seed))
+        assert (threat.size(other - far) >= threat.size(found - far) - 1e-6).all()
+
+
+def test_the_box_only_draws_l2_closer():
+    x, threat = images((1, 8, 8)), L2(epsilon=3.0)
+    found = threat.project(x, moved(x, 2.0))
+    assert (threat.size(found - x) <= 3.0 + 1e-5).all() and (found == 0).any() and (found == 1).any()
+
+
+@threats
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_samples_are_inside_and_belong_to_each_image_alone(threat: Ball, shape: tuple[int, ...]):
+    x = images(shape)
+    drawn = threat.sample(x, noise_for(x))
+    assert inside(threat, x, drawn) and not outside(threat, x, drawn).any()
+    alone = torch.cat([threat.sample(x[i : i + 1], Noise.of(torch.tensor([i]), 0, "test")) for i in range(8)])
+    torch.testing.assert_close(alone, drawn[:8], rtol=0, atol=1e-7)
+    assert (threat.epsilon == 0) == torch.equal(drawn, x)
+
+
+def test_linf_samples_are_uniform_on_the_cube():
+    x = torch.full((500, 1, 4, 4), 0.5)
+    delta = (Linf(epsilon=0.25).sample(x, noise_for(x)) - x).double() / 0.25
+    n = delta.numel()
+    assert abs(delta.mean()) < 5 * math.sqrt(1 / 3 / n)
+    assert abs((delta**2).mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
+    assert delta.min() < -0.99 and delta.max() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (1, 2, 2), (1, 4, 4)], ids=str)
+def test_l2_samples_are_uniform_in_the_ball(shape: tuple[int, ...]):
+    """(r / epsilon)^d is uniform on [0, 1], and no direction is preferred."""
+    x, d = torch.full((4000, *shape), 0.5), math.prod(shape)
+    delta = L2(epsilon=0.25).sample(x, noise_for(x)) - x
+    u, _ = ((L2(epsilon=0.25).size(delta).double() / 0.25) ** d).clamp(max=1).sort()
+    ideal = (torch.arange(4000).double() + 0.5) / 4000
+    assert (u - ideal).abs().max() < 1.95 / math.sqrt(4000)  # Kolmogorov and Smirnov, p = 0.001
+    mean = delta.double().flatten(1).mean(dim=0)
+    assert (mean.abs() < 5 * 0.25 / math.sqrt((d + 2) * 4000)).all()  # Var of a coordinate: epsilon^2 / (d + 2)
+
+
+@threats
+def test_ascent_is_the_steepest_direction_of_its_norm(threat: Ball):
+    """Of all directions of length 1 it gains most on a linear function, and the gain is the dual norm."""
+    gradient = moved(torch.zeros(32, 3, 5, 5), 3.0)
+    best = threat.ascent(gradient)
+    torch.testing.assert_close(threat.size(best), torch.ones(32))
+    gain = (best * gradient).flatten(1).sum(dim=1)
+    dual = gradient.flatten(1).norm(p=1 if isinstance(threat, Linf) else 2, dim=1)
+    torch.testing.assert_close(gain, dual)
+    for seed in range(10):
+        other = moved(torch.zeros(32, 3, 5, 5), 1.0, seed)
+        other = other / threat.size(other).view(-1, 1, 1, 1)
+        assert ((other * gradient).flatten(1).sum(dim=1) <= gain + 1e-4).all()
+
+
+@threats
+def test_no_gradient_no_direction(threat: Ball):
+    assert torch.equal(threat.ascent(torch.zeros(2, 1, 3, 3)), torch.zeros(2, 1, 3, 3))
+
+
+@threats
+def test_size_against_numpy(threat: Ball):
+    delta = moved(torch.zeros(16, 3, 4, 4), 1.0)
+    flat = delta.numpy().reshape(16, -1).astype("float64")
+    expected = abs(flat).max(axis=1) if isinstance(threat, Linf) else (flat**2).sum(axis=1) ** 0.5
+    torch.testing.assert_close(threat.size(delta), torch.from_numpy(expected).float())
+
+
+NOT_INSIDE = {
+    "nan": lambda x, epsilon: float("nan"),
+    "inf": lambda x, epsilon: float("inf"),
+    "minus inf": lambda x, epsilon: float("-inf"),
+    "below the box": lambda x, epsilon: -1e-7,
+    "above the box": lambda x, epsilon: 1 + 2e-7,
+    "too far up": lambda x, epsilon: x + epsilon + 4 * TOLERANCE,
+    "too far down": lambda x, epsilon: x - epsilon - 4 * TOLERANCE,
+}
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.1), Linf(epsilon=0.0), L2(epsilon=0.0)], ids=repr)
+@pytest.mark.parametrize("fault", NOT_INSIDE.values(), ids=NOT_INSIDE.keys())
+def test_one_bad_pixel_is_outside_and_found_in_its_own_row(threat: Ball, fault):
+    x = torch.full((5, 3, 4, 4), 0.5)
+    x_adv = x.clone()
+    x_adv[3, 2, 1, 0] = fault(0.5, threat.epsilon)
+    assert outside(threat, x, x_adv).tolist() == [False, False, False, True, False]
+
+
+def test_the_box_is_checked_even_where_the_ball_reaches_beyond_it():
+    x = torch.zeros(1, 1, 2, 2)
+    for threat in (Linf(epsilon=1.0), L2(epsilon=50.0)):
+        assert outside(threat, x, x - 1e-6).all() and not outside(threat, x, x + 0.5).any()
+
+
+def test_the_l2_tolerance_grows_with_large_balls_only():
+    x = torch.full((1, 1, 100, 100), 0.0)
+    for epsilon, excess, out in ((0.5, 3e-6, True), (50.0, 3e-5, False), (50.0, 3e-4, True)):
+        x_adv = torch.full_like(x, (epsilon + excess) / 100)
+        assert outside(L2(epsilon=epsilon), x, x_adv).item() is out, (epsilon, excess)
