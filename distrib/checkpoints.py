@@ -39,6 +39,12 @@ def latest(run: Path, say: Callable[[str], None]) -> Stored | None:
     return None
 
 
+def history(run: Path, say: Callable[[str], None]) -> list[dict]:
+    """The metrics of every epoch so far, from the newest whole checkpoint."""
+    newest = latest(run, say)
+    return newest.history if newest else []
+
+
 def best_epoch(history: list[dict]) -> int:
     """The epoch (from 1) with the highest validation robust accuracy; the first of equals."""
     return max(range(len(history)), key=lambda i: (history[i][SCORE], -i)) + 1
@@ -46,10 +52,10 @@ def best_epoch(history: list[dict]) -> int:
 
 def best(run: Path, say: Callable[[str], None]) -> Stored:
     """The checkpoint that the run's history calls best. Raises :class:`CheckpointError` if it is gone or damaged."""
-    newest = latest(run, say)
-    if newest is None:
+    known = history(run, say)
+    if not known:
         raise CheckpointError(f"{run}: there is no checkpoint here")
-    return verify(folder_for(run, best_epoch(newest.history)))
+    return verify(folder_for(run, best_epoch(known)))
 
 
 def prune(run: Path, history: list[dict], keep: int) -> None:

@@ -120,21 +120,20 @@ def run_train(job: Train, display: Display) -> dict:
             return result
         with clock.measure("prepare"):
             data = _prepared(job, display)
-        with _tracked(job, folder, display) as tracker:
-            main = NATURAL if isinstance(job.objective, Natural) else ROBUST
-            phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
-            with session(job.cluster) as resources:
-                with clock.measure("train"):
-                    _train(phases, job, folder, data, tracker, resources, display, clock)
-                best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}
-                with clock.measure("evaluate"):
-                    claims = {
-                        phase: _judge(job, _weights(job, data, best[phase]), folder, data, resources, display, phase)
-                        for phase in phases
-                    }
+        main = NATURAL if isinstance(job.objective, Natural) else ROBUST
+        phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
+        with session(job.cluster) as resources, _tracked(job, folder, display) as tracker:
+            with clock.measure("train"):
+                _train(phases, job, folder, data, tracker, resources, display, clock)
+            best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}
+            histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
+            with clock.measure("evaluate"):
+                claims = {
+                    phase: _judge(job, _weights(job, data, best[phase]), folder, data, resources, display, phase)
+                    for phase in phases
+                }
             with clock.measure("register"):
                 registered = _register(job, best[main], claims[main], data, tracker, display)
-            histories = {phase: checkpoints.latest(folder / phase, display.say).history for phase in phases}  # pyright: ignore
             result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
             _log_results(result, claims, histories, tracker, folder)
         write_json(folder / "result.json", result)
@@ -158,9 +157,7 @@ def _train(
 
     journal = Journal(tracker, display)
     for phase in phases:
-        stored = checkpoints.latest(folder / phase, display.say)
-        if stored is not None:
-            journal.catch_up(phase, stored.history)
+        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
     if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
         display.say("training: complete already")
         return
@@ -189,8 +186,7 @@ def _train(
     fit(Order(job, record, digest(job), data, folder, phases), resources, listen)
     display.end()
     for phase in phases:
-        stored = checkpoints.latest(folder / phase, display.say)
-        journal.catch_up(phase, stored.history if stored else [])
+        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
     journal.settle()
 
 
@@ -322,9 +318,8 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                 f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {job.model} takes "
                 f"{len(trained_on[1] or ())} classes of {trained_on[0]}; name the data it was made for"
             )
-        with _tracked(job, folder, display) as tracker:
-            with session(job.cluster) as resources:
-                claim = _judge(job, subject, folder, data, resources, display, job.model)
+        with session(job.cluster) as resources, _tracked(job, folder, display) as tracker:
+            claim = _judge(job, subject, folder, data, resources, display, job.model)
             result = {
                 "kind": "evaluate",
                 "name": job.name,

@@ -50,7 +50,7 @@ def read_record(folder: Path) -> dict | None:
     try:
         record = json.loads((folder / "job.json").read_bytes())
         return record if isinstance(record["job"], dict) else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None

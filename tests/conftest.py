@@ -21,11 +21,21 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def digits_at(store: Path, **fields: object) -> Digits:
+    """The digits that tests use, kept in ``store``."""
+    return Digits(source="digits", store=str(store), **({"limit": LIMIT} | fields))
+
+
+@pytest.fixture(scope="session")
+def digits_source() -> Callable[..., Digits]:
+    """``digits_source(store, ...)``: the source of the fixture ``digits``, kept elsewhere (or otherwise different)."""
+    return digits_at
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared digits, packed for the in-memory loader (no ffcv needed); to be read only."""
-    store = tmp_path_factory.mktemp("memory-store")
-    return prepare(Digits(source="digits", store=str(store), limit=LIMIT), "memory", {}, "a job's digest", print)
+    return prepare(digits_at(tmp_path_factory.mktemp("memory-store")), "memory", {}, "digest", print)
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +43,7 @@ def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same digits, packed for FFCV; to be read only."""
     if not ffcv_usable():
         pytest.skip("ffcv cannot be imported here")
-    store = tmp_path_factory.mktemp("ffcv-store")
-    return prepare(Digits(source="digits", store=str(store), limit=LIMIT), "ffcv", {}, "a job's digest", print)
+    return prepare(digits_at(tmp_path_factory.mktemp("ffcv-store")), "ffcv", {}, "digest", print)
 
 
 @pytest.fixture(scope="session")

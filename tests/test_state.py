@@ -61,7 +61,7 @@ def contents(state: State) -> dict[str, bytes]:
     tensors["random"] = torch.get_rng_state()
     plain = {name: str(tensor.dtype).encode() + tensor.detach().numpy().tobytes() for name, tensor in tensors.items()}
     groups = [{k: v for k, v in g.items() if k != "params"} for g in state.optimiser.param_groups]
-    return plain | {"step": str(state.step).encode(), "groups": repr(groups).encode()}
+    return plain | {"step": str(state.step).encode(), "groups": json.dumps(groups).encode()}
 
 
 def stored(state: State, folder: Path) -> Stored:
@@ -184,17 +184,18 @@ def test_damage_is_refused_by_the_files_name(tmp_path: Path, whole: Path, name: 
 def test_no_flipped_bit_of_the_record_goes_unnoticed(tmp_path: Path, whole: Path):
     """A step, an accuracy or an optimiser's number that is off by one digit would change the run in silence."""
     folder = shutil.copytree(whole, tmp_path / "epoch-00001")
-    path, record = folder / "state.json", verify(folder)
+    path = folder / "state.json"
     good = path.read_bytes()
-    optimiser = json.loads(good)["optimiser"]
     unnoticed = []
     for place in range(0, len(good), 5):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x01]) + good[place + 1 :])
         try:
-            if verify(folder) != record or json.loads(path.read_bytes())["optimiser"] != optimiser:
-                unnoticed.append(good[max(0, place - 30) : place + 1].decode())
+            verify(folder)
         except CheckpointError as error:
             assert str(folder) in str(error)
+        else:
+            if json.loads(path.read_bytes()) != json.loads(good):  # what differs in spelling alone may pass
+                unnoticed.append(good[max(0, place - 30) : place + 1].decode())
     assert not unnoticed, f"{len(unnoticed)} of {len(good) // 5}, such as the last character of {unnoticed[:3]}"
 
 
@@ -245,9 +246,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoint_whole(
     folder = tmp_path / "epoch-00001"
     old = stored(train(new(), 1), folder)
     before = bytes_of(folder)
-    owner, name = (
-        (getattr(state_module, place.split(".")[0]), place.split(".")[1]) if "." in place else (state_module, place)
-    )
+    module, _, name = place.rpartition(".")
+    owner = getattr(state_module, module) if module else state_module
     real, calls = getattr(owner, name), []
 
     def fail(*args, **kwargs):
@@ -285,29 +285,35 @@ def test_an_interrupted_first_save_leaves_nothing_that_looks_like_a_checkpoint(
 # One step
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("how", ["times", "plus"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
 @pytest.mark.parametrize("optim", OPTIMISERS.values(), ids=OPTIMISERS)
-def test_a_loss_that_is_not_finite_moves_nothing(optim: Optimiser, how: str, wrong: float):
-    """``plus`` keeps the gradient finite: the loss itself counts."""
+def test_a_loss_that_is_not_finite_moves_nothing(optim: Optimiser, wrong: float):
     state = train(new(optim), 2)
     before = contents(state)
-    loss = state.ddp(torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().mean()
     with pytest.raises(NonFiniteLoss) as raised:
-        state.descend(loss * wrong if how == "times" else loss + wrong)
+        state.descend(state.ddp(torch.ones(8, 1, 8, 8)).square().mean() * wrong)
     assert "step 2 " in str(raised.value)
     assert f"learning rate {optim.lr_at(2, 5):.3g}" in str(raised.value)
     after = contents(state)
     assert {name for name in before if before[name] != after[name]} <= {"groups"}  # which hold the learning rate
-    state.optimiser.zero_grad()
     assert contents(train(state, 1)) != before  # it can go on
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_the_loss_itself_counts_even_where_its_gradient_is_finite(wrong: float):
+    """Cross-entropy on a logit of -inf is inf, and its gradient is -1."""
+    state = train(new(), 2)
+    before = contents(state)
+    with pytest.raises(NonFiniteLoss, match="step 2 "):
+        state.descend(state.ddp(torch.ones(8, 1, 8, 8)).square().mean() + wrong)
+    after = contents(state)
+    assert {name for name in before if before[name] != after[name]} <= {"groups"}
 
 
 def test_the_learning_rate_is_that_of_the_step():
     state = new(SGD(name="sgd", lr=0.1, momentum=0.0, epochs=2, schedule=Cosine(shape="cosine"), warmup_epochs=0.5))
     for step in range(10):
         before = [p.detach().clone() for p in state.model.parameters()]
-        sum(p.sum() for p in state.model.parameters())
         state.descend(sum(p.sum() for p in state.model.parameters()))  # a gradient of one everywhere
         warm = min(1.0, (step + 0.5) / 5 / 0.5)
         expected = 0.1 * warm * (1 + math.cos(math.pi * (step + 0.5) / 10)) / 2

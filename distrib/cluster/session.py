@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ def session(cluster: Cluster) -> Iterator[Resources]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     loopback = {"_node_ip_address": "127.0.0.1"}
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if address:
+        _reachable(address)
     try:
         if address:
             ray.init(address=address, **quiet)
@@ -81,6 +84,20 @@ def session(cluster: Cluster) -> Iterator[Resources]:
         yield found
     finally:
         ray.shutdown()
+
+
+def _reachable(address: str) -> None:
+    """Raises :class:`JobError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("auto", "local") or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise JobError(
+            f"cluster.address: no Ray cluster at {address!r} ({reason}); start one, or leave it out"
+        ) from None
 
 
 def _private_token() -> None:

@@ -21,7 +21,7 @@ def images(shape: tuple[int, ...], count: int = 40) -> Tensor:
 
 
 def noise(index: list[int], epoch: int = 0) -> Noise:
-    return Noise.of(torch.tensor(index), 0, "augment", epoch)
+    return Noise.of(torch.tensor(index, dtype=torch.int64), 0, "augment", epoch)
 
 
 def windows(image: Tensor, augment: Augment) -> list[Tensor]:

@@ -1,0 +1,444 @@
+"""distrib.data.beton: packed once, reused, refused when damaged, and never half-written."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distrib.data import beton as beton_module
+from distrib.data.beton import Card, Packing, ffcv_usable, folder_of, open_split, prepare
+from distrib.data.loader import FfcvReader, MemoryReader, Reader
+from distrib.data.source import DataSource, Folder, Samples
+from distrib.data.split import SPLITS, Split, stratified
+from distrib.errors import DataError
+
+Pictures = Callable[..., Path]
+Sources = Callable[..., DataSource]
+
+
+@pytest.fixture(scope="session")
+def with_ffcv() -> None:
+    if not ffcv_usable():
+        pytest.skip("ffcv cannot be imported here")
+
+
+@pytest.fixture(params=["memory", "ffcv"])
+def packing(request: pytest.FixtureRequest) -> Packing:
+    """The test runs for both."""
+    if request.param == "ffcv":
+        request.getfixturevalue("with_ffcv")
+    return request.param
+
+
+@pytest.fixture
+def prepared(packing: Packing, request: pytest.FixtureRequest) -> Path:
+    """The digits as they are packed for it; to be read only."""
+    return request.getfixturevalue("digits" if packing == "memory" else "digits_beton")
+
+
+def pack(data: DataSource, packing: Packing = "memory", said: list[str] | None = None) -> Path:
+    return prepare(data, packing, {"kind": "prepare"}, "a digest", (said if said is not None else []).append)
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Every file below with its size, time of change and content."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_size, path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }  # fmt: skip
+
+
+def cards(folder: Path) -> dict[Split, Card]:
+    return {split: open_split(folder, split, "evaluation").verify().card for split in SPLITS}
+
+
+def everything(reader: Reader, count: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = [(raw.image.clone(), raw.label.clone()) for raw in reader.read(np.arange(count), 64)]
+    return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
+
+
+def expected(data: DataSource) -> dict[Split, tuple[Samples, np.ndarray]]:
+    """What each split holds: samples of the source, and which of them (where there is no limit)."""
+    whole, test = data.open("train"), data.open("test")
+    train, validation = stratified(whole.labels, data.validation, data.split_seed)
+    return {"train": (whole, train), "validation": (whole, validation), "test": (test, np.arange(len(test)))}
+
+
+# What is packed
+
+
+def test_three_splits_with_their_cards(tmp_path: Path, digits_source: Sources, packing: Packing):
+    data = digits_source(tmp_path, validation=0.2)
+    said: list[str] = []
+    folder = pack(data, packing, said)
+    suffix = "beton" if packing == "ffcv" else "safetensors"
+    assert folder == folder_of(data) and folder.parent == tmp_path
+    assert {path.name for path in folder.iterdir()} == {f"{s}.{kind}" for s in SPLITS for kind in (suffix, "json")}
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    found = cards(folder)
+    assert {split: card.count for split, card in found.items()} == {"train": 240, "validation": 60, "test": 450}
+    for split, card in found.items():
+        path = folder / card.file
+        assert card.split == split and card.file == f"{split}.{suffix}"
+        assert card.classes == tuple("0123456789") and card.image == (8, 8, 1) and card.encoding == "array"
+        assert card.size_bytes == path.stat().st_size
+        assert card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert card.job == {"kind": "prepare"} and card.job_digest == "a digest"
+        assert Card.model_validate_json(card.model_dump_json()) == card
+    assert len(said) == 3 and all(split in text for split, text in zip(SPLITS, said, strict=True))
+
+
+def test_the_numbers_on_a_card_are_those_of_its_pixels(digits: Path):
+    found = cards(digits)
+    for split, card in found.items():
+        pixels, labels = everything(MemoryReader(open_split(digits, split, "evaluation")), card.count)
+        seen = hashlib.sha256()
+        for image, label in zip(pixels, labels, strict=True):
+            seen.update(image.tobytes() + int(label).to_bytes(8, "little"))
+        assert card.content_sha256 == seen.hexdigest()
+        if split == "train":
+            mean, std = (pixels / 255).mean(), (pixels / 255).std()
+    for card in found.values():  # all of the train split: a model is normalised by what it is trained on
+        assert card.mean == pytest.approx((mean,)) and card.std == pytest.approx((std,))
+
+
+def test_train_and_validation_tile_the_train_part_and_every_class_alike(
+    tmp_path: Path, digits_source: Sources, packing: Packing
+):
+    data = digits_source(tmp_path, limit=None, validation=0.1)
+    folder = pack(data, packing)
+    parts = {}
+    for split, card in cards(folder).items():
+        reader = MemoryReader(open_split(folder, split, "evaluation"))
+        parts[split] = everything(reader, card.count)
+        samples, chosen = expected(data)[split]
+        pixels, labels = parts[split]
+        assert np.array_equal(labels, samples.labels[chosen])
+        assert all(np.array_equal(pixels[place], samples[i][0]) for place, i in enumerate(chosen))
+    whole = data.open("train")
+    found = Counter(
+        (image.tobytes(), int(label))
+        for split in ("train", "validation")
+        for image, label in zip(*parts[split], strict=True)
+    )
+    assert found == Counter((whole[i][0].tobytes(), whole[i][1]) for i in range(len(whole)))
+    held, all_of = np.bincount(parts["validation"][1]), np.bincount(whole.labels)
+    assert (np.abs(held - 0.1 * all_of) <= 0.5).all()
+
+
+def test_a_limit_takes_the_same_share_of_every_class_and_leaves_the_test_part(tmp_path: Path, digits_source: Sources):
+    small = cards(pack(digits_source(tmp_path, limit=100, validation=0.3)))
+    assert abs(small["train"].count + small["validation"].count - 100) <= 5  # rounded class by class
+    assert small["test"].count == 450
+    assert len(list(tmp_path.iterdir())) == 1
+    pack(digits_source(tmp_path, limit=110, validation=0.3))
+    assert len(list(tmp_path.iterdir())) == 2  # another content, another folder
+
+
+def test_two_preparations_are_equal_to_the_byte(tmp_path: Path, digits_source: Sources, packing: Packing):
+    """So a beton's digest says what it is, on whichever machine it was packed."""
+    first, second = (cards(pack(digits_source(tmp_path / name), packing)) for name in ("a", "b"))
+    for split in SPLITS:
+        assert first[split].content_sha256 == second[split].content_sha256
+        assert first[split].sha256 == second[split].sha256
+
+
+def test_the_content_is_the_same_however_it_is_packed(digits: Path, digits_beton: Path):
+    one, other = cards(digits), cards(digits_beton)
+    for split in SPLITS:
+        assert one[split].content_sha256 == other[split].content_sha256
+        assert one[split].sha256 != other[split].sha256
+        assert (one[split].mean, one[split].std) == (other[split].mean, other[split].std)
+    assert len({card.content_sha256 for card in one.values()}) == 3
+
+
+def test_the_folder_depends_on_the_content_and_not_on_the_place(tmp_path: Path, digits_source: Sources):
+    first = folder_of(digits_source(tmp_path))
+    assert folder_of(digits_source(tmp_path / "x")).name == first.name
+    for other in ({"limit": 200}, {"validation": 0.2}, {"split_seed": 1}, {"encoding": "raw"}):
+        assert folder_of(digits_source(tmp_path, **other)).name != first.name
+    one, other = (Folder(source="folder", root=root, store=str(tmp_path)) for root in ("cats", "dogs"))
+    assert folder_of(one) != folder_of(other)  # there the place is what says which images they are
+
+
+# RGB
+
+
+ENCODINGS = {
+    "small": ({"size": 8}, ("array", "array", "array")),
+    "small as jpeg": ({"size": 8, "encoding": "jpeg"}, ("rgb-jpeg", "array", "array")),
+    "large": ({"size": 160}, ("rgb-jpeg", "rgb-raw", "rgb-raw")),
+    "large as raw": ({"size": 160, "encoding": "raw"}, ("rgb-raw", "rgb-raw", "rgb-raw")),
+    "grey and large": ({"size": 160, "grey": True}, ("array", "array", "array")),
+}
+
+
+@pytest.mark.usefixtures("with_ffcv")
+@pytest.mark.parametrize(("fields", "encodings"), ENCODINGS.values(), ids=ENCODINGS)
+def test_only_training_images_are_ever_packed_as_jpeg(
+    tmp_path: Path, pictures: Pictures, fields: dict, encodings: tuple[str, ...]
+):
+    """What is measured on (validation, test) is the image as it is."""
+    root = pictures(tmp_path / "images", [(170, 180), (160, 160)])
+    data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.5, **fields)
+    found = cards(pack(data, "ffcv"))
+    assert tuple(found[split].encoding for split in SPLITS) == encodings
+    assert {card.image for card in found.values()} == {(fields["size"], fields["size"], 1 if fields.get("grey") else 3)}
+    assert {card.classes for card in found.values()} == {("cat", "dog")}
+
+
+@pytest.mark.usefixtures("with_ffcv")
+@pytest.mark.parametrize("size", [8, 160])
+def test_pixels_come_back_as_they_were(tmp_path: Path, pictures: Pictures, size: int):
+    root = pictures(tmp_path / "images", [(170, 180), (160, 200), (200, 160)])
+    data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.34, size=size)
+    folder = pack(data, "ffcv")
+    for split, (samples, chosen) in expected(data).items():
+        beton = open_split(folder, split, "evaluation")
+        pixels, labels = everything(FfcvReader(beton), beton.card.count)
+        source = np.stack([samples[i][0] for i in chosen])
+        assert labels.tolist() == samples.labels[chosen].tolist()
+        difference = np.abs(pixels.astype(int) - source.astype(int))
+        if beton.card.encoding == "rgb-jpeg":  # lossy, but smooth images hardly change
+            assert 0 < difference.mean() < 3
+        else:
+            assert difference.max() == 0
+
+
+def test_jpeg_is_refused_for_grey_images(tmp_path: Path, digits_source: Sources):
+    with pytest.raises(DataError, match=r"data\.encoding: jpeg is for RGB.*1 channel"):
+        pack(digits_source(tmp_path, encoding="jpeg"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Reused
+
+
+def test_what_is_there_is_used_again(tmp_path: Path, digits_source: Sources, packing: Packing, prepared: Path):
+    shutil.copytree(prepared, tmp_path / prepared.name)
+    before = listing(tmp_path)
+    said: list[str] = []
+    assert pack(digits_source(tmp_path), packing, said) == tmp_path / prepared.name
+    assert listing(tmp_path) == before
+    assert len(said) == 1 and "already prepared" in said[0]
+
+
+def test_a_folder_whose_files_changed_is_prepared_anew(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path / "images", [(8, 8)] * 4)
+    data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.25)
+    first = cards(pack(data))
+    shutil.copy(root / "train/cat/000.png", root / "train/cat/004.png")
+    said: list[str] = []
+    second = cards(pack(data, said=said))
+    assert second["train"].count == first["train"].count + 1
+    assert second["train"].content_sha256 != first["train"].content_sha256
+    assert any("anew" in text and "changed" in text for text in said)
+    shutil.rmtree(root)  # on a machine that has only the betons
+    assert cards(pack(data)) == second
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("with_ffcv")
+def test_each_packing_is_prepared_anew_only_where_it_must_be(
+    tmp_path: Path, digits: Path, digits_beton: Path, digits_source: Sources, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(digits_beton, tmp_path / digits_beton.name)
+    before = listing(tmp_path)
+    pack(digits_source(tmp_path), "memory")  # the in-memory loader reads betons too
+    assert listing(tmp_path) == before
+    monkeypatch.setattr(beton_module, "ffcv_usable", lambda: False)
+    folder = pack(digits_source(tmp_path), "memory")  # unless ffcv is not there
+    assert cards(folder) == {
+        split: card.model_copy(update={"job": {"kind": "prepare"}, "job_digest": "a digest"})
+        for split, card in cards(digits).items()
+    }
+    monkeypatch.undo()
+    folder = pack(digits_source(tmp_path), "ffcv")
+    assert all(card.file.endswith(".beton") for card in cards(folder).values())
+
+
+# Damaged
+
+
+def rewrite(path: Path, change: Callable[[bytearray], object]) -> None:
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+
+
+def flip(content: bytearray, place: float) -> None:
+    content[int(place * (len(content) - 1))] ^= 0x10
+
+
+def edit(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def of(folder: Path, split: Split) -> Path:
+    """The file of the samples."""
+    return folder / json.loads((folder / f"{split}.json").read_text())["file"]
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    **{
+        f"a byte of {split} flipped at {place}": (
+            split, lambda f, split=split, place=place: rewrite(of(f, split), lambda c: flip(c, place)),
+        )
+        for split, place in (("train", 0), ("train", 0.5), ("validation", 1), ("test", 0.3))
+    },
+    "cut short": ("train", lambda f: rewrite(of(f, "train"), lambda c: c.pop())),
+    "longer": ("test", lambda f: rewrite(of(f, "test"), lambda c: c.append(0))),
+    "empty": ("validation", lambda f: of(f, "validation").write_bytes(b"")),
+    "missing": ("test", lambda f: of(f, "test").unlink()),
+    "two files exchanged": ("train", lambda f: shutil.copy(of(f, "test"), of(f, "train"))),
+    "card missing": ("test.json", lambda f: (f / "test.json").unlink()),
+    "card empty": ("test.json", lambda f: (f / "test.json").write_bytes(b"")),
+    "card no JSON": ("train.json", lambda f: (f / "train.json").write_text("{not json")),
+    "card no UTF-8": ("train.json", lambda f: (f / "train.json").write_bytes(b"\xff\xfe\x00")),
+    "card a list": ("validation.json", lambda f: (f / "validation.json").write_text("[]")),
+    "card without a field": ("train.json", lambda f: edit(f / "train.json", sha256=None)),
+    "card with a field too many": ("train.json", lambda f: edit(f / "train.json", colour="red")),
+    "card of another split": ("test.json", lambda f: shutil.copy(f / "validation.json", f / "test.json")),
+    "card a folder": ("test.json", lambda f: ((f / "test.json").unlink(), (f / "test.json").mkdir())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_refused_by_the_files_name_and_nothing_is_touched(
+    tmp_path: Path, digits_source: Sources, packing: Packing, prepared: Path, name: str,
+    damage: Callable[[Path], object],
+):  # fmt: skip
+    folder = shutil.copytree(prepared, tmp_path / prepared.name)
+    suffix = "" if name.endswith(".json") else (".beton" if packing == "ffcv" else ".safetensors")
+    damage(folder)
+    before = listing(tmp_path)
+    with pytest.raises(DataError) as raised:
+        pack(digits_source(tmp_path), packing)
+    assert str(folder / f"{name}{suffix}") in str(raised.value)
+    assert f"delete {folder}" in str(raised.value)  # the cure; preparing again is what was just tried
+    assert listing(tmp_path) == before
+    with pytest.raises(DataError):
+        open_split(folder, name.split(".")[0], "evaluation").verify()
+
+
+def test_without_a_folder_the_cure_is_to_prepare_it(tmp_path: Path):
+    with pytest.raises(DataError, match=r"train\.json: there is no card; prepare"):
+        open_split(tmp_path / "nowhere", "train", "training")
+
+
+def test_the_test_split_cannot_be_opened_for_training(digits: Path):
+    assert open_split(digits, "train", "training").card.split == "train"
+    assert open_split(digits, "validation", "training").card.split == "validation"
+    assert open_split(digits, "test", "evaluation").card.split == "test"
+    with pytest.raises(DataError, match="test split cannot be opened for training"):
+        open_split(digits, "test", "training")
+
+
+# Nothing half-written
+
+
+def corrupt(root: Path) -> None:
+    (root / "train/dog/001.png").write_bytes(b"no picture")
+
+
+def corrupt_test(root: Path) -> None:
+    (root / "test/dog/001.png").write_bytes(b"no picture")
+
+
+def another_class(root: Path) -> None:
+    (root / "test/dog").rename(root / "test/fox")
+
+
+def one_class_more(root: Path) -> None:
+    shutil.copytree(root / "test/dog", root / "test/fox")
+
+
+def another_size(root: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (9, 9)).save(root / "train/dog/001.png")
+
+
+def no_test_part(root: Path) -> None:
+    shutil.rmtree(root / "test")
+
+
+FAILURES = {
+    corrupt: "001.png",
+    corrupt_test: "001.png",
+    another_class: "fox",
+    one_class_more: "3 classes",
+    another_size: r"\[9, 9, 3\]",
+    no_test_part: "there is no folder",
+}
+
+
+@pytest.mark.parametrize(("spoil", "phrase"), FAILURES.items(), ids=[spoil.__name__ for spoil in FAILURES])
+def test_a_failing_preparation_leaves_everything_as_it_was(
+    tmp_path: Path, pictures: Pictures, packing: Packing, spoil: Callable[[Path], None], phrase: str
+):
+    """Both where nothing was prepared yet, and where betons of the files before are there."""
+    root = pictures(tmp_path / "images", [(8, 8)] * 3)
+    store = tmp_path / "store"
+    store.mkdir()
+    data = Folder(source="folder", root=str(root), store=str(store), validation=0.34)
+    whole = shutil.copytree(root, tmp_path / "whole")
+    spoil(root)
+    with pytest.raises(DataError, match=phrase):
+        pack(data, packing)
+    assert list(store.iterdir()) == []
+    shutil.rmtree(root)
+    shutil.copytree(whole, root)
+    folder = pack(data, packing)
+    before = listing(store)
+    spoil(root)
+    with pytest.raises(DataError, match=phrase):
+        pack(data, packing)
+    assert listing(store) == before and list(store.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("place", ["_write_tensors", "os.rename", "file_sha256"])
+def test_an_interrupted_preparation_leaves_nothing(
+    tmp_path: Path, digits_source: Sources, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    module, _, name = place.rpartition(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(beton_module, module) if module else beton_module, name, fail)
+        with pytest.raises(KeyboardInterrupt):
+            pack(digits_source(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    assert cards(pack(digits_source(tmp_path)))
+
+
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(
+    tmp_path: Path, digits_source: Sources, monkeypatch: pytest.MonkeyPatch
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(beton_module.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    with pytest.raises(DataError, match=r"data\.store: .* has 1 MiB free"):
+        pack(digits_source(tmp_path / "store"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path, digits_source: Sources):
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(DataError, match=r"data\.store"):
+        pack(digits_source(tmp_path / "store"))
+
+
+def test_others_may_read_what_was_prepared(digits: Path):
+    assert os.stat(digits).st_mode & 0o755 == 0o755
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in digits.iterdir())

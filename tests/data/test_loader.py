@@ -1,0 +1,292 @@
+"""distrib.data.loader: every reader gives the same batches, every rank its own part, and no thread stays behind."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import distrib
+from distrib.data import beton as beton_module
+from distrib.data import loader as loader_module
+from distrib.data.augment import Augment
+from distrib.data.beton import open_split, prepare
+from distrib.data.loader import FfcvReader, MemoryReader, Raw, Reader, TrainLoader, open_reader, resolve, shard
+from distrib.data.order import epoch_order
+from distrib.data.source import Folder
+from distrib.errors import DataError
+from distrib.world import World
+
+COUNT = 270
+"""Training images of the fixtures ``digits`` and ``digits_beton``."""
+
+
+def kept(raws: Iterable[Raw]) -> list[Raw]:
+    """Copies, for the next read may overwrite what it gave."""
+    return [Raw(*(part.clone() for part in raw)) for raw in raws]
+
+
+def same(first: list, second: list) -> bool:
+    pairs = [(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)]
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def ffcv_reader(digits_beton: Path) -> FfcvReader:
+    """One for all tests: a new (length, batch size) costs it a second of compiling."""
+    return FfcvReader(open_split(digits_beton, "train", "training"))
+
+
+@pytest.fixture(scope="module")
+def memory_reader(digits: Path) -> MemoryReader:
+    return MemoryReader(open_split(digits, "train", "training"))
+
+
+# The same batches
+
+
+def test_every_reader_gives_the_same_batches_in_the_order_that_is_asked(
+    digits_beton: Path, ffcv_reader: FfcvReader, memory_reader: MemoryReader
+):
+    from_beton = MemoryReader(open_split(digits_beton, "train", "training"))
+    draw = np.random.default_rng(0)
+    for order, batch_size in (
+        (np.arange(COUNT), 32),
+        (epoch_order(COUNT, 5, 0), 32),
+        (epoch_order(COUNT, 5, 1), 32),  # the same lengths again, in another order
+        (np.arange(COUNT)[::-1].copy(), 32),
+        (draw.integers(0, COUNT, 33), 16),  # some twice; a last batch of one
+        (np.array([269, 0, 269]), 1),
+        (np.array([7]), 100),
+    ):
+        expected = kept(memory_reader.read(order, batch_size))
+        assert [len(raw.label) for raw in expected] == [
+            min(batch_size, len(order) - start) for start in range(0, len(order), batch_size)
+        ]
+        assert torch.equal(torch.cat([raw.index for raw in expected]), torch.from_numpy(order))
+        assert expected[0].image.dtype == torch.uint8 and expected[0].image.shape[1:] == (8, 8, 1)
+        assert same(kept(ffcv_reader.read(order, batch_size)), expected)
+        assert same(kept(from_beton.read(order, batch_size)), expected)
+
+
+@pytest.mark.parametrize("batch_size", [32, 100])
+def test_training_batches_are_the_same_epoch_by_epoch(
+    ffcv_reader: FfcvReader, memory_reader: MemoryReader, batch_size: int
+):
+    augment = Augment(crop_padding=1, flip=True)
+    one, other = (TrainLoader(reader, COUNT, 3, batch_size, augment) for reader in (ffcv_reader, memory_reader))
+    epochs = [list(one.epoch(epoch)) for epoch in range(3)]  # all held at once, none overwritten
+    for epoch, batches in enumerate(epochs):
+        assert len(batches) == one.steps == COUNT // batch_size
+        assert same(batches, list(other.epoch(epoch)))
+        for x, y, index in batches:
+            assert x.dtype == torch.float32 and x.shape == (batch_size, 1, 8, 8) and x.is_contiguous()
+            assert x.min() >= 0 and x.max() <= 1 and y.dtype == index.dtype == torch.int64
+    assert not same(epochs[0], epochs[1])
+    assert same(list(one.epoch(1)), epochs[1])  # an epoch is a function of its number
+
+
+def test_without_augmentation_a_batch_holds_the_pixels_over_255(memory_reader: MemoryReader):
+    loader = TrainLoader(memory_reader, COUNT, 3, 30)
+    for x, y, index in loader.epoch(0):
+        (raw,) = memory_reader.read(index.numpy(), 30)
+        assert torch.equal(x, raw.image.permute(0, 3, 1, 2).float() / 255) and torch.equal(y, raw.label)
+
+
+def test_jpeg_and_raw_pictures_are_the_same_in_both_readers(
+    tmp_path: Path, pictures: Callable[..., Path], digits_beton: Path
+):
+    root = pictures(tmp_path / "images", [(20, 24), (24, 20), (20, 20)])
+    data = Folder(
+        source="folder", root=str(root), store=str(tmp_path), size=16, encoding="jpeg", validation=0.34
+    )  # fmt: skip
+    folder = prepare(data, "ffcv", {}, "digest", print)
+    beton = open_split(folder, "train", "training")
+    assert beton.card.encoding == "rgb-jpeg"
+    order = np.array([3, 0, 2, 1])
+    batches = kept(FfcvReader(beton).read(order, 3))
+    assert same(batches, kept(MemoryReader(beton).read(order, 3)))
+    assert [raw.image.shape for raw in batches] == [(3, 16, 16, 3), (1, 16, 16, 3)]
+
+
+def test_epochs_of_one_reader_may_overlap(ffcv_reader: FfcvReader, memory_reader: MemoryReader):
+    orders = [epoch_order(COUNT, 1, epoch) for epoch in (0, 1)]
+    both = [
+        kept_one for pair in zip(*(ffcv_reader.read(o, 32) for o in orders), strict=True) for kept_one in kept(pair)
+    ]
+    for place, order in enumerate(orders):
+        assert same(both[place::2], kept(memory_reader.read(order, 32)))
+
+
+def test_reading_leaves_the_number_of_threads_of_torch_alone(digits_beton: Path):
+    before = torch.get_num_threads()
+    reader = FfcvReader(open_split(digits_beton, "validation", "training"), threads=before + 1)
+    for _ in reader.read(np.arange(30), 32):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
+
+
+# Leaving early
+
+
+class NoThreadLeft:
+    """Fails if the block leaves a thread behind, or waits long to end it."""
+
+    def __enter__(self) -> None:
+        self.before, self.began = set(threading.enumerate()), time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        left = set(threading.enumerate()) - self.before
+        assert not left, f"left behind after {time.monotonic() - self.began:.1f} s: {left}"
+
+
+@pytest.mark.parametrize("taken", range(10))
+def test_an_epoch_left_early_leaves_no_thread(ffcv_reader: FfcvReader, memory_reader: MemoryReader, taken: int):
+    """Nine batches; FFCV's thread may be reading, waiting for room for a batch, or waiting for room for its end."""
+    order = np.arange(COUNT)
+    with NoThreadLeft():
+        batches = ffcv_reader.read(order, 32)
+        for _ in range(taken):
+            next(batches)
+        time.sleep(0.05)  # the thread reads ahead as far as it can
+        batches.close()
+    assert same(kept(ffcv_reader.read(order, 32)), kept(memory_reader.read(order, 32)))  # and it can be read again
+
+
+def test_training_and_evaluation_left_early_leave_no_thread(ffcv_reader: FfcvReader):
+    def fail(batches: Iterator) -> None:
+        for _ in batches:
+            raise RuntimeError("in the middle")
+
+    with NoThreadLeft():
+        loader = TrainLoader(ffcv_reader, COUNT, 3, 32)
+        for batches in (loader.epoch(0), shard(ffcv_reader, np.arange(COUNT), 32, World())):
+            with pytest.raises(RuntimeError, match="in the middle"):
+                fail(batches)
+            batches.close()
+
+
+# Ranks
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [32, 33])
+def test_the_ranks_share_the_global_batches_of_one_process(memory_reader: MemoryReader, size: int, batch_size: int):
+    augment = Augment(crop_padding=2, flip=True)
+
+    def loader(rank: int, size: int) -> TrainLoader:
+        return TrainLoader(memory_reader, COUNT, 3, batch_size, augment, World(rank, size))
+
+    for epoch in (0, 4):
+        whole = list(loader(0, 1).epoch(epoch))
+        parts = [list(loader(rank, size).epoch(epoch)) for rank in range(size)]
+        assert {len(part) for part in parts} == {len(whole)} == {COUNT // batch_size}
+        for batch, slices in zip(whole, zip(*parts, strict=True), strict=True):
+            lengths = [len(one.y) for one in slices]
+            assert max(lengths) - min(lengths) <= 1 and min(lengths) > 0
+            for field in ("x", "y", "index"):  # order, labels, pixels and augmentation
+                assert torch.equal(getattr(batch, field), torch.cat([getattr(one, field) for one in slices]))
+        seen = torch.cat([batch.index for batch in whole])
+        assert len(seen.unique()) == len(seen) == COUNT // batch_size * batch_size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [COUNT, 30, 5, 1])
+def test_evaluation_meets_each_image_once_and_never_an_empty_batch(memory_reader: MemoryReader, count: int, size: int):
+    indices = epoch_order(COUNT, 9, 0)[:count]
+    batches = [list(shard(memory_reader, indices, 7, World(rank, size))) for rank in range(size)]
+    assert torch.cat([batch.index for rank in batches for batch in rank]).tolist() == indices.tolist()
+    assert all(0 < len(batch.y) == len(batch.x) <= 7 for rank in batches for batch in rank)
+    lengths = [sum(len(batch.y) for batch in rank) for rank in batches]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_evaluation_over_ranks_is_the_same_with_ffcv(ffcv_reader: FfcvReader, memory_reader: MemoryReader):
+    order, size = epoch_order(COUNT, 9, 0), 3
+    for indices in (order[:99], order[:2]):  # of two images over three ranks, one rank has none
+        for rank in range(size):
+            one, other = (list(shard(r, indices, 16, World(rank, size))) for r in (ffcv_reader, memory_reader))
+            assert same(one, other)
+
+
+def test_fewer_images_than_a_batch_are_refused(memory_reader: MemoryReader):
+    assert TrainLoader(memory_reader, COUNT, 0, COUNT).steps == 1
+    with pytest.raises(DataError, match=r"optim\.batch_size: 271 is more than the 270"):
+        TrainLoader(memory_reader, COUNT, 0, COUNT + 1)
+
+
+# With and without ffcv
+
+
+def test_auto_means_ffcv_where_it_can_be_imported(digits_beton: Path, digits: Path):
+    assert resolve("auto") == resolve("ffcv") == "ffcv" and resolve("memory") == "memory"
+    beton, tensors = (open_split(folder, "train", "training") for folder in (digits_beton, digits))
+    kinds: list[tuple[object, str, type[Reader]]] = [
+        (beton, "auto", FfcvReader), (beton, "ffcv", FfcvReader), (beton, "memory", MemoryReader),
+        (tensors, "auto", MemoryReader), (tensors, "memory", MemoryReader),
+    ]  # fmt: skip
+    for packed, name, kind in kinds:
+        assert type(open_reader(packed, name)) is kind
+
+
+def test_without_ffcv_what_needs_it_is_refused(digits_beton: Path, digits: Path, monkeypatch: pytest.MonkeyPatch):
+    for module in (beton_module, loader_module):
+        monkeypatch.setattr(module, "ffcv_usable", lambda: False)
+    assert resolve("auto") == resolve("memory") == "memory"
+    with pytest.raises(DataError, match=r"loader: ffcv cannot be imported here.*distrib doctor"):
+        resolve("ffcv")
+    beton, tensors = (open_split(folder, "train", "training") for folder in (digits_beton, digits))
+    for name in ("auto", "memory", "ffcv"):
+        with pytest.raises(DataError, match=r"train\.beton: FFCV cannot be imported"):
+            open_reader(beton, name)
+    assert isinstance(open_reader(tensors, "auto"), MemoryReader)
+
+
+WITHOUT = """
+import json, sys
+from pathlib import Path
+from distrib.data.beton import ffcv_usable, open_split, prepare
+from distrib.data.loader import TrainLoader, open_reader, resolve
+from distrib.data.source import Digits
+sys.path.insert(0, sys.argv[2])
+from test_loader import digest_of
+data = Digits(source="digits", store=sys.argv[1], limit=300)
+folder = prepare(data, resolve("auto"), {}, "digest", lambda text: None)
+beton = open_split(folder, "train", "training")
+reader = open_reader(beton, "auto")
+print(json.dumps([ffcv_usable(), beton.card.file, type(reader).__name__, digest_of(reader, beton.card.count)]))
+"""
+
+
+def digest_of(reader: Reader, count: int) -> str:
+    """Of all batches of two epochs."""
+    seen = hashlib.sha256()
+    for epoch in (0, 1):
+        for batch in TrainLoader(reader, count, 3, 32).epoch(epoch):
+            for tensor in batch:
+                seen.update(tensor.numpy().tobytes())
+    return seen.hexdigest()
+
+
+@pytest.mark.parametrize("fault", ["raise OSError('libopencv_core.so.406: cannot open')"])
+def test_where_ffcv_is_broken_the_batches_are_the_same(tmp_path: Path, ffcv_reader: FfcvReader, fault: str):
+    """A package that breaks as it is imported, in a process of its own: data are packed and read without it."""
+    (tmp_path / "fakes" / "ffcv").mkdir(parents=True)
+    (tmp_path / "fakes" / "ffcv" / "__init__.py").write_text(fault)
+    paths = [str(tmp_path / "fakes"), str(Path(distrib.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path / "store"), str(Path(__file__).parent)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    usable, file, reader, digest = json.loads(done.stdout)
+    assert (usable, file, reader) == (False, "train.safetensors", "MemoryReader")
+    assert digest == digest_of(ffcv_reader, COUNT)

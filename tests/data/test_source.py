@@ -1,0 +1,272 @@
+"""distrib.data.source: real images with the right labels, and errors that name the file and the cure."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from distrib.data.source import DataSource, Digits, Folder, Samples, Torchvision, in_memory
+from distrib.errors import DataError
+
+Pictures = Callable[..., Path]
+REAL = os.environ.get("DISTRIB_TEST_DATA")
+ODD_SIZES = [(8, 8), (9, 17), (31, 12), (40, 40)]
+
+
+def folder(root: Path, **fields: object) -> Folder:
+    return Folder(source="folder", root=str(root), **fields)
+
+
+# Digits
+
+
+def test_digits_are_whole_and_their_parts_disjoint():
+    """As multisets of (pixels, label) the two parts make up scikit-learn's set: nothing twice, nothing lost."""
+    from sklearn.datasets import load_digits
+
+    parts = {part: Digits(source="digits").open(part) for part in ("train", "test")}
+    for samples in parts.values():
+        assert samples.shape == (8, 8, 1) and samples.classes == tuple("0123456789")
+        assert samples.labels.dtype == np.int64 and set(samples.labels) == set(range(10))
+    assert {part: len(samples) for part, samples in parts.items()} == {"train": 1347, "test": 450}
+    bunch = load_digits()
+    greys = np.round(bunch.images * 255 / 16).astype(np.uint8)
+    whole = Counter((image.tobytes(), int(label)) for image, label in zip(greys, bunch.target, strict=True))
+    found = Counter((samples[i][0].tobytes(), samples[i][1]) for samples in parts.values() for i in range(len(samples)))
+    assert found == whole
+    assert greys.max() == 255
+
+
+def test_the_test_part_of_the_digits_is_fixed_and_holds_a_quarter_of_every_class():
+    train, test = (Digits(source="digits").open(part) for part in ("train", "test"))
+    for field in ({"split_seed": 5}, {"limit": 50}, {"validation": 0.3}):  # what cuts the train part leaves it alone
+        again = Digits(source="digits", **field).open("test")
+        assert np.array_equal(again.labels, test.labels)
+        assert all(np.array_equal(again[i][0], test[i][0]) for i in range(0, 450, 7))
+    held, rest = np.bincount(test.labels), np.bincount(train.labels)
+    assert (np.abs(held / (held + rest) - 0.25) < 0.01).all()
+
+
+# torchvision
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_a_missing_torchvision_set_names_the_field_and_the_cure(tmp_path: Path, name: str):
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=r"^data\.root: ") as raised:
+            Torchvision(source=name, root=str(root)).open("train")
+        assert name.upper() in str(raised.value) and repr(str(root)) in str(raised.value)
+        assert "data.download: true" in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"\x00\x00\x08\x03" + b"\x00" * 12, b"\x00\x00\x08\x01"])
+def test_a_damaged_torchvision_set_is_refused(tmp_path: Path, content: bytes):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for kind in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{kind}-ubyte").write_bytes(content)
+    with pytest.raises(DataError):
+        Torchvision(source="mnist", root=str(tmp_path)).open("train")
+
+
+@pytest.mark.skipif(REAL is None, reason="DISTRIB_TEST_DATA is not set to a folder that holds MNIST/raw")
+def test_real_mnist_is_mnist():
+    source = Torchvision(source="mnist", root=str(REAL))
+    train, test = source.open("train"), source.open("test")
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert train.shape == test.shape == (28, 28, 1) and len(train.classes) == 10
+    assert [train[i][1] for i in range(5)] == [5, 0, 4, 1, 9] and [test[i][1] for i in range(4)] == [7, 2, 1, 0]
+    image, _ = train[0]
+    assert image.dtype == np.uint8 and image.max() == 255 and image[0].max() == 0
+    with pytest.raises(DataError, match=r"data\.root: no usable CIFAR10"):
+        Torchvision(source="cifar10", root=str(REAL)).open("train")
+
+
+# Folders of images
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+@pytest.mark.parametrize("size", [4, 16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_of_any_size_become_squares(tmp_path: Path, pictures: Pictures, kind: str, size: int, grey: bool):
+    source = folder(pictures(tmp_path, ODD_SIZES, kind=kind, grey=grey), size=size, grey=grey)
+    for part in ("train", "test"):
+        samples = source.open(part)
+        assert samples.classes == ("cat", "dog") and samples.shape == (size, size, 1 if grey else 3)
+        assert samples.labels.tolist() == [0] * 4 + [1] * 4
+        seen = {samples[i][0].tobytes() for i in range(8)}
+        assert len(seen) == 8  # each image is itself
+        assert all(samples[i][0].flags.c_contiguous and samples[i][0].dtype == np.uint8 for i in range(8))
+
+
+def test_the_centre_is_cut_out_of_the_longer_side(tmp_path: Path):
+    """Black, then white from the middle on: so is the square, whichever side is longer; and nothing is stretched."""
+    for name, shape in (("cat", (8, 24)), ("dog", (24, 8))):
+        pixels = np.zeros(shape, np.uint8)
+        pixels[:, 12:] = 255
+        pixels[12:] = 255 if name == "dog" else pixels[12:]
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "train" / name / "0.png")
+    samples = folder(tmp_path, size=8, grey=True).open("train")
+    half = np.zeros((8, 8), np.uint8)
+    half[:, 4:] = 255
+    assert np.array_equal(samples[0][0][..., 0], half) and np.array_equal(samples[1][0][..., 0], half.T)
+
+
+def test_pixels_of_png_files_arrive_as_they_are(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, size=(2, 5, 7, 3), dtype=np.uint8)
+    for name, image in zip(("cat", "dog"), images, strict=True):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "train" / name / "0.png")
+    samples = folder(tmp_path).open("train")
+    assert samples.shape == (5, 7, 3)
+    assert all(np.array_equal(samples[i][0], images[i]) for i in (0, 1))
+
+
+def test_every_usual_kind_of_picture_becomes_rgb(tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    for number, mode in enumerate(("RGB", "RGBA", "L", "LA", "P", "1", "CMYK")):
+        kind = "tif" if mode == "CMYK" else "png"
+        Image.new("RGB", (6, 6), (255, 255, 255)).convert(mode).save(tmp_path / f"train/cat/{number}.{kind}")
+    Image.new("RGB", (6, 6)).save(tmp_path / "train/dog/0.png")
+    samples = folder(tmp_path).open("train")
+    assert len(samples) == 8
+    for i in range(7):
+        image, label = samples[i]
+        assert image.shape == (6, 6, 3) and label == 0
+        assert (image == 255).all()
+
+
+def test_sixteen_bits_a_pixel_are_brought_to_eight_or_refused(tmp_path: Path):
+    """PIL cuts them off at 255, which turns an X-ray into a white sheet."""
+    ramp = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(ramp).save(tmp_path / "train" / name / "0.png")
+    for grey in (True, False):
+        try:
+            image, _ = folder(tmp_path, grey=grey).open("train")[0]
+        except DataError as error:
+            assert "0.png" in str(error)
+        else:
+            assert np.abs(image.astype(int) - (ramp // 256)[..., None]).max() <= 1
+
+
+def jpeg(width: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((width, width), 50).convert("RGB").save(file, "jpeg")
+    return file.getvalue()
+
+
+BROKEN = {
+    "empty": ("x.png", b""),
+    "text": ("x.jpg", b"this is no picture"),
+    "cut short": ("x.jpg", jpeg()[: len(jpeg()) // 2]),
+    "only a header": ("x.png", b"\x89PNG\r\n\x1a\n"),
+    "bad chunks": ("x.png", b"\x89PNG\r\n\x1a\n" + b"\x00\x00\x00\x0dIHDR" + b"\xff" * 40),
+    "a web page": ("x.webp", b"<html>404</html>"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_corrupt_file_is_named(tmp_path: Path, pictures: Pictures, name: str, content: bytes, first: bool):
+    root = pictures(tmp_path, [(8, 8)] * 2)
+    path = root / "train" / ("cat" if first else "dog") / (name if not first else f"!{name}")
+    path.write_bytes(content)
+    source = folder(root, size=8)
+    with pytest.raises(DataError) as raised:
+        samples = source.open("train")
+        for i in range(len(samples)):
+            samples[i]
+    assert str(path) in str(raised.value) and "remove the file" in str(raised.value)
+
+
+def test_sizes_that_differ_are_refused_with_the_cure(tmp_path: Path, pictures: Pictures):
+    samples = folder(pictures(tmp_path, [(8, 8), (9, 8)])).open("train")
+    assert samples[0][0].shape == (8, 8, 3)
+    with pytest.raises(DataError, match=r"\[8, 9, 3\].*\[8, 8, 3\].*data\.size"):
+        samples[1]
+
+
+def test_a_missing_folder_is_named_with_its_neighbours(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path, [(8, 8)], parts=("train", "val"))
+    with pytest.raises(DataError, match=r"data\.root: there is no folder") as raised:
+        folder(root).open("test")
+    assert str(root / "test") in str(raised.value)
+    assert "['train', 'val']" in str(raised.value) and "data.test_part" in str(raised.value)
+    assert len(folder(root, test_part="val").open("test")) == 2  # the cure
+    with pytest.raises(DataError, match=r"data\.root: there is no folder"):
+        folder(tmp_path / "nowhere").open("train")
+
+
+def test_a_folder_without_classes_or_images_is_refused(tmp_path: Path, pictures: Pictures):
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "bare" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "bare" / "train" / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "train").write_text("a file")
+    for name in ("empty", "bare", "file"):
+        with pytest.raises(DataError, match=r"data\.root: .*" + str(tmp_path / name / "train")):
+            folder(tmp_path / name).open("train")
+    with pytest.raises(DataError, match="1 class, but a classifier needs at least 2"):
+        folder(pictures(tmp_path / "one", [(8, 8)], classes=("cat",))).open("train")
+
+
+def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path / "a", [(8, 8)])
+    source = folder(root)
+    first = source.fingerprint()
+    assert first and first == source.fingerprint()
+    path = root / "train" / "cat" / "000.png"
+    os.utime(path, ns=(1, 1))
+    touched = source.fingerprint()
+    path.unlink()
+    assert len({first, touched, source.fingerprint()}) == 3
+    assert folder(tmp_path / "elsewhere").fingerprint() == ""
+
+
+# What is no data set
+
+
+def test_arrays_that_are_no_data_set_are_refused():
+    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
+    assert len(in_memory("x", images, labels, "ab")) == 4
+    for pixels, numbers, classes, phrase in (
+        (images[:0], labels[:0], "ab", "no images"),
+        (images, labels, "a", "at least 2"),
+        (images, labels + 1, "ab", r"0 \.\. 1"),
+        (images, labels - 1, "ab", r"0 \.\. 1"),
+    ):
+        with pytest.raises(DataError, match=phrase):
+            in_memory("x", pixels, numbers, classes)
+    with pytest.raises(DataError, match=r"x: image 2 is float32"):
+        in_memory("x", images.astype(np.float32), labels, "ab")[2]
+    assert isinstance(Samples("x", ("a", "b"), labels, images.__getitem__, (2, 2, 1))[3][1], int)
+
+
+def test_sources_are_told_apart_by_name_and_refuse_the_fields_of_others():
+    adapter: TypeAdapter = TypeAdapter(DataSource)
+    for document, kind in (
+        ({"source": "digits"}, Digits),
+        ({"source": "cifar100", "root": "x"}, Torchvision),
+        ({"source": "folder", "root": "x", "size": 32}, Folder),
+    ):
+        source = adapter.validate_python(document)
+        assert type(source) is kind and adapter.validate_json(adapter.dump_json(source)) == source
+    for document in (
+        {"source": "imagenet"}, {"source": "digits", "root": "x"}, {"source": "mnist", "size": 3}, {"source": "folder"},
+        {"source": "digits", "validation": 0.0}, {"source": "digits", "validation": 1.0},
+        {"source": "digits", "limit": 9},
+    ):  # fmt: skip
+        with pytest.raises(ValidationError):
+            adapter.validate_python(document)

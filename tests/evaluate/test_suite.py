@@ -1,0 +1,114 @@
+"""Evaluation attacks: what they become over a threat, what they are called, and that no two share a name."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from distrib.attack import PGD, OfEpsilon, fgsm
+from distrib.evaluate.suite import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, name_of
+from distrib.threat import L2, Linf
+
+ATTACK = TypeAdapter(EvaluationAttack)
+LINF, TWO = Linf(epsilon=0.3), L2(epsilon=2.0)
+threats = pytest.mark.parametrize("threat", [LINF, TWO], ids=["linf", "l2"])
+
+
+def pgd(num_steps: int = 20, **fields) -> Pgd:
+    return ATTACK.validate_python({"attack": "pgd", "num_steps": num_steps, **fields}, strict=False)
+
+
+@threats
+def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Linf | L2):
+    attack = Fgsm(attack="fgsm").resolve(threat)
+    assert attack == fgsm(threat)
+    assert (attack.num_steps, attack.random_start, attack.restarts) == (1, False, 1)
+    assert attack.step(0) == threat.epsilon
+
+
+@threats
+@pytest.mark.parametrize("num_steps", [1, 3, 20, 100])
+def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Linf | L2, num_steps: int):
+    """From one side of it to the other (2 epsilon), with a quarter to spare."""
+    attack = pgd(num_steps).resolve(threat)
+    assert sum(attack.step(i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
+    assert attack.random_start and attack.threat == threat
+
+
+@threats
+@pytest.mark.parametrize("step_size", [0.01, "2/255", {"of_epsilon": 0.5}])
+def test_a_step_size_that_is_given_is_kept(threat: Linf | L2, step_size: object):
+    expected = {"0.01": 0.01, "2/255": 2 / 255}.get(str(step_size), 0.5 * threat.epsilon)
+    assert pgd(step_size=step_size).resolve(threat).step(7) == pytest.approx(expected)
+
+
+def test_every_field_reaches_the_attack():
+    fields = {"restarts": 3, "loss": "cw_margin", "kappa": 5.0, "target": "random", "step_size": 0.01}
+    expected = PGD(threat=LINF, num_steps=30, **fields)
+    assert pgd(30, **fields).resolve(LINF) == expected
+    assert pgd(30).resolve(LINF) == PGD(threat=LINF, num_steps=30, step_size=OfEpsilon(of_epsilon=2.5 / 30))
+
+
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        (Fgsm(attack="fgsm"), "fgsm"),
+        (Fgsm(attack="fgsm", n=5), "fgsm"),
+        (pgd(20), "pgd-20"),
+        (pgd(100, restarts=20), "pgd-100x20"),
+        (pgd(30, loss="cw_margin"), "cw-30"),
+        (pgd(30, loss="cw_margin", kappa=50.0), "cw-30-k50"),
+        (pgd(20, target="least_likely"), "pgd-20-least-likely"),
+        (pgd(20, target="random", restarts=2), "pgd-20x2-random"),
+        (AutoAttack(attack="autoattack"), "autoattack"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_names(attack: EvaluationAttack, name: str):
+    assert name_of(attack) == name
+
+
+DISTINCT = [
+    Fgsm(attack="fgsm"), AutoAttack(attack="autoattack"), pgd(20), pgd(40), pgd(20, restarts=2),
+    pgd(20, target="random"), pgd(20, target="least_likely"), pgd(20, loss="cw_margin"),
+    pgd(20, loss="cw_margin", kappa=1.0),
+    pgd(20, loss="cw_margin", target="random"),
+]  # fmt: skip
+
+
+def test_attacks_that_differ_may_stand_side_by_side():
+    assert Evaluation(attacks=tuple(DISTINCT)).attacks == tuple(DISTINCT)
+
+
+@pytest.mark.parametrize("attack", DISTINCT, ids=name_of)
+def test_the_same_attack_twice_is_refused(attack: EvaluationAttack):
+    """Results are kept by name: one would overwrite the other."""
+    other = attack.model_copy(update={"n": 10})
+    with pytest.raises(ValidationError, match=f"the attack {name_of(attack)} is listed twice"):
+        Evaluation(attacks=(attack, Fgsm(attack="fgsm", n=3) if attack.attack == "pgd" else pgd(7), other))
+
+
+def test_the_default_suite_is_the_honest_one():
+    assert [name_of(attack) for attack in Evaluation().attacks] == ["fgsm", "pgd-20", "autoattack"]
+    assert all(attack.n is None for attack in Evaluation().attacks) and Evaluation().n is None
+
+
+@pytest.mark.parametrize(
+    ("document", "phrase"),
+    [
+        ({"attacks": []}, "at least 1 item"),
+        ({"attacks": [{"attack": "pgd", "num_steps": 0}]}, "greater than or equal to 1"),
+        ({"attacks": [{"attack": "pgd", "num_steps": 5, "kappa": 1.0}]}, "kappa belongs to loss: cw_margin"),
+        ({"attacks": [{"attack": "pgd", "num_steps": 5, "random_start": False}]}, "Extra inputs"),
+        ({"attacks": [{"attack": "fgsm", "num_steps": 5}]}, "Extra inputs"),
+        ({"attacks": [{"attack": "fgsm", "n": 0}]}, "greater than or equal to 1"),
+        ({"n": 0}, "greater than or equal to 1"),
+        ({"shard_size": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_bad_suites_are_refused(document: dict, phrase: str):
+    with pytest.raises(ValidationError, match=phrase):
+        TypeAdapter(Evaluation).validate_python(document, strict=False)
+
+
+@pytest.mark.parametrize("attack", DISTINCT, ids=name_of)
+def test_attacks_are_written_and_read_back(attack: EvaluationAttack):
+    assert ATTACK.validate_json(ATTACK.dump_json(attack)) == attack

@@ -1,0 +1,332 @@
+"""distrib.evaluate.witness: each image's fate where mathematics knows it, and every suspicion raised in its turn."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distrib.attack import PGD, margin
+from distrib.data.loader import Batch
+from distrib.errors import RunError
+from distrib.evaluate import witness
+from distrib.evaluate.claim import conclude
+from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd
+from distrib.evaluate.witness import ShardResult, attack_shard, autoattack
+from distrib.models import SmallCNN
+from distrib.threat import L2, Linf
+
+Build = Callable[..., nn.Module]
+FGSM, PGD_20 = Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20)
+AUTO = AutoAttack(attack="autoattack")
+
+
+def pixels(count: int, low: float = 0.0, high: float = 1.0, side: int = 4) -> Tensor:
+    return low + (high - low) * torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def batch(x: Tensor, y: Tensor, start: int = 1000) -> Batch:
+    return Batch(x, y, torch.arange(start, start + len(x)))
+
+
+def suite(*attacks: Fgsm | Pgd | AutoAttack, threat: Linf | L2 | None = None, **fields: object) -> Evaluation:
+    return Evaluation(threat=threat or Linf(epsilon=0.1), attacks=attacks, **fields)
+
+
+def judged(model: nn.Module, shard: Batch, terms: Evaluation) -> ShardResult:
+    return attack_shard(model, shard, np.arange(len(shard.y)), terms)
+
+
+def two_classes(linear: Build) -> tuple[nn.Module, Tensor]:
+    """A linear model, and the difference of its two rows."""
+    weight = torch.randn(2, 16, generator=torch.Generator().manual_seed(4))
+    return linear(weight, -0.5 * weight.sum(dim=1)), weight[0] - weight[1]
+
+
+# What is known beforehand
+
+
+@pytest.mark.parametrize("low", [0.0, 0.35], ids=["at the box", "far from the box"])
+def test_on_a_linear_model_each_images_fate_is_known(linear: Build, low: float):
+    """Linf: each pixel goes as far as the ball and the box let it, against the true class."""
+    (model, difference), x = two_classes(linear), pixels(80, low, 1 - low)
+    epsilon = 0.1 if low == 0 else 0.02
+    y = torch.arange(80) % 2
+    against = (difference[None] * (2 * y - 1)[:, None]).view_as(x)
+    worst = torch.where(against > 0, (x + epsilon).clamp_max(1), (x - epsilon).clamp_min(0))
+    with torch.no_grad():
+        before, after = margin(model(x), y), margin(model(worst), y)
+    sure = after.abs() > 1e-4  # nothing is claimed of an image on the border
+    result = judged(model, batch(x, y), suite(FGSM, PGD_20, threat=Linf(epsilon=epsilon), batch_size=32))
+    assert result.clean == (before > 0).tolist()
+    for name in ("fgsm", "pgd-20"):
+        assert [fate for fate, known in zip(result.robust[name], sure, strict=True) if known] == (
+            after[sure] > 0
+        ).tolist()
+        assert result.largest_change[name] == pytest.approx(epsilon, abs=1e-6)
+    robust = (after > 0).sum()
+    assert 10 < robust < (before > 0).sum() - 10 and (before <= 0).sum() > 10  # each fate occurs
+    assert result.position == list(range(80)) and result.index == list(range(1000, 1080))
+    assert result.zero_gradient == [False] * 80
+
+
+def test_under_l2_the_margin_falls_by_epsilon_times_the_norm(linear: Build):
+    (model, difference), x = two_classes(linear), pixels(40, 0.4, 0.6)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+        height = margin(model(x), y)
+    epsilon = height.median().item() / difference.norm().item()
+    result = judged(model, batch(x, y), suite(FGSM, PGD_20, threat=L2(epsilon=epsilon)))
+    expected = height - epsilon * difference.norm() > 0
+    for row in range(40):
+        if abs(height[row] - height.median()) > 1e-3:
+            assert result.robust["fgsm"][row] == result.robust["pgd-20"][row] == expected[row]
+    assert 15 < expected.sum() < 25
+
+
+def test_autoattack_breaks_what_can_be_broken_and_nothing_else(linear: Build):
+    (model, difference), x = two_classes(linear), pixels(40, 0.3, 0.7)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+        height = margin(model(x), y)
+    epsilon = 0.02
+    lowest = height - epsilon * difference.abs().sum()
+    rows = (lowest.abs() > 0.05).nonzero()[:10, 0]  # nothing is claimed of the border
+    assert 2 < (lowest[rows] > 0).sum() < 8
+    state = torch.get_rng_state()
+    terms = suite(AUTO, threat=Linf(epsilon=epsilon))
+    result = judged(model, batch(x[rows], y[rows]), terms)
+    assert result.robust["autoattack"] == (lowest[rows] > 0).tolist()
+    assert result.largest_change["autoattack"] <= epsilon + 1e-6
+    assert torch.equal(torch.get_rng_state(), state)
+    claim = conclude([result], terms, len(rows), 2)
+    assert [(flag.name, flag.blocking) for flag in claim.flags] == [("few_classes", False)]
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.02), L2(epsilon=0.15)], ids=["linf", "l2"])
+def test_autoattack_with_few_classes_and_few_images(linear: Build, threat: Linf | L2):
+    """Five classes have four wrong ones, not nine; a shard may hold one image."""
+    weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(4))
+    model, x = linear(weight), pixels(60, 0.3, 0.7, side=8)
+    with torch.no_grad():
+        logits = model(x)
+    y, rows = logits.argmax(dim=1), torch.arange(60)
+    away = (weight[y][:, None] - weight[None]).norm(p=1 if isinstance(threat, Linf) else 2, dim=2)
+    lowest = logits[rows, y][:, None] - logits - threat.epsilon * away
+    lowest = lowest.scatter(1, y[:, None], float("inf")).amin(dim=1)
+    for row in (int(lowest.argmax()), int(lowest.argmin())):  # the safest and the weakest
+        assert abs(lowest[row]) > 0.1
+        x_adv = autoattack(model, x[row : row + 1], y[row : row + 1], threat, 0, 5)
+        assert x_adv.shape == (1, 1, 8, 8) and not x_adv.requires_grad
+        assert bool(model(x_adv).argmax() == y[row]) == bool(lowest[row] > 0)
+
+
+# What is counted, and for whom
+
+
+def test_an_attack_with_an_n_takes_the_first_positions_of_the_whole_evaluation(linear: Build):
+    (model, _), x = two_classes(linear), pixels(6)
+    terms = suite(FGSM, Pgd(attack="pgd", num_steps=3, n=12))
+    result = attack_shard(model, batch(x, torch.zeros(6, dtype=torch.long)), np.arange(9, 15), terms)
+    assert [fate is None for fate in result.robust["pgd-3"]] == [False] * 3 + [True] * 3
+    assert None not in result.robust["fgsm"]
+    assert result.position == list(range(9, 15))
+    none = attack_shard(model, batch(x, torch.zeros(6, dtype=torch.long)), np.arange(20, 26), terms)
+    assert none.robust["pgd-3"] == [None] * 6 and none.largest_change["pgd-3"] == 0.0
+
+
+def test_what_is_misclassified_is_not_robust_and_not_attacked(linear: Build, monkeypatch: pytest.MonkeyPatch):
+    (model, _), x = two_classes(linear), pixels(10)
+    with torch.no_grad():
+        wrong = 1 - model(x).argmax(dim=1)
+    monkeypatch.setattr(PGD, "perturb", lambda *_: pytest.fail("attacked"))
+    result = judged(model, batch(x, wrong), suite(FGSM, PGD_20))
+    assert result.clean == result.robust["fgsm"] == result.robust["pgd-20"] == [False] * 10
+
+
+def network(side: int = 8) -> nn.Module:
+    torch.manual_seed(3)
+    return SmallCNN(width=0.25).build((1, side, side), 10, [0.5], [0.3]).eval()
+
+
+def test_shards_of_any_size_tell_the_same(linear: Build):
+    """PGD's fate of an image depends on the seed and the image; the claim on nothing else either."""
+    model, x = network(), pixels(20, side=8)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    terms = suite(FGSM, Pgd(attack="pgd", num_steps=5, restarts=2), threat=Linf(epsilon=0.01), batch_size=8)
+    whole, positions = batch(x, y), np.arange(20)
+
+    def shards(size: int) -> list[ShardResult]:
+        cut = [Batch(*parts) for parts in zip(*(field.split(size) for field in whole), strict=True)]
+        return [
+            attack_shard(model, part, where, terms)
+            for part, where in zip(cut, np.split(positions, range(size, 20, size)), strict=True)
+        ]
+
+    claims = [conclude(shards(size), terms, 20, 10) for size in (20, 7, 1)]
+    assert len({(c.clean_accuracy, c.robust_accuracy, tuple(c.attacks.items()), c.flags) for c in claims}) == 1
+    assert claims[0].clean_accuracy == 1 and claims[0].n == 20
+    other = conclude(list(reversed(shards(7))), terms, 20, 10)
+    assert other.attacks == claims[0].attacks
+    with pytest.raises(RunError, match="exactly once"):
+        conclude(shards(7)[1:], terms, 20, 10)
+    with pytest.raises(RunError, match="exactly once"):
+        conclude([*shards(7), shards(7)[0]], terms, 20, 10)
+
+
+def test_the_model_is_left_as_it_was():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(72, 10))
+    model.train()
+    model[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+    judged(model, batch(pixels(10, side=8), torch.arange(10)), suite(FGSM, Pgd(attack="pgd", num_steps=2, restarts=2)))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# An attack that cheats
+
+
+def too_far(_: PGD, model: nn.Module, x: Tensor, *__: object) -> Tensor:
+    return (x + 0.11).clamp(0, 1)
+
+
+def out_of_the_box(_: PGD, model: nn.Module, x: Tensor, *__: object) -> Tensor:
+    return x - 0.05
+
+
+def not_a_number(_: PGD, model: nn.Module, x: Tensor, *__: object) -> Tensor:
+    return x * float("nan")
+
+
+def one_image_too_far(_: PGD, model: nn.Module, x: Tensor, *__: object) -> Tensor:
+    x_adv = x.clone()
+    x_adv[-1, 0, 2, 2] += 0.1001
+    return x_adv
+
+
+def within(_: PGD, model: nn.Module, x: Tensor, *__: object) -> Tensor:
+    return (x + 0.1).clamp(0, 1)
+
+
+@pytest.mark.parametrize("cheat", [too_far, out_of_the_box, not_a_number, one_image_too_far])
+def test_an_attack_that_leaves_the_threat_gives_no_result(
+    linear: Build, monkeypatch: pytest.MonkeyPatch, cheat: Callable[..., Tensor]
+):
+    (model, _), x = two_classes(linear), pixels(10, 0.0, 0.8)
+    with torch.no_grad():
+        shard = batch(x, model(x).argmax(dim=1))
+    monkeypatch.setattr(PGD, "perturb", within)
+    judged(model, shard, suite(PGD_20))
+    monkeypatch.setattr(PGD, "perturb", cheat)
+    with pytest.raises(RunError, match=r"pgd-20 left the linf ball of 0\.1 or \[0, 1\]; no result"):
+        judged(model, shard, suite(PGD_20))
+    monkeypatch.setattr(witness, "autoattack", lambda model, x, *_: cheat(None, model, x))
+    with pytest.raises(RunError, match="autoattack left the linf ball"):
+        judged(model, shard, suite(AUTO))
+
+
+# Suspicions
+
+
+class Wrapped(nn.Module):
+    """A healthy net with something done to its images or its logits."""
+
+    def __init__(
+        self, before: Callable[[Tensor], Tensor] = lambda x: x, after: Callable[[Tensor], Tensor] | None = None
+    ):
+        super().__init__()
+        self.net, self.before, self.after = network(), before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(self.before(x))
+        return logits if self.after is None else self.after(logits)
+
+
+class BatchNormLeftInTraining(nn.Module):
+    """Normalises by the batch whatever mode it is told to be in."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(nn.functional.batch_norm(x, None, None, training=True) / 3)
+
+
+def noisy(logits: Tensor) -> Tensor:
+    return logits + 1e-3 * torch.randn_like(logits)
+
+
+def posterised(x: Tensor) -> Tensor:
+    """Five grey levels: rounding has no gradient."""
+    return (x * 4).round() / 4
+
+
+def thresholded(x: Tensor) -> Tensor:
+    """Black and white: a comparison has not even a gradient of zero."""
+    return (x > 0.5).float()
+
+
+def softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=1)
+
+
+SUSPECTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "noise in the output": (lambda: Wrapped(after=noisy), "randomised_output"),
+    "noise in the input": (lambda: Wrapped(before=noisy), "randomised_output"),
+    "softmax": (lambda: Wrapped(after=softmax), "softmax_output"),
+    "batch norm": (BatchNormLeftInTraining, "batch_dependent_output"),
+    "mean of the batch": (lambda: Wrapped(after=lambda z: z - z.mean(dim=0)), "batch_dependent_output"),
+    "posterised": (lambda: Wrapped(before=posterised), "zero_gradients"),
+    "thresholded": (lambda: Wrapped(before=thresholded), "zero_gradients"),
+    "detached": (lambda: Wrapped(before=torch.detach), "zero_gradients"),
+    "saturated": (lambda: Wrapped(after=lambda z: z * 1e6), "zero_gradients"),
+}
+
+
+@pytest.mark.parametrize(("build", "flag"), SUSPECTS.values(), ids=SUSPECTS)
+def test_each_suspect_is_flagged_and_blocked(build: Callable[[], nn.Module], flag: str):
+    torch.manual_seed(0)
+    model, x = build().eval(), pixels(20, side=8)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    terms = suite(FGSM, Pgd(attack="pgd", num_steps=3), threat=Linf(epsilon=0.01))
+    flags = {found.name: found for found in conclude([judged(model, batch(x, y), terms)], terms, 20, 10).flags}
+    assert flag in flags and flags[flag].blocking and flags[flag].detail
+    # noise makes everything else look odd as well; the others are told apart
+    assert flag == "randomised_output" or set(flags) == {flag}
+
+
+HEALTHY: dict[str, Callable[[], nn.Module]] = {
+    "as it is": Wrapped,
+    "large logits": lambda: Wrapped(after=lambda z: z * 10),
+    "positive logits": lambda: Wrapped(after=lambda z: z.softmax(dim=1) * 20),
+    "log of probabilities": lambda: Wrapped(after=lambda z: z.log_softmax(dim=1)),
+}
+
+
+@pytest.mark.parametrize("build", HEALTHY.values(), ids=HEALTHY)
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_a_healthy_model_raises_no_suspicion(build: Callable[[], nn.Module], count: int):
+    model, x = build().eval(), pixels(count, side=8)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    terms = suite(FGSM, Pgd(attack="pgd", num_steps=3), threat=Linf(epsilon=0.01))
+    result = judged(model, batch(x, y), terms)
+    assert not result.randomised and not result.batch_dependent and not result.probabilities
+    assert not any(result.zero_gradient)
+    assert conclude([result], terms, count, 10).flags == ()
+
+
+def test_a_shard_survives_json(linear: Build):
+    import json
+
+    (model, _), x = two_classes(linear), pixels(6)
+    result = judged(model, batch(x, torch.zeros(6, dtype=torch.long)), suite(FGSM, PGD_20))
+    assert ShardResult(**json.loads(json.dumps(result.as_json()))) == result
