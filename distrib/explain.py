@@ -51,6 +51,8 @@ def _line(detail: ErrorDetails, annotation: Any) -> str:
             return str(context["error"])
         case "string_pattern_mismatch":
             return f"{found!r} is no name: use letters, digits, dots, dashes and underscores, at most 63"
+        case "model_type" | "model_attributes_type":
+            return f"expected a mapping with {', '.join(_fields(annotation, detail['loc']))}, not {found!r}"
         case _:
             message = detail["msg"].removeprefix("Input should be ").removesuffix(" instance")
             return f"expected {message}, not {found!r}"

@@ -2,11 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "digits.yaml"
@@ -50,3 +53,21 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen, seconds: flo
         assert process.poll() is None, "the run ended before it could be disturbed"
         time.sleep(0.05)
     raise AssertionError(f"waited {seconds} s in vain")
+
+
+def workers(driver: subprocess.Popen) -> list[int]:
+    """The pids of the training workers below a driver."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

@@ -7,21 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from drive import call, command, environment, result_of, train_command, wait_for
+from drive import call, command, environment, result_of, train_command, wait_for, workers
 
 pytestmark = pytest.mark.timeout(900)  # the shared training counts for the first test
-
-
-def workers(driver: subprocess.Popen) -> list[int]:
-    """The pids of the training workers below a driver."""
-    found = []
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        try:
-            if "TrainWorker" in " ".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_killed_worker_and_killed_driver_change_nothing(finished: dict, workplace: Path):
