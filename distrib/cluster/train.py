@@ -14,10 +14,11 @@ import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
 from distrib.cluster.board import Note, Started, open_board
+from distrib.cluster.network import PinnedTorchConfig
 from distrib.cluster.session import Resources
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
@@ -117,7 +118,7 @@ def fit(order: Order, resources: Resources, listen: Listener) -> None:
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
     )
-    torch_config = TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=cluster.timeout_seconds)
+    torch_config = PinnedTorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=cluster.timeout_seconds)
     ray_trainer = TorchTrainer(
         worker,
         train_loop_config={"order": order, "board": board},

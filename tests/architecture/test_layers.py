@@ -19,13 +19,14 @@ RANKS = {
     "evaluate.subject": 4, "evaluate.witness": 4, "checkpoints": 4,
     "evaluate.claim": 5, "job": 5, "step": 6, "trainer": 7, "plots": 7, "progress": 7, "report": 7, "doctor": 7,
     "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
-    "tracking": 8, "registry": 9, "cluster.board": 8, "cluster.session": 8, "cluster.train": 9, "cluster.evaluate": 9,
+    "tracking": 8, "registry": 9,
+    "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 9,
     "run": 10, "plan": 11, "cli": 12,
 }  # fmt: skip
 
 DOORS = {
     "ffcv": {"data.beton", "data.loader"},
-    "ray": {"cluster.board", "cluster.session", "cluster.train", "cluster.evaluate"},
+    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.evaluate"},
     "mlflow": {"tracking", "registry"},
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluate.witness"},

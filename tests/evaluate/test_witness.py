@@ -115,7 +115,8 @@ def test_autoattack_with_few_classes_and_few_images(linear: Build, threat: Linf 
     away = (weight[y][:, None] - weight[None]).norm(p=1 if isinstance(threat, Linf) else 2, dim=2)
     lowest = logits[rows, y][:, None] - logits - threat.epsilon * away
     lowest = lowest.scatter(1, y[:, None], float("inf")).amin(dim=1)
-    for row in (int(lowest.argmax()), int(lowest.argmin())):  # the safest and the weakest
+    weakest, safest = int(lowest.argmin()), int(lowest.argmax())
+    for row in (weakest, safest) if isinstance(threat, Linf) else (weakest,):  # the safest takes seconds
         assert abs(lowest[row]) > 0.1
         x_adv = autoattack(model, x[row : row + 1], y[row : row + 1], threat, 0, 5)
         assert x_adv.shape == (1, 1, 8, 8) and not x_adv.requires_grad
