@@ -123,7 +123,7 @@ class PGD(Value):
         for i in range(self.num_steps):
             x_adv = x_adv.detach().requires_grad_()
             height = loss(model(x_adv), rows).sum() * GRADIENT_SCALE
-            (gradient,) = torch.autograd.grad(height, x_adv)
+            gradient = input_gradient(height, x_adv)
             with torch.no_grad():
                 x_adv = self.threat.project(x, x_adv + self.step(i) * self.threat.ascent(gradient))
         return x_adv.detach()
@@ -158,6 +158,14 @@ def wrong_class(logits: Tensor, y: Tensor, how: Literal["random", "least_likely"
     if how == "random":
         return (y + 1 + noise.integers(logits.shape[1] - 1)) % logits.shape[1]
     return logits.scatter(1, y[:, None], float("inf")).argmin(dim=1)
+
+
+def input_gradient(height: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the scalar ``height`` at ``x``; zeros where the model lets none through."""
+    if not height.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(height, x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 @contextmanager

@@ -91,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        return {"run": _run, "doctor": _doctor, "models": _models, "pull": _pull}[options.verb](options)
+        status = {"run": _run, "doctor": _doctor, "models": _models, "pull": _pull}[options.verb](options)
+        sys.stdout.flush()  # here, where a reader that has left is caught
+        return status
     except DistribError as error:
         print(f"distrib: {error}", file=sys.stderr)
         return error.exit_status

@@ -20,7 +20,13 @@ def explain(error: ValidationError, annotation: Any, document: object) -> list[s
         line = _line(detail, annotation)
         if line not in lines[path]:
             lines[path].append(line)
+    # Where something inside is wrong, what the whole is told (each member of a union, a length) is an echo of it.
+    lines = {path: found for path, found in lines.items() if not any(_inside(other, path) for other in lines)}
     return [f"{_dotted(path)}: {' or '.join(found)}" if path else " or ".join(found) for path, found in lines.items()]
+
+
+def _inside(path: Path, whole: Path) -> bool:
+    return len(path) > len(whole) and path[: len(whole)] == whole
 
 
 def nearest(name: object, names: Sequence[str]) -> str:

@@ -208,11 +208,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that :class:`_Loader` would read as a number."""
+
+
+for _one in (_Loader, _Dumper):
+    _one.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
+
+
+def write(job: Value) -> str:
+    """The job as a job file; :func:`read` gives it back."""
+    return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
 
 
 def read(path: Path, overrides: list[str] | None = None) -> Prepare | Train | Evaluate:
@@ -227,14 +235,11 @@ def parse(document: object, overrides: list[str], origin: str) -> Prepare | Trai
     """The job in a document already read from YAML; ``origin`` names it in errors."""
     if not isinstance(document, dict):
         raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train or evaluate")
+    document = _plain(document, origin)
     for override in overrides:
         _override(document, override)
     try:
-        text = json.dumps(document, allow_nan=True)
-    except (TypeError, ValueError) as error:
-        raise JobError(f"{origin}: {error}; write dates and the like in quotes") from None
-    try:
-        return JOB.validate_json(text)
+        return JOB.validate_json(json.dumps(document))
     except ValidationError as error:
         raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, document))) from None
 
@@ -251,8 +256,11 @@ def digest(job: Value) -> str:
 
 def differences(job: Value, other: dict) -> list[str]:
     """What of ``other`` (a dumped job) would give another result than ``job``: lines "optim.epochs: 3, not 5"."""
-    mine = job.model_dump(mode="json", exclude=WHERE)
+    mine = {key: value for key, value in dump(job).items() if key not in WHERE}
     theirs = {key: value for key, value in other.items() if key not in WHERE}
+    for data in (mine.get("data"), theirs.get("data")):
+        if isinstance(data, dict) and data.get("source") != "folder":
+            data.pop("root", None)  # a named set is the same wherever it lies; a folder is what lies there
     return _differences(mine, theirs, "")
 
 
@@ -260,7 +268,7 @@ def _differences(mine: object, theirs: object, path: str) -> list[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
         return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
-    if path in (".data.store", ".data.root", ".data.download") or mine == theirs:
+    if path in (".data.store", ".data.download") or mine == theirs:
         return []
     return [f"{path[1:]}: {mine}, not {theirs}"]
 
@@ -269,7 +277,7 @@ def _document(path: Path) -> object:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise JobError(f"{path}: {path.stat().st_size} bytes: too large for a job file")
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise JobError(f"{path}: there is no such job file{'; there are ' + ', '.join(near) if near else ''}") from None
@@ -279,10 +287,29 @@ def _document(path: Path) -> object:
         raise JobError(f"{path}: not UTF-8 text") from None
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from None
+    return _yaml(text, str(path))
+
+
+def _yaml(text: str, origin: str) -> object:
+    """What the YAML ``text`` says. Raises :class:`JobError` with the line and column."""
+    try:
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        place = f"{origin}:{mark.line + 1}:{mark.column + 1}" if mark else origin
         raise JobError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise JobError(f"{origin}: not YAML: nested too deeply") from None
+    except (ValueError, KeyError, TypeError) as error:  # PyYAML's own, for dates and numbers that are none
+        raise JobError(f"{origin}: not YAML: {error}; put text in quotes") from None
+
+
+def _plain(document: object, origin: str):
+    """A copy made of JSON values, in which nothing is shared."""
+    try:
+        return json.loads(json.dumps(document))
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{origin}: {error}; write dates and the like in quotes") from None
 
 
 def _override(document: dict, override: str) -> None:
@@ -290,10 +317,7 @@ def _override(document: dict, override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise JobError(f"--set {override}: {text!r} is no value; quote it if it is text") from None
+    value = _plain(_yaml(text, f"--set {override}"), f"--set {override}")
     for key in keys[:-1]:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distrib.attack import PGD
+from distrib.attack import PGD, undisturbed
 from distrib.noise import Noise
 from distrib.values import Value
 
@@ -80,10 +80,14 @@ class Fast(Madry):
     def _one_step(cls, data: object) -> object:
         if isinstance(data, dict) and isinstance(data.get("attack"), dict):
             attack = {"num_steps": 1, "step_size": {"of_epsilon": 1.25}, **data["attack"]}
-            if attack["num_steps"] != 1:
-                raise ValueError("method fast takes one step: leave attack.num_steps out, or use method madry")
             return {**data, "attack": attack}
         return data
+
+    @model_validator(mode="after")
+    def _still_one_step(self) -> "Fast":
+        if self.attack.num_steps != 1:
+            raise ValueError("method fast takes one step: set attack.num_steps to 1, or use method madry")
+        return self
 
 
 class Trades(Value):
@@ -106,11 +110,8 @@ class Trades(Value):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
         """The images whose predictions diverge most from those on ``x``."""
-        training = model.training
-        with torch.no_grad():
-            model.eval()
+        with undisturbed(model, self.attack.batch_norm), torch.no_grad():
             clean = model(x).float().softmax(dim=1)
-            model.train(training)
         return self.attack.scaled(strength).perturb(
             model, x, y, noise, lambda logits, rows: divergence(clean[rows], logits.float())
         )

@@ -106,6 +106,12 @@ class SGD(Optimiser):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _momentum(self) -> "SGD":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0; set momentum, or leave nesterov out")
+        return self
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of ``model``'s parameters."""
         groups = decay_groups(model, self.weight_decay)

@@ -4,13 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
-
 from distrib import checkpoints, tracking
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
-from distrib.job import Evaluate, Prepare, Train, differences, digest, dump
+from distrib.job import Evaluate, Prepare, Train, differences, digest, write
 from distrib.runs import NATURAL, ROBUST, read_record, read_result
 
 
@@ -20,7 +18,7 @@ def plan(job: Prepare | Train | Evaluate) -> str:
     notes = [f"digest: {digest(whole)}", *_data(whole)]
     if not isinstance(whole, Prepare):
         notes += _run(whole)
-    return yaml.safe_dump(dump(whole), sort_keys=False) + "".join(f"# {note}\n" for note in notes)
+    return write(whole) + "".join(f"# {note}\n" for note in notes)
 
 
 def _data(job: Prepare | Train | Evaluate) -> list[str]:

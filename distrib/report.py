@@ -59,7 +59,8 @@ def models_table(rows: list[dict], uri: str) -> str:
 
 
 def _rendered(grid: Table) -> str:
-    console = Console(width=160, no_color=True, highlight=False)
+    # plain text whatever the terminal: it may be copied, piped or compared
+    console = Console(width=160, color_system=None, force_terminal=False, highlight=False, _environ={})
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

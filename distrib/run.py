@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from distrib import __version__, checkpoints, provenance, registry, tracking
 from distrib.clock import Clock
@@ -28,7 +27,7 @@ from distrib.errors import DistribError, JobError
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Exported, Subject, Weights
 from distrib.files import write_json
-from distrib.job import Evaluate, Prepare, Train, digest, dump
+from distrib.job import Evaluate, Prepare, Train, digest, dump, write
 from distrib.journal import Journal, metric_name
 from distrib.objective import Natural
 from distrib.progress import Display
@@ -92,7 +91,7 @@ def _tracked(job: Train | Evaluate, folder: Path, display: Display):
     write_json(folder / "job.json", record)
     if known != tracker.run_id:
         tracker.parameters(dump(job))
-        tracker.text(yaml.safe_dump(dump(job), sort_keys=False), "job.yaml")
+        tracker.text(write(job), "job.yaml")
         tracker.text(provenance.environment(), "environment.txt")
     display.say(f"mlflow: run {tracker.run_id} in {uri}{' (resumed)' if known == tracker.run_id else ''}")
     tracker.watch()

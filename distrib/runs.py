@@ -52,7 +52,9 @@ def read_record(folder: Path) -> dict | None:
         return record if isinstance(record["job"], dict) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise InputError(f"{folder / 'job.json'}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
 
 

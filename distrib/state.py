@@ -6,6 +6,7 @@ A stored state is a folder that appears whole or not at all:
     average.safetensors     the moving average of the weights, if there is one
     optimiser.safetensors   the optimiser's tensors, and torch's random state
     state.json              step, epoch, metrics of every epoch, the job and its digest, sha256 of the files above
+    state.json.sha256       of state.json
 """
 
 import copy
@@ -29,6 +30,7 @@ from distrib.precision import Precision
 from distrib.world import World
 
 FORMAT = 1
+SEAL = "state.json.sha256"
 
 
 @dataclass
@@ -83,7 +85,9 @@ class State:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss * share).backward()
+        # A loss that is not finite may have finite gradients: times nan they tell every rank of it
+        finite = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+        self.scaler.scale(loss * share * finite).backward()
         self.scaler.unscale_(self.optimiser)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         length = nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm or math.inf)
@@ -148,18 +152,35 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
         "sha256": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
     }  # fmt: skip
     (aside / "state.json").write_text(json.dumps(record, indent=1))
+    (aside / SEAL).write_text(file_sha256(aside / "state.json"))
     for path in aside.iterdir():
         _sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(aside, folder)
-    _sync(folder.parent)
+    _replace(aside, folder)
     return verify(folder)
+
+
+def _replace(aside: Path, folder: Path) -> None:
+    """Renames ``aside`` to ``folder``; an older ``folder`` goes only when the new one is in its place."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(aside, folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def verify(folder: Path) -> Stored:
     """What is stored in ``folder``. Raises :class:`CheckpointError` if a file is missing, changed or unreadable."""
     cure = "use another checkpoint, or delete this folder"
     try:
+        if (folder / SEAL).read_text() != file_sha256(folder / "state.json"):
+            raise CheckpointError(f"{folder / 'state.json'}: damaged: its sha256 is not the one in {SEAL}; {cure}")
         record = json.loads((folder / "state.json").read_bytes())
         if record["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {record['format']}, but this distrib reads {FORMAT}; {cure}")
@@ -173,7 +194,9 @@ def verify(folder: Path) -> Stored:
         )  # fmt: skip
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: missing, so {folder} is no whole checkpoint; {cure}") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror}); {cure}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / 'state.json'}: not a checkpoint's record ({error!r}); {cure}") from None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distrib.attack import PGD
+from distrib.attack import PGD, undisturbed
 from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.noise import Noise
 from distrib.objective import Objective
@@ -104,17 +104,14 @@ class Validation:
 
     def accuracy(self, model: nn.Module, world: World) -> tuple[float, float]:
         """(clean, robust) accuracy of ``model`` over all ranks; the model is left as it was. Always float32."""
-        training = model.training
-        model.eval()
         hits = torch.zeros(3, device=world.device)
         for batch in shard(self.reader, self.indices, self.batch_size, world):
             noise = Noise.of(batch.index, self.seed, "validation")
             x_adv = self.attack.perturb(model, batch.x, batch.y, noise)
-            with torch.no_grad():
+            with undisturbed(model, "eval"), torch.no_grad():
                 clean = model(batch.x).argmax(dim=1) == batch.y
                 robust = clean & (model(x_adv).argmax(dim=1) == batch.y)
             hits += torch.stack([clean.sum(), robust.sum(), torch.tensor(len(batch.y), device=world.device)])
-        model.train(training)
         clean, robust, count = world.sum(hits).tolist()
         assert count == len(self.indices), f"validation counted {count:g} of {len(self.indices)} images"
         return clean / count, robust / count

@@ -4,6 +4,7 @@ A :class:`Value` cannot be changed, refuses unknown keys and wrong types, compar
 written in a job file.
 """
 
+import re
 from fractions import Fraction
 from typing import Annotated
 
@@ -18,19 +19,25 @@ class Value(BaseModel):
     )
 
 
+NUMBER = re.compile(r"[-+]?[\d.]{1,30}(e[-+]?\d{1,3})?( ?/ ?\d{1,30})?", re.IGNORECASE)
+"""A decimal number or a fraction of whole ones, short enough to be worked out at once."""
+
+
 def parse_fraction(text: object) -> object:
     """``"8/255"`` -> 0.03137...; ``"0.3"`` -> 0.3; anything else is returned as it came, for pydantic to judge."""
     if not isinstance(text, str):
         return text
     try:
+        if not NUMBER.fullmatch(text):
+            raise ValueError
         return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"expected a number or a fraction such as 8/255, not {text!r}") from None
 
 
 def write_fraction(number: float) -> float | str:
     """The shortest way to write ``number`` in a job file: 8/255 rather than 0.03137254901960784."""
-    numerator = round(number * 255)
+    numerator = round(min(number, 1e6) * 255)
     if len(repr(number)) > 8 and numerator > 0 and numerator / 255 == number:
         return f"{numerator}/255"
     return number

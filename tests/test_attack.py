@@ -179,6 +179,25 @@ def test_restarts_keep_the_worst_start_of_each_example(loss: str):
         assert standing.any() and (one_of_them[1:] & ~one_of_them[0]).any(), "restarts were not put to the test"
 
 
+def test_a_start_that_fools_beats_one_that_climbs_higher():
+    """Under a loss that grows as the prediction gets safer, to fool is still what counts, whenever it happened."""
+    model, count = network(), 24
+    x, threat = images(count, 0, 1, (1, 8, 8)), Linf(epsilon=0.05)
+    y = model(x).argmax(dim=1).detach()
+    once, restarts = PGD(threat=threat, num_steps=1, step_size=0.0), 6
+
+    def safer(logits: Tensor, rows: Tensor) -> Tensor:
+        return margin(logits, y[rows])
+
+    streams = [noise(count), *(noise(count).fork(i) for i in range(1, restarts))]
+    each = torch.stack([margins(model, once.perturb(model, x, y, stream, safer), y) for stream in streams])
+    x_adv = once.model_copy(update={"restarts": restarts}).perturb(model, x, y, noise(count), safer)
+    fooled = (each < 0).any(dim=0)
+    assert torch.equal(margins(model, x_adv, y) < 0, fooled)
+    torch.testing.assert_close(margins(model, x_adv, y)[~fooled], each.amax(dim=0)[~fooled], rtol=0, atol=1e-6)
+    assert fooled.any() and not fooled.all() and (each[:, fooled] > 0).any(), "restarts were not put to the test"
+
+
 ALONE = {
     "pgd": {},
     "restarts": {"restarts": 3},

@@ -20,16 +20,25 @@ RESULT = {"kind": "prepare", "folder": "/f", "splits": {"train": {"count": 3}}}
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DistribError)]
 
 
+def unheard(number: int, frame: object) -> None:
+    raise AssertionError("the command did not listen to SIGTERM")
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory, no addresses in the environment, and the handler of SIGTERM put back."""
+    """An empty working directory, no addresses in the environment, and handlers of signals as in the foreground.
+
+    They are put back. A shell starts what it runs in the background with SIGINT ignored; this test is no such thing.
+    """
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    before = signal.getsignal(signal.SIGTERM)
+    own = {signal.SIGTERM: unheard, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -310,6 +310,27 @@ def test_the_loss_itself_counts_even_where_its_gradient_is_finite(wrong: float):
     assert {name for name in before if before[name] != after[name]} <= {"groups"}
 
 
+@pytest.mark.parametrize("optim", OPTIMISERS.values(), ids=OPTIMISERS)
+def test_a_step_is_the_optimisers_own(optim: Optimiser):
+    """Five steps are those of the plain loop that everyone writes, momentum and all."""
+    state = train(new(optim), 5)
+    torch.manual_seed(0)
+    model = small_cnn().train()
+    plain = optim.build(model)
+    for step in range(5):
+        for group in plain.param_groups:
+            group["lr"] = optim.lr_at(step, 5)
+        draw = torch.Generator().manual_seed(step)
+        x, y = torch.rand(8, 1, 8, 8, generator=draw), torch.randint(10, (8,), generator=draw)
+        plain.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        if optim.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
+        plain.step()
+    for own, other in zip(state.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 def test_the_learning_rate_is_that_of_the_step():
     state = new(SGD(name="sgd", lr=0.1, momentum=0.0, epochs=2, schedule=Cosine(shape="cosine"), warmup_epochs=0.5))
     for step in range(10):

@@ -182,9 +182,10 @@ def test_one_bad_pixel_is_outside_and_found_in_its_own_row(threat: Ball, fault):
 
 
 def test_the_box_is_checked_even_where_the_ball_reaches_beyond_it():
-    x = torch.zeros(1, 1, 2, 2)
+    black, white = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     for threat in (Linf(epsilon=1.0), L2(epsilon=50.0)):
-        assert outside(threat, x, x - 1e-6).all() and not outside(threat, x, x + 0.5).any()
+        assert outside(threat, black, black - 1e-7).all() and not outside(threat, black, white).any()
+        assert outside(threat, white, white + 2e-7).all() and not outside(threat, white, black).any()
 
 
 def test_the_l2_tolerance_grows_with_large_balls_only():

@@ -163,6 +163,29 @@ def test_validation_counts_clean_and_robust_hits(digits: Path, linear):
     assert whole_box.accuracy(model, World()) == pytest.approx((hits, 0.0))
 
 
+class FirstPixel(nn.Module):
+    """Calls an image of first pixel k/9 a k."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(9 * x[:, 0, 0, 0, None] - torch.arange(10)).square()
+
+
+class Helpful:
+    """An attack that makes every image right."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: object) -> Tensor:
+        x_adv = x.clone()
+        x_adv[:, 0, 0, 0] = y / 9
+        return x_adv
+
+
+def test_an_image_that_is_wrong_as_it_is_is_not_robust(digits: Path):
+    validation = Run(digits, SGD_JOB).validation
+    validation.attack = Helpful()
+    clean, robust = validation.accuracy(FirstPixel(), World())
+    assert 0 < clean < 0.5 and robust == clean
+
+
 class Poisoned:
     """A loader whose images are nan in the third batch of every epoch, on one rank."""
 
@@ -193,6 +216,11 @@ SCENARIOS = {
     "uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "ema": 0.9})},  # 16 + 17
     "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", attack=MADRY.attack)},
     "batch norm": {"optim": SGD_JOB, "build": with_batch_norm},
+    "batch norm, hardly moving": {
+        "optim": SGD_JOB.model_copy(update={"lr": 1e-9}),
+        "build": with_batch_norm,
+        "objective": Natural(method="natural"),
+    },
     "poisoned": {"optim": SGD_JOB},
 }
 
@@ -281,6 +309,17 @@ def test_both_ranks_end_with_the_same_state_bit_for_bit(two_ranks: dict[str, lis
         assert first["tensors"]["model.1.num_batches_tracked"] == first["step"]
 
 
+def test_running_means_are_those_of_the_whole_batch(digits: Path, two_ranks: dict[str, list[dict]]):
+    """The mean of two equal parts' means. (Of variances that is true but for what lies between the parts.)"""
+    alone = Run(digits, **SCENARIOS["batch norm, hardly moving"])
+    alone.history()
+    mean, variance = alone.state.running
+    for rank in two_ranks["batch norm, hardly moving"]:
+        torch.testing.assert_close(rank["tensors"]["model.1.running_mean"], mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rank["tensors"]["model.1.running_var"], variance, rtol=0.1, atol=0)
+    assert mean.abs().max() > 0.01
+
+
 def test_validation_over_two_ranks_counts_each_image_once(digits: Path, two_ranks: dict[str, list[dict]]):
     run = Run(digits, **SCENARIOS["even"])
     count = len(run.validation.indices)
@@ -298,21 +337,6 @@ def test_a_nan_on_one_rank_stops_both_before_anything_moves(digits: Path, two_ra
         assert rank["step"] == 2 and rank["history"] == []
     for name, tensor in first["tensors"].items():
         assert tensor.isfinite().all() and torch.equal(tensor, second["tensors"][name]), name
-
-
-def test_the_batches_of_two_ranks_are_those_of_one(digits: Path):
-    """Rank by rank, step by step: the global batch, its order, its augmentation."""
-    train = open_split(digits, "train", "training")
-    reader = open_reader(train, "memory")
-    augment = Augment(crop_padding=2, flip=True)
-
-    def loader(rank: int, size: int) -> Iterator[Batch]:
-        return TrainLoader(reader, train.card.count, 3, 33, augment, World(rank, size)).epoch(2)
-
-    for whole, *parts in zip(loader(0, 1), loader(0, 2), loader(1, 2), strict=True):
-        assert [len(part.y) for part in parts] == [16, 17]
-        for field in ("x", "y", "index"):
-            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Values are frozen and strict; a Radius is read exactly and written as people write it."""
 
+import math
+import random
 import subprocess
 import sys
 
@@ -76,7 +78,9 @@ def test_a_radius_beyond_the_floats_is_refused(text: str):
 
 
 def test_what_is_written_is_read_back_as_the_same_float():
-    numbers = [i / 255 for i in range(600)] + [0.3, 0.1, 1 / 3, 2 / 3, 1e-9, 5e-324, 1e300, 0.1 + 0.2]
+    grey = [i / 255 for i in range(600)]
+    numbers = [*grey, *(math.nextafter(number, 2) for number in grey), *(random.Random(0).random() for _ in range(600))]
+    numbers += [0.3, 0.1, 1 / 3, 2 / 3, 1e-9, 5e-324, 1e300, 0.1 + 0.2]
     assert [parse_fraction(write_fraction(number)) for number in numbers] == numbers
     assert all(Outer.model_validate(Outer(radius=number).model_dump()).radius == number for number in numbers)
 

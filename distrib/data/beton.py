@@ -113,9 +113,8 @@ def open_split(folder: Path, split: Split, purpose: Literal["training", "evaluat
     try:
         card = Card.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no card; prepare the data first (distrib run jobs/prepare-digits.yaml)"
-        ) from None
+        cure = cure if folder.is_dir() else "run the job that prepares the data (kind: prepare) first"
+        raise DataError(f"{path}: there is no card; {cure}") from None
     except (OSError, ValidationError) as error:
         raise DataError(f"{path}: not a card ({str(error).splitlines()[0]}); {cure}") from None
     if card.split != split:
@@ -148,10 +147,12 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
         assert moments is not None
         fingerprint = data.fingerprint()
         for split, part in samples.items():
-            if part.classes != train.classes or part.shape != train.shape:
+            if part.classes != train.classes:
+                other = ", ".join(sorted(set(part.classes) ^ set(train.classes))) or "their order"
+                raise DataError(f"{part.name}: other classes than {train.name} ({other}); mend the folders")
+            if part.shape != train.shape:
                 raise DataError(
-                    f"{part.name}: {len(part.classes)} classes of images {list(part.shape)}, but {train.name} has "
-                    f"{len(train.classes)} of {list(train.shape)}; set data.size, or mend the folders"
+                    f"{part.name}: images {list(part.shape)}, but {train.name} has {list(train.shape)}; set data.size"
                 )
             encoding = _encoding(data, split, part.shape)
             path = aside / f"{split}.{'beton' if packing == 'ffcv' else 'safetensors'}"
@@ -170,7 +171,8 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
             say(f"data: {split}: {len(part)} images {'x'.join(map(str, part.shape))}, {encoding}, {path.name}")
         if folder.is_dir():
             shutil.rmtree(folder)
-        aside.chmod(0o755)
+        for path in (aside, *aside.iterdir()):  # the temporary folder was for its owner alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

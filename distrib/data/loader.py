@@ -6,7 +6,9 @@ seeded.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -94,7 +96,12 @@ class FfcvReader:
                 yield Raw(image, label, index)
         finally:  # left early, its thread would live on and hold the buffers (ffcv issues 345, 393)
             epoch.close()
-            epoch.join(timeout=10)
+            for _ in range(1000):
+                with suppress(Empty):  # it may be waiting for room to say that it is at the end
+                    epoch.output_queue.get_nowait()
+                epoch.join(timeout=0.01)
+                if not epoch.is_alive():
+                    break
 
 
 class MemoryReader:
@@ -113,7 +120,7 @@ class MemoryReader:
 
     def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
         """See :class:`Reader`."""
-        for rows in torch.from_numpy(order).split(batch_size):
+        for rows in torch.from_numpy(order).split(batch_size) if len(order) else ():
             yield Raw(self.image[rows], self.label[rows], rows)
 
 

@@ -119,10 +119,10 @@ class Torchvision(Packed):
         kind = getattr(datasets, name)
         try:
             found = kind(self.root, train=part == "train", download=self.download)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
+        except Exception as error:  # its readers assert, unpickle and index: damage may raise anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"data.root: no usable {name} in {self.root!r} ({str(error).splitlines()[0]}); put it there, "
-                "or allow data.download: true"
+                f"data.root: no usable {name} in {self.root!r} ({reason}); put it there, or allow data.download: true"
             ) from None
         images = np.asarray(found.data)
         images = images[..., None] if images.ndim == 3 else images
@@ -185,6 +185,8 @@ def read_image(paths: Sequence[str], size: int | None, grey: bool, i: int) -> Im
 
     try:
         with Pillow.open(paths[i]) as file:
+            if file.mode.startswith(("I", "F")):  # Pillow would cut their values off at 255
+                raise ValueError("more than 8 bits a channel")
             picture = file.convert("L" if grey else "RGB")
     except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
         raise DataError(f"{paths[i]}: cannot be read as an image ({error}); mend or remove the file") from None

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from distrib.errors import RunError
-from distrib.evaluate.suite import Evaluation, name_of
+from distrib.evaluate.suite import Evaluation, Pgd, name_of
 from distrib.evaluate.witness import ShardResult
 from distrib.values import Value
 
@@ -87,7 +87,7 @@ def conclude(shards: Sequence[ShardResult], suite: Evaluation, count: int, num_c
         norm=suite.threat.norm,
         epsilon=suite.threat.epsilon,
         seed=suite.seed,
-        flags=tuple(_flags(shards, fate, met, float((zero & clean).sum() / max(1, clean.sum())), num_classes)),
+        flags=tuple(_flags(shards, suite, fate, met, float((zero & clean).sum() / max(1, clean.sum())), num_classes)),
     )
 
 
@@ -100,7 +100,12 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
 
 
 def _flags(
-    shards: Sequence[ShardResult], fate: dict[str, np.ndarray], met: dict[str, np.ndarray], zero: float, classes: int
+    shards: Sequence[ShardResult],
+    suite: Evaluation,
+    fate: dict[str, np.ndarray],
+    met: dict[str, np.ndarray],
+    zero: float,
+    classes: int,
 ) -> list[Flag]:
     """What looks wrong; see Carlini et al., "On evaluating adversarial robustness" (arXiv 1902.06705)."""
     flags = []
@@ -115,8 +120,9 @@ def _flags(
     if zero > 0.01:
         detail = f"{zero:.1%} of the rightly classified images have no gradient: attacks by gradient are blind there"
         flags.append(Flag(name="zero_gradients", blocking=True, detail=detail))
-    for name in fate:
-        if name.startswith("pgd") and "fgsm" in fate:
+    for attack in suite.attacks:
+        name = name_of(attack)
+        if isinstance(attack, Pgd) and attack.target == "none" and "fgsm" in fate:
             both = met[name] & met["fgsm"]
             more = int(fate[name][both].astype(bool).sum()) - int(fate["fgsm"][both].astype(bool).sum())
             if more > 3 * math.sqrt(max(1, both.sum())) * 0.05 + 1:

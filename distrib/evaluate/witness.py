@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import PGD, undisturbed
+from distrib.attack import PGD, input_gradient, undisturbed
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluate.suite import AutoAttack, Evaluation, name_of
@@ -117,7 +117,7 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, seed: 
     """AutoAttack's images for ``x`` (each ``x`` itself where it found none), by the authors' package.
 
     Below ten classes it has fewer targets than its standard nine; below four, its targeted loss is not defined and
-    the untargeted attacks take its place.
+    the untargeted attacks take its place. Where the model lets no gradient through, the attack without one is left.
     """
     from pyautoattack import AutoAttack as Reference
 
@@ -125,6 +125,8 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, seed: 
     kind: dict[str, Any] = {"version": "standard"}
     if num_classes < 4:
         kind = {"version": "custom", "attacks": ["apgd-ce", "fab", "square"]}
+    if not _differentiable(model, x[:1]):
+        kind = {"version": "custom", "attacks": ["square"]}
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
@@ -141,10 +143,15 @@ def _logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 
 @torch.enable_grad()
+def _differentiable(model: nn.Module, x: Tensor) -> bool:
+    return model(x.detach().requires_grad_()).requires_grad
+
+
+@torch.enable_grad()
 def _zero_gradient(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     flat = []
     for part, label in zip(x.split(batch_size), y.split(batch_size), strict=True):
         part = part.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(part), label, reduction="sum"), part)
+        gradient = input_gradient(F.cross_entropy(model(part), label, reduction="sum"), part)
         flat.append(gradient.flatten(1).abs().amax(dim=1) == 0)
     return torch.cat(flat)
