@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -132,6 +132,12 @@ class Train(Value):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
+        warmup = getattr(self.objective, "epsilon_warmup_epochs", 0.0)
+        if warmup >= self.optim.epochs:
+            raise ValueError(
+                f"objective.epsilon_warmup_epochs: {warmup:g} of {self.optim.epochs} epochs: epsilon would never be "
+                "trained against in full; lower it, or raise optim.epochs"
+            )
         if self.cluster.max_workers > self.optim.batch_size:
             workers, images = self.cluster.max_workers, self.optim.batch_size
             raise ValueError(f"cluster.num_workers: {workers} workers cannot share batches of {images}")
@@ -196,6 +202,13 @@ WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
 class _Loader(yaml.SafeLoader):
     """YAML without its two traps: keys given twice, and 1e-3 read as text."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does, but what it raises for dates and numbers that are none says where they stand."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError) as error:
+            raise yaml.MarkedYAMLError(problem=f"{error}; put text in quotes", problem_mark=node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
@@ -235,13 +248,13 @@ def parse(document: object, overrides: list[str], origin: str) -> Prepare | Trai
     """The job in a document already read from YAML; ``origin`` names it in errors."""
     if not isinstance(document, dict):
         raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train or evaluate")
-    document = _plain(document, origin)
+    plain: dict = _plain(document, origin)
     for override in overrides:
-        _override(document, override)
+        _override(plain, override)
     try:
-        return JOB.validate_json(json.dumps(document))
+        return JOB.validate_json(json.dumps(plain))
     except ValidationError as error:
-        raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, document))) from None
+        raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, plain))) from None
 
 
 def dump(job: Value) -> dict:
@@ -300,11 +313,9 @@ def _yaml(text: str, origin: str) -> object:
         raise JobError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
     except RecursionError:
         raise JobError(f"{origin}: not YAML: nested too deeply") from None
-    except (ValueError, KeyError, TypeError) as error:  # PyYAML's own, for dates and numbers that are none
-        raise JobError(f"{origin}: not YAML: {error}; put text in quotes") from None
 
 
-def _plain(document: object, origin: str):
+def _plain(document: Any, origin: str) -> Any:
     """A copy made of JSON values, in which nothing is shared."""
     try:
         return json.loads(json.dumps(document))
@@ -317,7 +328,11 @@ def _override(document: dict, override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
-    value = _plain(_yaml(text, f"--set {override}"), f"--set {override}")
+    try:
+        value = _yaml(text, "")
+    except JobError:
+        raise JobError(f"--set {override}: {text!r} is no value; quote it if it is text") from None
+    value = _plain(value, f"--set {override}")
     for key in keys[:-1]:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):

@@ -86,7 +86,7 @@ class Fast(Madry):
     @model_validator(mode="after")
     def _still_one_step(self) -> "Fast":
         if self.attack.num_steps != 1:
-            raise ValueError("method fast takes one step: set attack.num_steps to 1, or use method madry")
+            raise ValueError("method fast takes one step: leave attack.num_steps out, or use method madry")
         return self
 
 

@@ -28,7 +28,7 @@ def parse_fraction(text: object) -> object:
     if not isinstance(text, str):
         return text
     try:
-        if not NUMBER.fullmatch(text):
+        if not NUMBER.fullmatch(text.strip()):
             raise ValueError
         return float(Fraction(text.replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -225,7 +225,6 @@ except SystemExit:
     assert in_a_process(code, stdout=subprocess.DEVNULL).stderr == ""
 
 
-@pytest.mark.xfail(strict=True, reason="what is buffered is written after main returned, where nothing catches it")
 def test_a_reader_that_left_is_no_failure_with_noise():
     """distrib models | head -1"""
     code = (

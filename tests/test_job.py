@@ -47,15 +47,6 @@ WORKERS = "cluster.num_workers"
 ADAM = {"name": "adam", "lr": 0.1, "epochs": 1}
 
 
-def known(reason: str) -> pytest.MarkDecorator:
-    """A fault of distrib that is reported and not mended yet; the test fails as soon as it is."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-SECOND = known("pydantic counts the list without its wrong items, and complains that it is too short")
-UNION = known("pydantic complains of every member of the union")
-
-
 def changed(base: dict, changes: dict[str, object]) -> dict:
     """A copy of ``base`` with fields set by their path, or taken out (``GONE``)."""
     document = copy.deepcopy(base)
@@ -161,7 +152,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "wrong norm": ({"objective.attack.threat.norm": "l1"}, BALL, "norm: 'l1' is none of linf, l2"),
     "wrong method": ({"objective.method": "mart"}, "objective", "'mart' is none of natural, madry, fast, trades"),
     "wrong shape": ({"optim.schedule": {"shape": "cosin"}}, "optim.schedule", "did you mean cosine?"),
-    "wrong tag in an item": ({ATTACKS: [{"attack": "fgms"}]}, f"{ATTACKS}[0]", "did you mean fgsm?", SECOND),
+    "wrong tag in an item": ({ATTACKS: [{"attack": "fgms"}]}, f"{ATTACKS}[0]", "did you mean fgsm?"),
     # wrong types
     "text for a table": ({"optim": "sgd"}, "optim", "expected an object, not 'sgd'"),
     "a table for text": ({"name": {"a": 1}}, "name", "expected a valid string"),
@@ -173,7 +164,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "no for a name": ({"name": False}, "name", "expected a valid string, not False"),
     "nothing for a number": ({"optim.lr": None}, "optim.lr", "expected a valid number, not None"),
     "text for a list": ({ATTACKS: "fgsm"}, ATTACKS, "expected a valid array, not 'fgsm'"),
-    "text for an item": ({ATTACKS: ["fgsm"]}, f"{ATTACKS}[0]", "expected an object, not 'fgsm'", SECOND),
+    "text for an item": ({ATTACKS: ["fgsm"]}, f"{ATTACKS}[0]", "expected an object, not 'fgsm'"),
     "wrong literal": ({"precision": "float8"}, "precision", "'float8' is none of float32, bfloat16, float16"),
     "wrong loader": ({"loader": "fcv"}, "loader", "did you mean ffcv?"),
     # numbers out of their bounds
@@ -200,7 +191,6 @@ WRONG_FIELDS: dict[str, tuple] = {
         {EPSILON: "9" * 400 + "/255"},
         EPSILON,
         "expected a number or a fraction",
-        known("OverflowError"),
     ),
     "epsilon of the evaluation": (
         {"evaluation.threat": {"norm": "linf", "epsilon": 2}},
@@ -208,12 +198,11 @@ WRONG_FIELDS: dict[str, tuple] = {
         "less than or equal to 1",
     ),
     "step size in words": ({STEP: "fast"}, STEP, "expected a number or a fraction such as 8/255, not 'fast'"),
-    "a share of epsilon of 0": ({STEP: {"of_epsilon": 0}}, f"{STEP}.of_epsilon", "greater than 0", UNION),
+    "a share of epsilon of 0": ({STEP: {"of_epsilon": 0}}, f"{STEP}.of_epsilon", "greater than 0"),
     "a share of epsilon, misspelt": (
         {STEP: {"of_epsilon": 1, "of_eps": 1}},
         f"{STEP}.of_eps",
         "did you mean of_epsilon?",
-        UNION,
     ),
     # fields that contradict each other
     "kappa without cw_margin": (
@@ -275,12 +264,11 @@ WRONG_FIELDS: dict[str, tuple] = {
     "more elastic workers than images": ({WORKERS: {"min": 1, "max": 200}}, WORKERS, "200 workers cannot share"),
     "no workers": ({WORKERS: 0}, WORKERS, "greater than or equal to 1, not 0"),
     "elastic upside down": ({WORKERS: {"min": 3, "max": 2}}, WORKERS, "min is above max"),
-    "elastic without an end": ({WORKERS: {"min": 3}}, "cluster.num_workers.max", "is missing", UNION),
+    "elastic without an end": ({WORKERS: {"min": 3}}, "cluster.num_workers.max", "is missing"),
     "nesterov without momentum": (
         {"optim.nesterov": True, "optim.momentum": 0.0},
         "optim",
         "nesterov",
-        known("torch refuses it, in the worker"),
     ),
     # names
     "a blank in a name": ({"name": "my run"}, "name", "'my run' is no name: use letters, digits, dots"),
@@ -368,11 +356,11 @@ WRONG_TEXTS: dict[str, tuple] = {
     "not UTF-8": ("kind: trän\n".encode("latin1"), ": not UTF-8 text"),
     "UTF-16": (GOOD.encode("utf-16"), ": not UTF-8 text"),
     "too large": ("#" * (LARGEST_FILE + 1), f": {LARGEST_FILE + 1} bytes: too large for a job file"),
-    "a month that is none": (GOOD + "seed: 2020-13-01\n", r":\d+:\d+: not YAML|.*: seed", known("ValueError")),
-    "a number that is none": (GOOD + "seed: !!int x\n", r":\d+:\d+: not YAML", known("ValueError")),
-    "a truth that is none": (GOOD + "seed: !!bool x\n", r":\d+:\d+: not YAML", known("KeyError")),
-    "a number of 5000 digits": (GOOD + "seed: " + "9" * 5000 + "\n", r"(:\d+:\d+)?: ", known("ValueError")),
-    "2000 brackets": ("a: " + "[" * 2000, ": ", known("RecursionError")),
+    "a month that is none": (GOOD + "seed: 2020-13-01\n", r":\d+:\d+: not YAML|.*: seed"),
+    "a number that is none": (GOOD + "seed: !!int x\n", r":\d+:\d+: not YAML"),
+    "a truth that is none": (GOOD + "seed: !!bool x\n", r":\d+:\d+: not YAML"),
+    "a number of 5000 digits": (GOOD + "seed: " + "9" * 5000 + "\n", r"(:\d+:\d+)?: "),
+    "2000 brackets": ("a: " + "[" * 2000, ": "),
 }
 
 WRONG_OVERRIDES: dict[str, tuple] = {
@@ -387,9 +375,9 @@ WRONG_OVERRIDES: dict[str, tuple] = {
     "no such field": ("optim.epoch=3", ".*job.yaml: optim.epoch: no such field .did you mean epochs"),
     "wrong type": ("optim.epochs=many", ".*job.yaml: optim.epochs: expected a valid integer, not 'many'"),
     "nothing": ("optim.epochs=", ".*job.yaml: optim.epochs: expected a valid integer, not None"),
-    "a date": ("name=2020-01-01", ".*job.yaml: .*write dates and the like in quotes"),
-    "a month that is none": ("name=2020-13-01", "--set name=2020-13-01: .* is no value", known("ValueError")),
-    "2000 brackets": ("name=" + "[" * 2000, "--set name=.* is no value", known("RecursionError")),
+    "a date": ("name=2020-01-01", "--set name=2020-01-01: .*write dates and the like in quotes"),
+    "a month that is none": ("name=2020-13-01", "--set name=2020-13-01: .* is no value"),
+    "2000 brackets": ("name=" + "[" * 2000, "--set name=.* is no value"),
 }
 
 
@@ -600,7 +588,6 @@ def test_an_override_can_change_the_member_of_a_union_with_its_fields(tmp_path: 
     assert read(file, ["objective.attack.threat.norm=l2", f"{EPSILON}=3"]).objective.attack.threat == L2(epsilon=3.0)
 
 
-@known("YAML aliases share one mapping, and the override changes it in place")
 def test_an_override_changes_one_field_even_where_the_file_shares_it(tmp_path: Path):
     file = tmp_path / "job.yaml"
     shared = "&t {norm: linf, epsilon: 8/255}"
@@ -610,7 +597,6 @@ def test_an_override_changes_one_field_even_where_the_file_shares_it(tmp_path: P
     assert found.objective.attack.threat.epsilon == 0.1 and found.evaluation.threat.epsilon == 8 / 255
 
 
-@known("parse writes the overrides into its argument")
 def test_parse_leaves_the_document_alone():
     document = copy.deepcopy(TRAIN)
     parse(document, ["optim.epochs=9", "augment.flip=true"], "here")
@@ -675,7 +661,6 @@ def test_where_a_downloaded_set_lies_is_no_difference_but_another_folder_of_imag
     assert differences(at("mnist", "a"), dump(at("mnist", "b"))) == []
 
 
-@known("data.root is left out for folders too, though their content is what lies there")
 def test_another_folder_of_images_is_another_job():
     def at(root: str) -> Train:
         return resolved({"data": {"source": "folder", "root": root}})

@@ -177,7 +177,6 @@ def test_milestones_must_rise():
             Multistep(shape="multistep", milestones=milestones)
 
 
-@pytest.mark.xfail(strict=True, reason="the job is taken, and the worker fails with torch's ValueError")
 def test_every_optimiser_that_a_job_may_name_can_be_built():
     """torch refuses Nesterov's step without momentum: a job must not get as far as a worker with it."""
     with pytest.raises(ValidationError, match="nesterov"):

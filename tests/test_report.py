@@ -6,8 +6,6 @@ import pytest
 
 from distrib.report import models_table, table
 
-known = pytest.mark.xfail(strict=True, reason="rich still writes bold and italic")
-
 CLAIM = {
     "clean_accuracy": 0.9876, "n_clean": 450, "robust_accuracy": 0.4321, "interval": [0.3871, 0.4783], "n": 449,
     "attacks": {"fgsm": 0.6543, "pgd-20": 0.5109, "autoattack": 0.4444},
@@ -92,8 +90,8 @@ def test_no_models_is_said_with_the_place_and_the_cure():
 
 ENVIRONMENTS = [
     {"COLUMNS": "20"}, {"COLUMNS": "500"}, {"TERM": "dumb"}, {"NO_COLOR": "1"},
-    pytest.param({"FORCE_COLOR": "1"}, marks=known),
-    pytest.param({"TTY_COMPATIBLE": "1", "TERM": "xterm-256color"}, marks=known),
+    {"FORCE_COLOR": "1"},
+    {"TTY_COMPATIBLE": "1", "TERM": "xterm-256color"},
 ]  # fmt: skip
 
 

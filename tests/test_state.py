@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distrib import state as state_module
 from distrib.errors import CheckpointError, NonFiniteLoss
+from distrib.files import file_sha256
 from distrib.models import SmallCNN
 from distrib.optim import SGD, Adam, Cosine, Optimiser
 from distrib.state import State, Stored, load, load_weights, save, verify
@@ -202,6 +203,7 @@ def test_no_flipped_bit_of_the_record_goes_unnoticed(tmp_path: Path, whole: Path
 def test_another_format_is_refused_by_its_number(tmp_path: Path, whole: Path):
     folder = shutil.copytree(whole, tmp_path / "epoch-00001")
     edit(folder, format=99)
+    (folder / "state.json.sha256").write_text(file_sha256(folder / "state.json"))  # written so, not damaged
     with pytest.raises(CheckpointError, match=r"format 99.* reads 1"):
         verify(folder)
 

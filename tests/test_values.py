@@ -70,7 +70,6 @@ def test_what_is_no_radius_is_refused(wrong: object, phrase: str):
     assert detail["loc"] == ("radius",) and phrase in detail["msg"]
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="float() of a Fraction overflows")
 @pytest.mark.parametrize("text", ["1e400", "9" * 400 + "/1"], ids=["1e400", "400 digits"])
 def test_a_radius_beyond_the_floats_is_refused(text: str):
     with pytest.raises(ValidationError, match="expected a number or a fraction"):
@@ -85,7 +84,6 @@ def test_what_is_written_is_read_back_as_the_same_float():
     assert all(Outer.model_validate(Outer(radius=number).model_dump()).radius == number for number in numbers)
 
 
-@pytest.mark.xfail(strict=True, reason="Fraction works out all thousand million digits of it: it hangs")
 @pytest.mark.timeout(20)
 def test_a_radius_with_a_huge_exponent_is_refused_at_once():
     """In a process of its own, which can be stopped."""
@@ -101,7 +99,6 @@ for text in ("1e999999999", "1e-999999999"):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=5)
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="times 255 it is inf")
 def test_a_radius_of_any_size_is_written():
     assert parse_fraction(write_fraction(1.7e308)) == 1.7e308
 

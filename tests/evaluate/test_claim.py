@@ -231,7 +231,6 @@ def test_fgsm_and_pgd_are_compared_on_the_images_that_both_met():
     assert flags(claim(shard("1" * 100, **fates), attacks=(FGSM | {"n": 50}, PGD))) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="every name that begins with pgd is held against fgsm, targeted ones too")
 @pytest.mark.parametrize("target", ["random", "least_likely"])
 def test_a_targeted_attack_is_weaker_by_design_and_no_suspicion(target: str):
     name = f"pgd-20-{target.replace('_', '-')}"
