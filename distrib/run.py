@@ -328,7 +328,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                 "num_workers": job.cluster.max_workers,
                 "seconds": clock.seconds,
                 "images_per_second": round(
-                    claim.n_clean / max(sum(claim.seconds.values()), 1e-9) * job.cluster.max_workers, 2
+                    claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * job.cluster.max_workers, 2
                 ),
                 "job_digest": digest(job),
                 "data_sha256": test.content_sha256,

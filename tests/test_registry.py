@@ -21,7 +21,7 @@ def claim(robust: float, **changes) -> Claim:
     whole = {
         "clean_accuracy": 0.9, "n_clean": 100, "robust_accuracy": robust, "interval": wilson(round(robust * 100), 100),
         "n": 100, "attacks": {"fgsm": 0.8, "autoattack": robust}, "attacks_n": {"fgsm": 100, "autoattack": 100},
-        "seconds": {"fgsm": 1.0, "autoattack": 9.0}, "largest_change": {"fgsm": 0.1, "autoattack": 0.1},
+        "attack_seconds": {"fgsm": 1.0, "autoattack": 9.0}, "largest_change": {"fgsm": 0.1, "autoattack": 0.1},
         "norm": "linf", "epsilon": 0.1, "seed": 0, "flags": (),
     }  # fmt: skip
     return Claim(**(whole | changes))

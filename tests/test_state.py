@@ -150,6 +150,10 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a number": ("state.json", lambda f: (f / "state.json").write_text("1")),
     "no keys": ("state.json", lambda f: (f / "state.json").write_text('{"format": 1}')),
     "other hashes": ("state.json", lambda f: edit(f, sha256=["a"])),
+    "seal missing": ("state.json", lambda f: (f / "state.json.sha256").unlink()),
+    "seal empty": ("state.json", lambda f: (f / "state.json.sha256").write_bytes(b"")),
+    "seal flipped": ("state.json", lambda f: flip(f / "state.json.sha256", 0.5)),
+    "seal no UTF-8": ("state.json", lambda f: (f / "state.json.sha256").write_bytes(b"\xff\xfe")),
     "another step": ("state.json", lambda f: edit(f, step=1000)),
     "no hashes": ("state.json", lambda f: edit(f, sha256={})),
     "a folder in place of a file": (

@@ -36,7 +36,7 @@ class Claim(Value):
     """Accuracy under each attack by itself."""
     attacks_n: dict[str, int]
     """On how many images each attack was run."""
-    seconds: dict[str, float]
+    attack_seconds: dict[str, float]
     """Of computation on all workers together."""
     largest_change: dict[str, float]
     norm: Literal["linf", "l2"]
@@ -82,7 +82,7 @@ def conclude(shards: Sequence[ShardResult], suite: Evaluation, count: int, num_c
         n=len(worst),
         attacks=attacks,
         attacks_n={name: int(met[name].sum()) for name in names},
-        seconds={name: round(sum(shard.seconds[name] for shard in shards), 2) for name in names},
+        attack_seconds={name: round(sum(shard.seconds[name] for shard in shards), 2) for name in names},
         largest_change={name: max(shard.largest_change[name] for shard in shards) for name in names},
         norm=suite.threat.norm,
         epsilon=suite.threat.epsilon,

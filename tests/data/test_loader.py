@@ -161,6 +161,18 @@ def test_an_epoch_left_early_leaves_no_thread(ffcv_reader: FfcvReader, memory_re
     assert same(kept(ffcv_reader.read(order, 32)), kept(memory_reader.read(order, 32)))  # and it can be read again
 
 
+def test_a_long_epoch_left_early_is_not_read_to_its_end(ffcv_reader: FfcvReader):
+    """ImageNet has thousands of batches: who makes room for the thread to end must not make it read them all."""
+    order = np.tile(np.arange(COUNT), 200)
+    with NoThreadLeft():
+        batches = ffcv_reader.read(order, 32)
+        next(batches)
+        began = time.monotonic()
+        batches.close()
+        seconds = time.monotonic() - began
+    assert seconds < 5
+
+
 def test_training_and_evaluation_left_early_leave_no_thread(ffcv_reader: FfcvReader):
     def fail(batches: Iterator) -> None:
         for _ in batches:

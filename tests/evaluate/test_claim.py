@@ -78,15 +78,15 @@ def test_against_a_count_by_hand_over_random_fates():
         assert found.interval == wilson(standing, count)
         assert found.robust_accuracy <= min(found.attacks.values()) <= found.clean_accuracy
         assert found.largest_change == dict.fromkeys(fate, count - 1.0)
-        assert found.seconds == dict.fromkeys(fate, float(len(shards)))
+        assert found.attack_seconds == dict.fromkeys(fate, float(len(shards)))
 
 
 def test_the_claim_does_not_depend_on_how_and_when_shards_come():
     parts = [shard("110", [0, 1, 2], fgsm="100", pgd_20="110"), shard("11", [3, 4], fgsm="11", pgd_20="01"),
              shard("1", [5], fgsm="1", pgd_20="1")]  # fmt: skip
     one = shard("110111", fgsm="100111", pgd_20="110011")
-    figures = [claim(*order).model_dump(exclude={"seconds"}) for order in permutations(parts)]
-    assert all(found == claim(one).model_dump(exclude={"seconds"}) for found in figures)
+    figures = [claim(*order).model_dump(exclude={"attack_seconds"}) for order in permutations(parts)]
+    assert all(found == claim(one).model_dump(exclude={"attack_seconds"}) for found in figures)
     backwards = shard("111011", [5, 4, 3, 2, 1, 0], fgsm="111001", pgd_20="110011")
     assert claim(backwards) == claim(one)
 
