@@ -96,8 +96,9 @@ class FfcvReader:
                 yield Raw(image, label, index)
         finally:  # left early, its thread would live on and hold the buffers (ffcv issues 345, 393)
             epoch.close()
+            epoch.iter_ixes = iter(())  # no further batch; what is ready is taken away, so that it is never stuck
             for _ in range(1000):
-                with suppress(Empty):  # it may be waiting for room to say that it is at the end
+                with suppress(Empty):
                     epoch.output_queue.get_nowait()
                 epoch.join(timeout=0.01)
                 if not epoch.is_alive():
