@@ -73,7 +73,7 @@ class PGD(Value):
         return f"{family}-{self.num_steps}{f'x{self.restarts}' if self.restarts > 1 else ''}{kappa}{aim}"
 
     def scaled(self, strength: float) -> "PGD":
-        """The same attack with epsilon (and a relative step size with it) times ``strength`` in [0, 1]."""
+        """The same attack with epsilon and step size times ``strength`` in [0, 1]."""
         if strength == 1:
             return self
         threat = self.threat.model_copy(update={"epsilon": self.threat.epsilon * strength})

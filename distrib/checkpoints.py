@@ -17,7 +17,11 @@ def folder_for(run: Path, epoch: int) -> Path:
 
 
 def stored_epochs(run: Path) -> list[int]:
-    """The epochs that have a folder, rising."""
+    """The epochs that have a folder, rising. One that a kill caught half-way through its replacement is put back."""
+    for old in run.glob(".epoch-*.old"):
+        folder = run / old.name[1:].removesuffix(".old")
+        if not folder.exists():
+            old.rename(folder)
     names = [re.fullmatch(r"epoch-(\d{5})", path.name) for path in run.glob("epoch-*")]
     return sorted(int(name[1]) for name in names if name)
 

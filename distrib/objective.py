@@ -106,6 +106,8 @@ class Trades(Value):
     def _untargeted(self) -> "Trades":
         if self.attack.target != "none" or self.attack.loss != "cross_entropy":
             raise ValueError("trades climbs its own divergence: leave attack.loss and attack.target out")
+        if not self.attack.random_start:
+            raise ValueError("trades needs attack.random_start: at the image itself the divergence is flat")
         return self
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:

@@ -80,7 +80,7 @@ class State:
         """One optimiser step down ``loss`` (a scalar, this rank's mean), on all ranks alike.
 
         ``share`` is this rank's part of the global batch times the number of ranks: 1 where all parts are equal.
-        Raises :class:`NonFiniteLoss` on every rank, before anything moves, if the gradient is not finite on any.
+        Raises :class:`NonFiniteLoss` on every rank, before the weights move, if the gradient is not finite on any.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
@@ -154,6 +154,7 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
     (aside / "state.json").write_text(json.dumps(record, indent=1))
     (aside / SEAL).write_text(file_sha256(aside / "state.json"))
     for path in aside.iterdir():
+        path.chmod(0o644)  # safetensors makes its files the owner's alone
         _sync(path)
     _replace(aside, folder)
     return verify(folder)
