@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,11 @@ def run_train(job: Train, display: Display) -> dict:
             data = _prepared(job, display)
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
-        with session(job.cluster) as resources, _tracked(job, folder, display) as tracker:
+        with ExitStack() as stack:
+            with clock.measure("ray_start"):
+                resources = stack.enter_context(session(job.cluster))
+            with clock.measure("mlflow_start"):
+                tracker = stack.enter_context(_tracked(job, folder, display))
             with clock.measure("train"):
                 _train(phases, job, folder, data, tracker, resources, display, clock)
             best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}

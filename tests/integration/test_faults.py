@@ -88,3 +88,10 @@ def test_a_damaged_checkpoint_to_judge_is_named(workplace: Path, finished: dict)
     finally:
         weights.write_bytes(whole)
     assert done.returncode == 2 and "weights.safetensors: damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_elastic_number_of_workers_trains_the_same_model(workplace: Path, finished: dict):
+    done = call(train_command("name=elastic", "register_as=elastic", "cluster.num_workers={min: 1, max: 2}"), workplace)
+    assert "2 workers on cpu" in done.stderr, "both fit here"
+    assert result_of(done)["weights_sha256"] == finished["weights_sha256"]
