@@ -30,8 +30,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
     They are put back. A shell starts what it runs in the background with SIGINT ignored; this test is no such thing.
     """
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "place")
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     own = {signal.SIGTERM: unheard, signal.SIGINT: signal.default_int_handler}
@@ -56,7 +56,7 @@ def raises(error: BaseException) -> Callable[..., None]:
 
 
 def nothing_made(tmp_path: Path) -> bool:
-    return list((tmp_path / "work").iterdir()) == []
+    return list((tmp_path / "place").iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: " ".join(verb) or "distrib")
@@ -184,7 +184,7 @@ def test_a_dry_run_does_not_run(
 def test_reading_a_database_that_is_not_there_makes_none(
     verb: list[str], where: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    uri = f"sqlite:///{tmp_path}/work/{'mlflow' if where == 'default' else 'other'}.db"
+    uri = f"sqlite:///{tmp_path}/place/{'mlflow' if where == 'default' else 'other'}.db"
     if where == "environment":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     status = cli.main([*verb, *(["--tracking-uri", uri] if where == "option" else [])])
