@@ -145,10 +145,10 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
                 serialization_format="pt2",
                 extra_files=[str(path) for path in sorted(extra.iterdir())],
                 pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
-                registered_model_name=name,
             )
-    _check(info.model_uri, module, entry.mean_batch)
-    return str(info.registered_model_version)
+    _check(info.model_uri, module, entry.mean_batch)  # before it is registered: what differs gets no version
+    with redirect_stderr(io.StringIO()):
+        return str(mlflow.register_model(info.model_uri, name).version)
 
 
 def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:

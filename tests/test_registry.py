@@ -9,7 +9,7 @@ import torch
 
 from distrib import registry, tracking
 from distrib.data.beton import Card
-from distrib.errors import InputError, RegistryError
+from distrib.errors import InputError, RegistryError, RunError
 from distrib.evaluate.claim import Claim, Flag, wilson
 from distrib.evaluate.subject import Weights
 from distrib.files import file_sha256
@@ -111,6 +111,16 @@ def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weig
     subject, card = registry.fetch_subject(registered.uri, uri, lambda text: None)
     assert torch.allclose(subject.load(torch.device("cpu"))(x), own(x), atol=1e-5)
     assert card["claim"]["robust_accuracy"] == 0.5
+
+
+def test_a_stored_model_that_differs_is_not_registered(weights: Weights, uri: str, monkeypatch):
+    other = weights.load(torch.device("cpu"))
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    monkeypatch.setattr(registry, "load", lambda address: other)
+    with pytest.raises(RunError, match="differ from the evaluated"):
+        register(weights, uri, claim(0.5), name="differs")
+    assert tracking.client(uri).search_model_versions("name = 'differs'") == []
 
 
 def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path):

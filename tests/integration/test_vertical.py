@@ -49,6 +49,7 @@ def test_the_result_says_everything(finished: dict, workplace: Path):
     assert all(change <= 0.2 + 1e-6 for change in finished["largest_change"].values())
     assert finished["images_per_second"] > 0 and finished["seconds"] > finished["train_seconds"] > 0
     made = {path.name for path in workplace.iterdir() if path.suffix != ".log"}
+    assert {"betons", "mlartifacts", "mlflow.db", "runs"} <= made, "what the README names"
     assert made <= {"betons", "mlartifacts", "mlflow.db", "runs", "pulled"}, "nothing but what the README names"
 
 
