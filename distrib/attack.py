@@ -98,24 +98,34 @@ class PGD(Value):
         ``x`` float32 in [0, 1], ``y`` int64 ``[B]`` true labels, ``noise`` one stream a sample. ``loss`` replaces the
         attack's own (TRADES climbs a divergence). Each example's result depends on that example alone.
         """
+        return list(self.starts(model, x, y, noise, loss))[-1]
+
+    def starts(
+        self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, loss: Loss | None = None
+    ) -> Iterator[Tensor]:
+        """The worst images so far, after each start (one tensor, that grows worse). Arguments as for :meth:`perturb`.
+
+        A further start is spent on the images that still stand; where none does, there is none.
+        """
         with undisturbed(model, self.batch_norm), torch.enable_grad():
             loss = loss or self._own_loss(model, x, y, noise)
             rows = torch.arange(len(x), device=x.device)
             worst = self._climb(model, x, rows, loss, noise)
+            yield worst
             if self.restarts == 1:
-                return worst
+                return
             fooled, height = _judge(model, worst, y, rows, loss)
             for restart in range(1, self.restarts):
                 rows = (~fooled).nonzero()[:, 0]
                 if len(rows) == 0:
-                    break
+                    return
                 again = self._climb(model, x[rows], rows, loss, noise.fork(restart)[rows])
                 fooled_again, height_again = _judge(model, again, y[rows], rows, loss)
                 better = fooled_again | (height_again > height[rows])
                 worst[rows[better]] = again[better]
                 height[rows[better]] = height_again[better]
                 fooled[rows] = fooled_again
-            return worst
+                yield worst
 
     def _climb(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:
         """One start of the ascent, from ``x`` or a random point around it."""

@@ -24,6 +24,8 @@ examples:
   distrib run jobs/mnist.yaml --dry-run                   what it would do, without doing it
   distrib models                                          what is registered, and how robust it is
   distrib pull models:/digits@champion digits-model       bring a model here
+  distrib compare models:/digits/2 models:/digits@champion   image by image, with a significance test
+  distrib export runs/digits digits-adversarial           a frozen adversarial test set for others
   distrib doctor                                          what this machine lacks, and what to do about it
 
 exit status: 0 done, 1 the run failed, 2 the input is wrong"""
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "models", help="list registered models", description="Lists every registered version with its robustness."
     )
     models.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    models.add_argument("--history", metavar="NAME", help="every decision about champion of this model, oldest first")
     models.add_argument(
         "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
@@ -83,6 +86,27 @@ def parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
+
+    compare = verbs.add_parser(
+        "compare", help="compare two versions on the same images",
+        description="Compares two registered versions image by image, from their robustness cards, by McNemar's test. "
+        "Versions that were judged on another threat, attacks, data or images are refused.",
+    )  # fmt: skip
+    for one in ("a", "b"):
+        compare.add_argument(one, metavar=one.upper(), help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    compare.add_argument("--tier", help="of the cards to compare (default: each version's best)")
+    compare.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    compare.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
+    )
+
+    export = verbs.add_parser(
+        "export", help="write a frozen adversarial test set",
+        description="Writes the worst images of a finished train or evaluate run, with what made them and a script "
+        "that checks and scores them without distrib. An evaluation judges such a folder by the attack stored.",
+    )  # fmt: skip
+    export.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as runs/digits")
+    export.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
     return root
 
 
@@ -91,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        status = {"run": _run, "doctor": _doctor, "models": _models, "pull": _pull}[options.verb](options)
+        status = _verb(options)
         sys.stdout.flush()  # here, where a reader that has left is caught
         return status
     except DistribError as error:
@@ -107,6 +131,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _verb(options: argparse.Namespace) -> int:
+    match options.verb:
+        case "run":
+            return _run(options)
+        case "doctor":
+            return _doctor(options)
+        case "models":
+            return _models(options)
+        case "pull":
+            return _pull(options)
+        case "compare":
+            return _compare(options)
+        case _:
+            return _export(options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -140,11 +180,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from distrib import registry, tracking
-    from distrib.report import models_table
+    from distrib import promotion, registry, tracking
+    from distrib.report import decisions, models_table
 
     uri = tracking.address(options.tracking_uri)
     tracking.must_exist(uri)
+    if options.history:
+        found = promotion.history(options.history, uri)
+        print(json.dumps(found) if options.json else decisions(found, options.history))
+        return 0
     rows = registry.versions(uri)
     print(json.dumps(rows) if options.json else models_table(rows, uri))
     return 0
@@ -158,6 +202,28 @@ def _pull(options: argparse.Namespace) -> int:
     registry.pull(options.address, options.folder, uri)
     print(f"{options.address} is in {options.folder}: model/ (MLflow), weights.safetensors, card.json, job.json")
     print(f"try it: python {options.folder / 'example.py'}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from distrib import tracking
+    from distrib.compare import compare
+    from distrib.report import comparison
+
+    uri = tracking.address(options.tracking_uri)
+    tracking.must_exist(uri)
+    result = compare(options.a, options.b, uri, options.tier)
+    print(json.dumps(result) if options.json else comparison(result))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from distrib.export import export
+    from distrib.progress import Display
+
+    with Display() as display:
+        spec = export(options.run, options.folder, display)
+    print(f"{spec['n']} images in {options.folder}: adversarial.safetensors, attack.json, README.md, validate.py")
     return 0
 
 

@@ -12,8 +12,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON aside and renames it, so that the file is there whole or not at all."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file aside and renames it, so that it is there whole or not at all."""
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=2))
+    aside.write_bytes(content)
     os.replace(aside, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON, whole or not at all."""
+    write_bytes(path, json.dumps(value, indent=2).encode())

@@ -97,6 +97,11 @@ class Prepare(Value):
     loader: LoaderName = "auto"
 
 
+def grey(data: DataSource) -> bool:
+    """Whether the images have one channel: the paper's tables differ (MNIST, CIFAR-10)."""
+    return data.source in ("digits", "mnist") or getattr(data, "grey", False)
+
+
 class Train(Value):
     """Trains a model, judges it on the test split, and registers it."""
 
@@ -154,7 +159,7 @@ class Train(Value):
         attack = self.validation.attack or PGD(threat=threat, num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
         return self.model_copy(
             update={
-                "evaluation": self.evaluation.model_copy(update={"threat": threat}),
+                "evaluation": self.evaluation.resolved(threat, grey(self.data)),
                 "validation": self.validation.model_copy(update={"attack": attack}),
                 "register_as": self.model_name,
             }
@@ -172,7 +177,11 @@ class Evaluate(Value):
     name: Name
     """Of the run: the same name again goes on where it was stopped."""
     model: str
-    """models:/NAME/VERSION, models:/NAME@ALIAS, or a checkpoint folder of a train run."""
+    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder, or a .pt2 file."""
+    trust_pickle: bool = False
+    """Load a pickled model (.pt, .pth), which runs whatever code is in it."""
+    attach: bool = True
+    """Give a registered version the card, and let it become champion if the card says so."""
     data: DataSource
     loader: LoaderName = "auto"
     evaluation: Evaluation
@@ -188,8 +197,10 @@ class Evaluate(Value):
         return self
 
     def resolved(self) -> "Evaluate":
-        """The job itself: nothing in it depends on another field."""
-        return self
+        """The same job with the attacks of its tier written out."""
+        assert self.evaluation.threat is not None
+        evaluation = self.evaluation.resolved(self.evaluation.threat, grey(self.data))
+        return self.model_copy(update={"evaluation": evaluation})
 
 
 Job = Annotated[Prepare | Train | Evaluate, Field(discriminator="kind")]

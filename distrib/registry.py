@@ -1,8 +1,8 @@
 """The registry: robust models as versions that anyone can pull, with what is claimed of them.
 
 A version holds an exported program (``torch.export``: no pickle, no distrib needed to load it), the weights, the
-resolved job, the claim, and an example of use. Its tags say how robust it is; aliases point at the newest and at the
-best: ``latest-robust``, and ``champion``, which moves only to a model that was shown to be better on the same terms.
+resolved job, the robustness card, and an example of use. Its tags say how robust it is; aliases point at the newest
+and at the best: ``latest-robust``, and ``champion`` (see :mod:`distrib.promotion`).
 """
 
 import io
@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distrib.errors import InputError, RegistryError, RunError
-from distrib.evaluate.claim import Claim
-from distrib.evaluate.subject import Exported, Weights
+from distrib.errors import CheckpointError, InputError, RegistryError, RunError
+from distrib.evaluate.card import Card
+from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
+from distrib.promotion import judge
 from distrib.tracking import Tracker, client
 
-LATEST, CHAMPION = "latest-robust", "champion"
-TERMS = ("norm", "epsilon", "attacks", "n", "data_sha256")
-"""The tags that two versions must share for their robust accuracies to be compared."""
+LATEST = "latest-robust"
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
 
 
@@ -52,67 +51,50 @@ class Entry:
     """What is registered: everything that a version keeps beside its program."""
 
     subject: Weights
-    claim: Claim
-    mean_batch: np.ndarray
+    card: Card
+    files: dict[str, bytes]
+    """The card's files, by name."""
+    batch: np.ndarray
     """A few real images, float32 ``[B, C, H, W]``: the input example."""
-    job: dict
-    job_digest: str
-    data_sha256: str
-    classes: tuple[str, ...]
-    weights_sha256: str
-
-    def card(self) -> dict:
-        """The claim and where the model comes from, as plain values."""
-        return {
-            "schema": 1,
-            "claim": self.claim.model_dump(mode="json"),
-            "classes": list(self.classes),
-            "image": {
-                "channels": self.subject.image[2],
-                "height": self.subject.image[0],
-                "width": self.subject.image[1],
-            },
-            "weights_sha256": self.weights_sha256,
-            "data_sha256": self.data_sha256,
-            "job_digest": self.job_digest,
-            "job": self.job,
-        }
-
-    def tags(self) -> dict[str, str]:
-        """What a version can be searched and compared by."""
-        claim = self.claim
-        accuracies = {
-            f"accuracy.{name}": f"{value:.4f} (n={claim.attacks_n[name]})" for name, value in claim.attacks.items()
-        }
-        return {
-            "norm": claim.norm,
-            "epsilon": f"{claim.epsilon:.6g}",
-            "attacks": ",".join(sorted(claim.attacks)),
-            "n": str(claim.n),
-            "clean_accuracy": f"{claim.clean_accuracy:.4f}",
-            "robust_accuracy": f"{claim.robust_accuracy:.4f}",
-            "flags": ",".join(flag.name for flag in claim.flags) or "none",
-            "data_sha256": self.data_sha256,
-            "job_digest": self.job_digest,
-            "weights_sha256": self.weights_sha256,
-            **accuracies,
-        }
 
 
 def register(entry: Entry, name: str, tracker: Tracker) -> Registered:
     """Makes ``entry`` a new version of ``name`` and moves the aliases; a version that this run made is found again."""
     versions = tracker.client.search_model_versions(f"name = '{name}'")
     for found in versions:
-        if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.weights_sha256:
+        if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.card.weights_sha256:
             return Registered(name, str(found.version), found.tags.get("champion_decision", ""))
     number = _store(entry, name, tracker)
-    for key, value in entry.tags().items():
-        tracker.client.set_model_version_tag(name, number, key, value)
-    tracker.client.update_model_version(name, number, description(entry, name, number))
     tracker.client.set_registered_model_alias(name, LATEST, number)
-    decision = _promote(entry, name, number, tracker)
-    tracker.client.set_model_version_tag(name, number, "champion_decision", decision)
-    return Registered(name, number, decision)
+    return Registered(name, number, judge(name, number, entry.card, tracker))
+
+
+def attach(address: str, card: Card, tracker: Tracker) -> str:
+    """Gives a registered version the card of a later evaluation; what became of ``champion``, in words."""
+    _, found = find(address, tracker.uri)
+    return judge(found.name, str(found.version), card, tracker)
+
+
+def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
+    """(a version's card, its examples as CSV); ``tier`` None: of its best evaluation. Raises :class:`RegistryError`."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    _, found = find(address, uri)
+    run = found.tags.get("card_run" if tier is None else f"card.{tier}")
+    if run is None:
+        known = ", ".join(key.removeprefix("card.") for key in found.tags if key.startswith("card.")) or "none"
+        raise RegistryError(
+            f"{address}: has no robustness card{f' of tier {tier}' if tier else ''} (its tiers: {known}); judge it "
+            "(kind: evaluate)"
+        )
+    try:
+        card, examples = (
+            mlflow.artifacts.load_text(f"runs:/{run}/card/{file}") for file in ("card.json", "examples.csv")
+        )
+    except MlflowException as error:
+        raise RegistryError(f"{address}: its card cannot be fetched ({str(error).splitlines()[0]})") from None
+    return json.loads(card), examples
 
 
 def _store(entry: Entry, name: str, tracker: Tracker) -> str:
@@ -132,8 +114,9 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
         warnings.simplefilter("ignore")  # of torch.export, about its own internals
         extra = Path(folder)
         shutil.copy(entry.subject.path, extra / "weights.safetensors")
-        (extra / "card.json").write_text(json.dumps(entry.card(), indent=2))
-        (extra / "job.json").write_text(json.dumps(entry.job, indent=2))
+        for file, content in entry.files.items():
+            (extra / file).write_bytes(content)
+        (extra / "job.json").write_text(json.dumps(entry.card.job, indent=2))
         (extra / "example.py").write_text(example(entry, name))
         # MLflow prints what it did, and how to open it; distrib says that itself
         with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
@@ -141,12 +124,12 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
                 module,
                 name="model",
                 signature=signature,
-                input_example=entry.mean_batch,
+                input_example=entry.batch,
                 serialization_format="pt2",
                 extra_files=[str(path) for path in sorted(extra.iterdir())],
                 pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
             )
-    _check(info.model_uri, module, entry.mean_batch)  # before it is registered: what differs gets no version
+    _check(info.model_uri, module, entry.batch)  # before it is registered: what differs gets no version
     with redirect_stderr(io.StringIO()):
         return str(mlflow.register_model(info.model_uri, name).version)
 
@@ -162,57 +145,6 @@ def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:
                 raise RunError(f"{uri}: the stored model's logits differ from the evaluated model's; not usable")
 
 
-def _promote(entry: Entry, name: str, number: str, tracker: Tracker) -> str:
-    """Moves ``champion`` to the version if it is better on the same terms; what was decided, in words."""
-    from mlflow.exceptions import MlflowException
-
-    mine = entry.tags()
-    blocking = [flag.name for flag in entry.claim.flags if flag.blocking]
-    if blocking:
-        return f"not champion: {', '.join(blocking)}"
-    try:
-        present = tracker.client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        present = None
-    if present is None:
-        tracker.client.set_registered_model_alias(name, CHAMPION, number)
-        return "champion: there was none before"
-    theirs = present.tags
-    other = [f"{term} {theirs.get(term)}, not {mine[term]}" for term in TERMS if theirs.get(term) != mine[term]]
-    if other:
-        return f"not champion: version {present.version} was judged on other terms ({'; '.join(other)})"
-    if entry.claim.robust_accuracy <= float(theirs["robust_accuracy"]) + 5e-5:
-        return f"not champion: version {present.version} has {float(theirs['robust_accuracy']):.2%}"
-    tracker.client.set_registered_model_alias(name, CHAMPION, number)
-    return f"champion: version {present.version} had {float(theirs['robust_accuracy']):.2%}"
-
-
-def description(entry: Entry, name: str, number: str) -> str:
-    """What a reader of the registry needs to know, in Markdown."""
-    claim = entry.claim
-    height, width, channels = entry.subject.image
-    rows = [f"| clean | {claim.clean_accuracy:.2%} | {claim.n_clean} |"]
-    rows += [f"| {attack} | {value:.2%} | {claim.attacks_n[attack]} |" for attack, value in claim.attacks.items()]
-    rows += [f"| **worst case** | **{claim.robust_accuracy:.2%}** | {claim.n} |"]
-    flags = "\n".join(f"- **{flag.name}**: {flag.detail}" for flag in claim.flags) or "none"
-    low, high = claim.interval
-    return f"""# {name}, version {number}
-Pixels in, logits out: float32 `[B, {channels}, {height}, {width}]` in [0, 1] to `[B, {len(entry.classes)}]`.
-Normalisation is inside.
-
-Accuracy on the test split of {entry.job["data"]["source"]}, {claim.norm} perturbations up to {claim.epsilon:.4g}:
-
-| attack | accuracy | images |
-|---|---|---|
-{chr(10).join(rows)}
-
-The worst case counts an image only if every attack failed on it; 95 % interval {low:.2%} to {high:.2%}.
-Flags: {flags}
-
-Data {entry.data_sha256[:12]}, job {entry.job_digest[:12]}, weights {entry.weights_sha256[:12]},
-evaluation seed {claim.seed}."""
-
-
 def example(entry: Entry, name: str) -> str:
     """A script that uses the pulled model; it needs torch and mlflow, not distrib."""
     height, width, channels = entry.subject.image
@@ -226,7 +158,7 @@ from pathlib import Path
 import mlflow.pytorch
 import torch
 
-classes = {list(entry.classes)!r}
+classes = {list(entry.card.classes)!r}
 model = mlflow.pytorch.load_model(str(Path(__file__).resolve().parent / "model"))
 images = torch.rand(4, {channels}, {height}, {width})  # float32 [B, C, H, W], pixels in [0, 1]
 with torch.no_grad():
@@ -313,17 +245,16 @@ def pull(address: str, folder: Path, uri: str) -> dict:
     return json.loads(card.read_text()) if card.exists() else {}
 
 
-def fetch_subject(address: str, uri: str, say: Callable[[str], None]) -> tuple[Exported, dict]:
-    """(the exported program of a version, its card or {}). Raises :class:`RegistryError`."""
+def fetch_subject(address: str, uri: str, trusted: bool, say: Callable[[str], None]) -> tuple[Exported | Pickled, dict]:
+    """(the model of a version, its card or {}). Raises :class:`RegistryError`, :class:`CheckpointError`."""
     say(f"model: fetching {address}")
     with _fetched(address, uri, Path(tempfile.gettempdir())) as (room, _):
-        programs = sorted((room / "model").rglob("*.pt2"))
-        if not programs:
-            raise RegistryError(
-                f"{address}: holds no exported program (.pt2); register it with serialization_format pt2"
-            )
         card = room / "model" / "extra_files" / "card.json"
-        return Exported(programs[0].read_bytes()), json.loads(card.read_text()) if card.exists() else {}
+        try:
+            subject = in_folder(room / "model", trusted)
+        except CheckpointError as error:
+            raise RegistryError(f"{address}: {str(error).replace(str(room) + '/', '')}") from None
+        return subject, json.loads(card.read_text()) if card.exists() else {}
 
 
 @contextmanager

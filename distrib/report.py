@@ -24,21 +24,76 @@ def table(result: dict) -> str:
         grid.add_row(name, *(f"{one[key]:.2%}" for one in (result, natural) if one), str(n))
     for name, accuracy in result["attacks"].items():
         other = [f"{natural['attacks'][name]:.2%}"] if natural else []
-        grid.add_row(name, f"{accuracy:.2%}", *other, str(result["attacks_n"][name]))
+        after = " (on what still stood)" if name in result["cumulative"] else ""
+        grid.add_row(name + after, f"{accuracy:.2%}", *other, str(result["attacks_n"][name]))
     grid.add_section()
     worst = [f"{one['robust_accuracy']:.2%}" for one in (result, natural) if one]
     grid.add_row("worst case", *worst, str(result["n"]))
     low, high = result["interval"]
     lines = [_rendered(grid).rstrip(), "", f"  worst case, 95 % interval: {low:.2%} to {high:.2%}"]
-    lines += [f"  FLAG {flag['name']}: {flag['detail']}" for flag in result["flags"]]
+    lines[-1] += f"; tier {result['tier']}"
+    lines += [
+        f"  {'BLOCKING FLAG' if flag['blocking'] else 'flag'} {flag['name']}: {flag['detail']}"
+        for flag in result["flags"]
+    ]
+    if any(flag["blocking"] for flag in result["flags"]):
+        lines.append("  do not use this figure")
     if result["kind"] == "train":
         lines.append(
             f"  {result['num_workers']} workers, {result['seconds']:.0f} s in all, training "
             f"{result['train_seconds']:.0f} s at {result['images_per_second']:.0f} images/s"
         )
         name = result["model"].removeprefix("models:/").split("/")[0]
-        lines += [f"  {result['model']}: {result['champion']}", "", f"  distrib pull {result['model']} {name}-model"]
+        lines += [f"  {result['model']}: {result['champion']}"]
+        lines += [f"  robustness card: {result['card']}", "", f"  distrib pull {result['model']} {name}-model"]
+    else:
+        lines += [f"  {result['model']}: {result['champion']}"] if "champion" in result else []
+        lines.append(f"  robustness card: {result['card']}")
     return "\n".join(lines)
+
+
+def comparison(result: dict) -> str:
+    """Two versions on the same images, in a few lines."""
+    grid = Table(box=box.SIMPLE)
+    for heading in ("", result["a"], result["b"], "only first", "only second", "difference (95 %)", "p (McNemar)"):
+        grid.add_column(heading, justify="right" if heading else "left")
+    for name, one in (("clean", result["clean"]), ("worst case", result["robust"])):
+        low, high = one["interval"]
+        difference = f"{100 * one['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+        grid.add_row(
+            name, f"{one['a']:.2%}", f"{one['b']:.2%}", str(one["only_a"]), str(one["only_b"]), difference,
+            f"{one['p']:.3g}",
+        )  # fmt: skip
+    terms = result["terms"]
+    lines = [_rendered(grid).rstrip(), ""]
+    lines.append(
+        f"  {terms['norm']} epsilon {terms['epsilon']:.4g}, {result['robust']['n']} images, {terms['attacks']}"
+    )
+    for key in ("a", "b"):
+        if result[f"flags_{key}"]:
+            lines.append(f"  flags of {result[key]}: {', '.join(result[f'flags_{key}'])}")
+    if result["robust"]["p"] > 0.05:
+        lines.append("  the two do not differ in robustness, as far as these images can tell")
+    return "\n".join(lines)
+
+
+def decisions(rows: list[dict], name: str) -> str:
+    """Every decision about champion, oldest first."""
+    if not rows:
+        return f"{name}: no decision about champion is on record"
+    grid = Table(box=box.SIMPLE)
+    for heading in ("time", "version", "decision", "tier", "robust", "reason"):
+        grid.add_column(heading, justify="right" if heading == "robust" else "left")
+    for row in rows:
+        grid.add_row(
+            row["time"][:19],
+            row["version"],
+            row["decision"],
+            row["tier"],
+            f"{row['robust_accuracy']:.2%}",
+            row["reason"],
+        )
+    return _rendered(grid).rstrip()
 
 
 def models_table(rows: list[dict], uri: str) -> str:

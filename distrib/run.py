@@ -8,7 +8,6 @@ STORAGE/NAME/
     result.json       the run is complete
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,19 +19,22 @@ import numpy as np
 
 from distrib import __version__, checkpoints, provenance, registry, tracking
 from distrib.clock import Clock
-from distrib.data.beton import open_split, prepare
-from distrib.data.loader import open_reader, resolve, shard
+from distrib.data.beton import open_split
+from distrib.data.loader import open_reader, shard
 from distrib.data.split import SPLITS
-from distrib.errors import DistribError, JobError
+from distrib.errors import DistribError
+from distrib.evaluate.card import Card
 from distrib.evaluate.claim import Claim
-from distrib.evaluate.subject import Exported, Subject, Weights
+from distrib.evaluate.subject import Weights
 from distrib.files import write_json
 from distrib.job import Evaluate, Prepare, Train, digest, dump, write
 from distrib.journal import Journal, metric_name
+from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
+from distrib.preparation import prepared
 from distrib.progress import Display
 from distrib.runs import NATURAL, ROBUST, read_record, read_result, run_folder
-from distrib.state import Stored, verify
+from distrib.state import Stored
 from distrib.tracking import Tracker
 from distrib.world import World
 
@@ -50,7 +52,7 @@ def run(job: Prepare | Train | Evaluate, display: Display) -> dict:
 
 def run_prepare(job: Prepare, display: Display) -> dict:
     """Packs the data; the result lists the splits."""
-    folder = _prepared(job, display)
+    folder = prepared(job, display)
     cards = [open_split(folder, split, "evaluation").card for split in SPLITS]
     return {
         "kind": "prepare",
@@ -63,15 +65,6 @@ def run_prepare(job: Prepare, display: Display) -> dict:
         "mean": list(cards[0].mean),
         "std": list(cards[0].std),
     }
-
-
-def _prepared(job: Prepare | Train | Evaluate, display: Display) -> Path:
-    """The folder of the job's betons, made now if it is not there."""
-    packing = resolve(job.loader)
-    if packing == "memory" and job.loader == "auto":
-        display.say("warning: ffcv cannot be imported here; images are kept in memory instead (see distrib doctor)")
-    implied = Prepare(kind="prepare", data=job.data, loader=job.loader)
-    return prepare(job.data, packing, dump(implied), digest(implied), display.say)
 
 
 @contextmanager
@@ -118,7 +111,7 @@ def run_train(job: Train, display: Display) -> dict:
             display.say("for another one, choose another name: --set name=NAME")
             return result
         with clock.measure("prepare"):
-            data = _prepared(job, display)
+            data = prepared(job, display)
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:
@@ -130,14 +123,19 @@ def run_train(job: Train, display: Display) -> dict:
                 _train(phases, job, folder, data, tracker, resources, display, clock)
             best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}
             histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
+            bench = Bench(data, job.loader, job.cluster, resources, folder / "evaluation", tracker.uri, False, display)
             with clock.measure("evaluate"):
-                claims = {
-                    phase: _judge(job, _weights(job, data, best[phase]), folder, data, resources, display, phase)
+                verdicts = {
+                    phase: bench.judge(_weights(job, data, best[phase]), job.evaluation, f"the {phase} model")
                     for phase in phases
                 }
+                claims = {phase: verdict.claim for phase, verdict in verdicts.items()}
             with clock.measure("register"):
-                registered = _register(job, best[main], claims[main], data, tracker, display)
+                card, files = card_of(verdicts[main], bench, job.model_name, job)
+                keep_card(files, folder, tracker)
+                registered = _register(job, best[main], card, files, data, tracker, display)
             result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
+            result |= {"evaluation_key": verdicts[main].key, "card": str(folder / "card" / "card.html")}
             _log_results(result, claims, histories, tracker, folder)
         write_json(folder / "result.json", result)
         return result
@@ -197,42 +195,12 @@ def _weights(job: Train, data: Path, best: Stored) -> Weights:
     return Weights.of(job.model.model_dump(mode="json"), open_split(data, "train", "training").card, best.judged)
 
 
-def _judge(
-    job: Train | Evaluate, subject: Subject, folder: Path, data: Path, resources, display: Display, title: str
-) -> Claim:
-    """The claim about ``subject`` on the test split."""
-    from distrib.cluster.evaluate import Task, evaluate
-
-    began = time.perf_counter()
-    suite = job.evaluation
-    task = Task(subject, data, job.loader, suite, job.cluster.cpus_per_worker, resources.use_gpu(job.cluster))
-    program = subject.program if isinstance(subject, Exported) else subject.path.read_bytes()
-    content = open_split(data, "test", "evaluation").card.content_sha256
-    terms = json.dumps([suite.model_dump(mode="json", exclude={"batch_size"}), content, __version__])
-    key = hashlib.sha256(program + terms.encode()).hexdigest()[:16]
-
-    def progress(done: int, count: int) -> None:
-        seconds = time.perf_counter() - began
-        display.advance(f"evaluating the {title} model", done, count, f"{done} of {count} images, {seconds:.0f} s")
-
-    claim = evaluate(task, folder / "evaluation", key, job.cluster, resources, progress)
-    display.end()
-    return claim
-
-
-def _register(job: Train, best: Stored, claim: Claim, data: Path, tracker: Tracker, display: Display):
+def _register(
+    job: Train, best: Stored, card: Card, files: dict[str, bytes], data: Path, tracker: Tracker, display: Display
+) -> registry.Registered:
     validation = open_split(data, "validation", "training")
     (batch,) = shard(open_reader(validation, job.loader), np.arange(min(4, validation.card.count)), 4, World())
-    entry = registry.Entry(
-        subject=_weights(job, data, best),
-        claim=claim,
-        mean_batch=batch.x.numpy(),
-        job=dump(job),
-        job_digest=digest(job),
-        data_sha256=open_split(data, "test", "evaluation").card.content_sha256,
-        classes=validation.card.classes,
-        weights_sha256=best.weights_sha256,
-    )
+    entry = registry.Entry(_weights(job, data, best), card, files, batch.x.numpy())
     registered = registry.register(entry, job.model_name, tracker)
     display.say(f"registered: {registered.uri} ({registered.champion})")
     return registered
@@ -303,39 +271,38 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         if result is not None:
             display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
             return result
-        if job.model.startswith("models:"):
-            subject, card = registry.fetch_subject(job.model, tracking.address(job.tracking.uri), display.say)
-            trained_on = card.get("image"), card.get("classes")
-        else:
-            stored = verify(Path(job.model).absolute())
-            subject, trained_on = None, (None, None)
-        data = _prepared(job, display)
-        test = open_split(data, "test", "evaluation").card
-        height, width, channels = test.image
-        shape = {"channels": channels, "height": height, "width": width}
-        if subject is None:
-            subject = Weights.of(stored.job["model"], test, stored.judged)
-            subject.load(World().device)  # refuses weights of other images or classes before anything starts
-        elif trained_on[0] is not None and (trained_on[0] != shape or len(trained_on[1] or ()) != len(test.classes)):
-            raise JobError(
-                f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {job.model} takes "
-                f"{len(trained_on[1] or ())} classes of {trained_on[0]}; name the data it was made for"
-            )
+        data = prepared(job, display)
+        uri = tracking.address(job.tracking.uri)
+        subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
         with session(job.cluster) as resources, _tracked(job, folder, display) as tracker:
-            claim = _judge(job, subject, folder, data, resources, display, job.model)
+            bench = Bench(
+                data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display
+            )
+            verdict = bench.judge(subject, job.evaluation, job.model)
+            claim = verdict.claim
+            card, files = card_of(verdict, bench, job.model, job)
+            keep_card(files, folder, tracker)
+            decision = (
+                {"champion": registry.attach(job.model, card, tracker)}
+                if job.attach and job.model.startswith("models:")
+                else {}
+            )
             result = {
                 "kind": "evaluate",
                 "name": job.name,
                 "run_id": tracker.run_id,
                 "model": job.model,
                 **claim.model_dump(mode="json"),
+                **decision,
                 "num_workers": job.cluster.max_workers,
                 "seconds": clock.seconds,
                 "images_per_second": round(
                     claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * job.cluster.max_workers, 2
                 ),
                 "job_digest": digest(job),
-                "data_sha256": test.content_sha256,
+                "data_sha256": bench.test.content_sha256,
+                "evaluation_key": verdict.key,
+                "card": str(folder / "card" / "card.html"),
             }
             values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
             tracker.metrics(values | {f"test/{name}": value for name, value in claim.attacks.items()}, 0)

@@ -54,7 +54,9 @@ class L2(Value):
         return (x + delta * (self.epsilon / norms(delta).clamp_min(1e-12)).clamp(max=1)).clamp(0, 1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The direction of steepest ascent under the norm: the gradient, scaled to length one."""
+        """The direction of steepest ascent under the norm: the gradient, scaled to length one, however small it is."""
+        largest = gradient.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
+        gradient = gradient / largest.clamp_min(torch.finfo(torch.float32).tiny)  # its squares must not underflow
         return gradient / norms(gradient).clamp_min(1e-12)
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:

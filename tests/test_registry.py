@@ -3,28 +3,18 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from cards import claim, entry, register
 
-from distrib import registry, tracking
-from distrib.data.beton import Card
+from distrib import promotion, registry, tracking
+from distrib.data.beton import Card as DataCard
 from distrib.errors import InputError, RegistryError, RunError
-from distrib.evaluate.claim import Claim, Flag, wilson
 from distrib.evaluate.subject import Weights
+from distrib.evaluate.suspicion import Flag
 from distrib.files import file_sha256
 from distrib.models import SmallCNN
 from distrib.state import save_weights
-
-
-def claim(robust: float, **changes) -> Claim:
-    whole = {
-        "clean_accuracy": 0.9, "n_clean": 100, "robust_accuracy": robust, "interval": wilson(round(robust * 100), 100),
-        "n": 100, "attacks": {"fgsm": 0.8, "autoattack": robust}, "attacks_n": {"fgsm": 100, "autoattack": 100},
-        "attack_seconds": {"fgsm": 1.0, "autoattack": 9.0}, "largest_change": {"fgsm": 0.1, "autoattack": 0.1},
-        "norm": "linf", "epsilon": 0.1, "seed": 0, "flags": (),
-    }  # fmt: skip
-    return Claim(**(whole | changes))
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +31,6 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def entry(weights: Weights, claimed: Claim, data: str = "d" * 64) -> registry.Entry:
-    batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
-    job = {"data": {"source": "digits"}, "name": "some"}
-    classes = tuple("0123456789")
-    return registry.Entry(weights, claimed, batch, job, "j" * 64, data, classes, file_sha256(weights.path))
-
-
-def register(
-    weights: Weights, uri: str, claimed: Claim, name: str = "gate", data: str = "d" * 64
-) -> registry.Registered:
-    tracker = tracking.Tracker(uri, "tests", "some", None, {})
-    try:
-        return registry.register(entry(weights, claimed, data), name, tracker)
-    finally:
-        tracker.close("FINISHED")
-
-
 def aliases(uri: str, name: str) -> dict[str, str]:
     return {alias: str(number) for alias, number in tracking.client(uri).get_registered_model(name).aliases.items()}
 
@@ -72,10 +45,12 @@ def test_champion_moves_only_to_a_better_model_on_the_same_terms(weights: Weight
         (claim(0.90, epsilon=0.05), "d" * 64, "4", "epsilon"),
         (claim(0.90, norm="l2"), "d" * 64, "4", "norm"),
         (claim(0.90, n=50), "d" * 64, "4", "n 100, not 50"),
-        (claim(0.90, attacks={"fgsm": 0.9}, attacks_n={"fgsm": 100}), "d" * 64, "4", "attacks"),
+        (claim(0.90, attacks={"autoattack": 0.9}, attacks_n={"autoattack": 100}), "d" * 64, "4", "attacks"),
+        (claim(0.90, tier="paper"), "d" * 64, "4", "tier paper; it takes AutoAttack"),
+        (claim(0.90, examples_sha256="f" * 64), "d" * 64, "4", "examples_sha256"),
         (claim(0.90), "e" * 64, "4", "data_sha256"),
         (claim(0.90, flags=(Flag(name="zero_gradients", blocking=True, detail=""),)), "d" * 64, "4", "zero_gradients"),
-        (claim(0.61, flags=(Flag(name="few_classes", blocking=False, detail=""),)), "d" * 64, "11", "had 60.00%"),
+        (claim(0.61, flags=(Flag(name="few_classes", blocking=False, detail=""),)), "d" * 64, "13", "had 60.00%"),
     ]
     for number, (claimed, data, champion, reason) in enumerate(cases, start=2):
         registered = register(weights, uri, claimed, data=data)
@@ -84,14 +59,49 @@ def test_champion_moves_only_to_a_better_model_on_the_same_terms(weights: Weight
         assert aliases(uri, "gate") == {"champion": champion, "latest-robust": str(number)}
 
 
+def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):
+    for robust in (0.5, 0.4, 0.6):
+        register(weights, uri, claim(robust), name="recorded")
+    found = promotion.history("recorded", uri)
+    assert [(row["version"], row["decision"], row["previous"]) for row in found] == [
+        ("1", "promoted", None), ("2", "refused", "1"), ("3", "promoted", "1")
+    ]  # fmt: skip
+    assert found[1]["reason"] == "not champion: version 1 has 50.00%"
+    assert (found[2]["robust_accuracy"], found[2]["previous_robust_accuracy"]) == (0.6, 0.5)
+    assert found[2]["terms"]["epsilon"] == "0.1" and found[2]["tier"] == "standard"
+    with pytest.raises(RegistryError, match="no such registered model"):
+        promotion.history("nobody", uri)
+
+
+def test_a_later_evaluation_gives_a_version_its_card(weights: Weights, uri: str):
+    """quick first: no champion; standard later: champion; paper after that: kept beside the better card."""
+    registered = register(weights, uri, claim(0.8, tier="quick"), name="later")
+    assert "tier quick" in registered.champion and "champion" not in aliases(uri, "later")
+    expected = (("standard", 0.5, "champion: there was none before"), ("paper", 0.6, "champion already"))
+    for tier, robust, decision in expected:
+        tracker = tracking.Tracker(uri, "tests", tier, None, {})
+        card = entry(weights, claim(robust, tier=tier)).card
+        assert registry.attach(registered.uri, card, tracker) == decision
+        tracker.close("FINISHED")
+        tags = tracking.client(uri).get_model_version("later", "1").tags
+        assert (tags["tier"], tags["robust_accuracy"]) == ("standard", "0.5000")
+        assert tags[f"card.{tier}"] == tracker.run_id
+    flagged = claim(0.5, flags=(Flag(name="zero_gradients", blocking=True, detail=""),))
+    tracker = tracking.Tracker(uri, "tests", "flagged", None, {})
+    decision = registry.attach(registered.uri, entry(weights, flagged).card, tracker)
+    tracker.close("FINISHED")
+    assert decision.startswith("champion stays, though flagged: zero_gradients")
+
+
 def test_a_version_says_what_it_is(weights: Weights, uri: str):
     registered = register(weights, uri, claim(0.5), name="told")
     found = tracking.client(uri).get_model_version("told", registered.version)
     assert found.tags["robust_accuracy"] == "0.5000" and found.tags["accuracy.autoattack"] == "0.5000 (n=100)"
     assert found.tags["norm"] == "linf" and found.tags["epsilon"] == "0.1" and found.tags["n"] == "100"
-    assert "| autoattack | 50.00% | 100 |" in found.description and "40.38% to 59.62%" in found.description
+    assert "| autoattack (on what still stood) | 50.00% | 100 |" in found.description
+    assert "40.38 to 59.62" in found.description and "None." in found.description
     (row,) = [row for row in registry.versions(uri) if row["model"] == registered.uri]
-    assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm"]
+    assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
 
 
 def test_the_same_run_registers_once(weights: Weights, uri: str):
@@ -108,7 +118,7 @@ def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weig
     for size in (1, 3, 50):
         x = torch.rand(size, 1, 8, 8)
         assert torch.allclose(stored(x), own(x), atol=1e-5)
-    subject, card = registry.fetch_subject(registered.uri, uri, lambda text: None)
+    subject, card = registry.fetch_subject(registered.uri, uri, False, lambda text: None)
     assert torch.allclose(subject.load(torch.device("cpu"))(x), own(x), atol=1e-5)
     assert card["claim"]["robust_accuracy"] == 0.5
 
@@ -152,7 +162,7 @@ def test_a_wrong_address_is_explained(address: str, words: str, weights: Weights
 
 
 def test_card_of_data_is_enough_to_name_a_model(tmp_path: Path):
-    card = Card(
+    card = DataCard(
         distrib_version="0", job={}, job_digest="", split="train", count=1, classes=("a", "b"), image=(8, 8, 1),
         encoding="array", file="train.beton", size_bytes=1, sha256="", content_sha256="", mean=(0.0,), std=(1.0,),
         fingerprint="",

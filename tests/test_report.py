@@ -10,17 +10,17 @@ CLAIM = {
     "clean_accuracy": 0.9876, "n_clean": 450, "robust_accuracy": 0.4321, "interval": [0.3871, 0.4783], "n": 449,
     "attacks": {"fgsm": 0.6543, "pgd-20": 0.5109, "autoattack": 0.4444},
     "attacks_n": {"fgsm": 448, "pgd-20": 447, "autoattack": 446},
-    "norm": "linf", "epsilon": 0.3, "seed": 0, "flags": [],
+    "norm": "linf", "epsilon": 0.3, "seed": 0, "flags": [], "tier": "standard", "cumulative": [],
 }  # fmt: skip
 NATURAL = CLAIM | {
     "clean_accuracy": 0.9912,
     "robust_accuracy": 0.0123,
     "attacks": {"fgsm": 0.11, "pgd-20": 0.02, "autoattack": 0.015},
 }
-EVALUATED = {"kind": "evaluate", "name": "e", "model": "models:/m/1", **CLAIM}
+EVALUATED = {"kind": "evaluate", "name": "e", "model": "models:/m/1", "card": "/r/card.html", **CLAIM}
 TRAINED = {
     "kind": "train", "name": "t", **CLAIM, "natural": None, "num_workers": 3, "seconds": 123.4, "train_seconds": 99.6,
-    "images_per_second": 1234.5, "model": "models:/digits/7", "champion": "champion: 7",
+    "images_per_second": 1234.5, "model": "models:/digits/7", "champion": "champion: 7", "card": "/r/card.html",
 }  # fmt: skip
 PREPARED = {"kind": "prepare", "folder": "/b/digits-1", "splits": {"train": {"count": 1200}, "test": {"count": 450}}}
 BOTH = TRAINED | {"natural": NATURAL}

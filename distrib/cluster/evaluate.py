@@ -1,25 +1,35 @@
-"""Evaluation spread over a Ray cluster: a task a shard; what is done is kept, and not done again."""
+"""Evaluation spread over a Ray cluster: a task a shard; what is done is kept, and not done again.
+
+Two rounds. The first attacks; each shard's result and its worst images are written to KEPT. The second reads those
+files, scores the images again and measures their distance from the test split: what does not agree is a flag.
+"""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from distrib.cluster.session import Resources
 from distrib.data.beton import Beton, open_split
-from distrib.data.loader import LoaderName, Reader, open_reader, shard
+from distrib.data.loader import Batch, LoaderName, Reader, open_reader, shard
 from distrib.errors import DistribError, RunError
-from distrib.evaluate.claim import Claim, chosen, conclude
+from distrib.evaluate import frozen
+from distrib.evaluate.claim import chosen, gather
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.suite import Evaluation
-from distrib.evaluate.witness import ShardResult, attack_shard
-from distrib.files import write_json
+from distrib.evaluate.suspicion import Evidence
+from distrib.evaluate.witness import Help, ShardResult, attack_shard, score
+from distrib.files import write_bytes, write_json
 from distrib.job import Cluster
 from distrib.world import World
 
@@ -34,17 +44,58 @@ class Task:
     suite: Evaluation
     threads: int
     cuda: bool
+    sources: dict[str, Subject] = field(default_factory=dict)
+    """The models that transfer attacks start from, by their address."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the shard is judged."""
+        return torch.device("cuda" if self.cuda else "cpu")
 
 
-def judge(task: Task, start: int) -> ShardResult:
-    """The shard that begins at place ``start`` of the evaluation's order."""
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation that is done."""
+
+    evidence: Evidence
+    files: list[Path]
+    """The shards' worst images (safetensors: ``x_adv``), in the evaluation's order."""
+
+
+def judge(task: Task, start: int) -> tuple[ShardResult, bytes]:
+    """The shard that begins at place ``start`` of the evaluation's order, and its worst images as safetensors."""
+    model, batch, positions = _shard(task, start)
+
+    def source(address: str) -> nn.Module:
+        return task.sources[address].load(task.device)
+
+    def stored(path: str, index: Tensor) -> Tensor:
+        return frozen.images(Path(path), index.cpu()).to(task.device)
+
+    result, worst = attack_shard(model, batch, positions, task.suite, Help(source, stored))
+    return result, save({"x_adv": worst.cpu().contiguous()})
+
+
+def score_again(task: Task, start: int, images: bytes) -> list[float]:
+    """The margins of a shard's stored worst images.
+
+    Raises :class:`RunError` where one lies outside the threat.
+    """
+    assert task.suite.threat is not None
+    model, batch, _ = _shard(task, start)
+    x_adv = load(images)["x_adv"].to(task.device)
+    margins, far = score(model, batch.x, x_adv, batch.y, task.suite.threat)
+    if far:
+        raise RunError(f"{far} stored images lie outside the threat; no result")
+    return margins
+
+
+def _shard(task: Task, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
     torch.set_num_threads(task.threads)
-    device = torch.device("cuda" if task.cuda else "cpu")
     beton, reader = _test_split(task.data, task.loader, task.threads)
     order = chosen(beton.card.count, task.suite)[start : start + task.suite.shard_size]
-    (batch,) = shard(reader, order, len(order), World(device=device))
-    model = task.subject.load(device)
-    return attack_shard(model, batch, np.arange(start, start + len(order)), task.suite)
+    (batch,) = shard(reader, order, len(order), World(device=task.device))
+    return task.subject.load(task.device), batch, np.arange(start, start + len(order))
 
 
 @cache
@@ -56,10 +107,10 @@ def _test_split(data: Path, loader: LoaderName, threads: int) -> tuple[Beton, Re
 
 def evaluate(
     task: Task, kept: Path, key: str, cluster: Cluster, resources: Resources, progress: Callable[[int, int], None]
-) -> Claim:
-    """Judges every shard and concludes. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).
+) -> Judged:
+    """Judges every shard. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).
 
-    The claim is the same on one worker and on many. ``progress`` is told (images done, images in all).
+    The evidence is the same on one worker and on many. ``progress`` is told (images done, images in all).
     Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
     """
     card = open_split(task.data, "test", "evaluation").card
@@ -69,34 +120,45 @@ def evaluate(
     done = {start: found for start, file in files.items() if (found := _kept(file)) is not None}
     progress(sum(len(result.position) for result in done.values()), count)
     kept.mkdir(parents=True, exist_ok=True)
-    for start, result in _judged([start for start in starts if start not in done], task, cluster, resources):
+    left = [(start,) for start in starts if start not in done]
+    for (start,), (result, images) in _spread(judge, left, task, cluster, resources):
+        write_bytes(files[start].with_suffix(".safetensors"), images)
         write_json(files[start], result.as_json())
         done[start] = result
         progress(sum(len(result.position) for result in done.values()), count)
-    return conclude([done[start] for start in starts], task.suite, count, len(card.classes))
+    tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
+    again = ((start, tensors[start].read_bytes()) for start in starts)
+    disagree: list[int] = []
+    for (start, _), margins in _spread(score_again, again, task, cluster, resources):
+        disagree += done[start].disagreeing(margins)
+    evidence = gather([done[start] for start in starts], task.suite, count, len(card.classes), disagree)
+    return Judged(evidence, [tensors[start] for start in starts])
 
 
 def _kept(file: Path) -> ShardResult | None:
-    """The result of a shard that was judged before, if it can be read."""
+    """The result of a shard that was judged before, if it and its images can be read."""
     try:
-        return ShardResult(**json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        result = ShardResult.of_json(json.loads(file.read_bytes()))
+        images = load(file.with_suffix(".safetensors").read_bytes())["x_adv"]
+        return result if len(images) == len(result.position) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError):
         return None
 
 
-def _judged(starts: list[int], task: Task, cluster: Cluster, resources: Resources) -> Iterator[tuple[int, ShardResult]]:
-    """Results as they come, with at most one task a worker under way."""
-    if not starts:
-        return
-    remote = ray.remote(judge).options(
+def _spread(
+    function: Callable, items: Sequence[tuple] | Iterator[tuple], task: Task, cluster: Cluster, resources: Resources
+) -> Iterator[tuple]:
+    """(item, ``function(task, *item)``) as they come, with at most one task a worker under way."""
+    remote: Any = ray.remote(function)
+    remote = remote.options(
         num_cpus=cluster.cpus_per_worker, num_gpus=1 if task.cuda else 0, max_retries=cluster.max_failures
     )
-    shared, waiting, running = ray.put(task), list(starts), {}
-    width = cluster.max_workers
-    while waiting or running:
-        while waiting and len(running) < width:
-            start = waiting.pop(0)
-            running[remote.remote(shared, start)] = start
+    shared, waiting, running = ray.put(task), iter(items), {}
+    while True:
+        while len(running) < cluster.max_workers and (item := next(waiting, None)) is not None:
+            running[remote.remote(shared, *item)] = item
+        if not running:
+            return
         ready, _ = ray.wait(list(running), timeout=3600)
         if not ready:
             raise RunError("no shard was finished within an hour; lower evaluation.shard_size")

@@ -1,47 +1,52 @@
 """From shards to what is claimed: accuracies with their n, the worst case, an interval, and every suspicion."""
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
 
 from distrib.errors import RunError
-from distrib.evaluate.suite import Evaluation, Pgd, name_of
-from distrib.evaluate.witness import ShardResult
+from distrib.evaluate.reference import STANDARD
+from distrib.evaluate.suite import Evaluation, Tier, tier_of
+from distrib.evaluate.suspicion import Evidence, Flag, epsilon_curve, suspicions
+from distrib.evaluate.witness import BROKEN, NOT_ASKED, STOOD, ShardResult
 from distrib.values import Value
-
-
-class Flag(Value):
-    """Something that speaks against believing the figures."""
-
-    name: str
-    blocking: bool
-    """The figure is not to be used, and no model is promoted on it."""
-    detail: str
 
 
 class Claim(Value):
     """What an evaluation found."""
 
+    tier: Tier | Literal["custom"]
     clean_accuracy: float
     """Over all ``n_clean`` images."""
     n_clean: int
     robust_accuracy: float
-    """Of the worst case, image by image, over all attacks; on the ``n`` images that met every attack."""
+    """Of the worst case, image by image, over all attacks; on the ``n`` images that every attack was asked for."""
     interval: tuple[float, float]
     """Of robust_accuracy: Wilson's, 95 %."""
     n: int
     attacks: dict[str, float]
-    """Accuracy under each attack by itself."""
+    """Accuracy under each attack by itself; of those in ``cumulative``: under it and all before it."""
     attacks_n: dict[str, int]
-    """On how many images each attack was run."""
+    """On how many images each attack was asked for."""
+    cumulative: tuple[str, ...]
+    """Attacks that met only the images that still stood."""
     attack_seconds: dict[str, float]
     """Of computation on all workers together."""
     largest_change: dict[str, float]
+    stages: dict[str, float]
+    """Accuracy after each part of AutoAttack, in its order; on the images that AutoAttack was asked for."""
+    restarts: dict[str, tuple[float, ...]]
+    """For each attack with restarts: the share of its images that it had broken after each start."""
+    epsilon_curve: tuple[tuple[float, float, int], ...]
+    """(epsilon, accuracy under PGD-40 on the margin, images), from epsilon doubled to the whole box."""
     norm: Literal["linf", "l2"]
     epsilon: float
     seed: int
+    examples_sha256: str
+    """Of the indices that every attack was asked for: the same examples can be compared one by one."""
     flags: tuple[Flag, ...]
 
 
@@ -54,40 +59,66 @@ def chosen(count: int, suite: Evaluation) -> np.ndarray:
     return draw.permutation(count)[: min(count, suite.n or count)]
 
 
-def conclude(shards: Sequence[ShardResult], suite: Evaluation, count: int, num_classes: int) -> Claim:
-    """The claim that the shards of one evaluation of ``count`` images support.
+def gather(
+    shards: Sequence[ShardResult], suite: Evaluation, count: int, num_classes: int, disagree: Collection[int] = ()
+) -> Evidence:
+    """What the shards found, image by image; ``disagree`` are the positions that a second look judged otherwise.
 
     Raises :class:`RunError` unless every image was counted exactly once.
     """
-    assert suite.threat is not None
-    positions = sorted(position for shard in shards for position in shard.position)
-    if positions != list(range(count)) or len({index for shard in shards for index in shard.index}) != count:
+    shards = sorted(shards, key=lambda shard: shard.position)
+    positions = [position for shard in shards for position in shard.position]
+    index = np.array([one for shard in shards for one in shard.index])
+    if positions != list(range(count)) or len(set(index.tolist())) != count:
         raise RunError(f"the shards do not hold each of the {count} images exactly once; no result")
-    order = np.argsort([position for shard in shards for position in shard.position])
-    clean = np.array([hit for shard in shards for hit in shard.clean])[order]
-    names = [name_of(attack) for attack in suite.attacks]
-    fate = {
-        name: np.array([fate for shard in shards for fate in shard.robust[name]], dtype=object)[order] for name in names
-    }
-    met = {name: np.array([one is not None for one in fate[name]]) for name in names}
-    every = np.logical_and.reduce(list(met.values()))
-    worst = np.logical_and.reduce([fate[name][every].astype(bool) for name in names]) & clean[every]
-    zero = np.array([flat for shard in shards for flat in shard.zero_gradient])[order]
-    attacks = {name: float(fate[name][met[name]].astype(bool).mean()) for name in names}
+    return Evidence(
+        shards=shards,
+        suite=suite,
+        num_classes=num_classes,
+        index=index,
+        label=np.array([one for shard in shards for one in shard.label]),
+        predicted=np.array([one for shard in shards for one in shard.predicted]),
+        fate={
+            attack.name: np.array([one for shard in shards for one in shard.fate[attack.name]])
+            for attack in suite.attacks
+        },
+        disagree=np.isin(np.arange(count), list(disagree)),
+    )
+
+
+def worst_case(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """(which images every attack was asked for, which of all images stood under all that were): bool ``[n]``."""
+    fates = np.stack(list(found.fate.values()))
+    return (fates != NOT_ASKED).all(axis=0), found.clean & (fates != BROKEN).all(axis=0)
+
+
+def conclude(found: Evidence) -> Claim:
+    """The claim that the evidence supports."""
+    suite, clean = found.suite, found.clean
+    assert suite.threat is not None
+    asked = {name: fate != NOT_ASKED for name, fate in found.fate.items()}
+    every, standing = worst_case(found)
+    worst = standing[every]
     return Claim(
+        tier=tier_of(suite.attacks),
         clean_accuracy=float(clean.mean()),
-        n_clean=count,
+        n_clean=len(clean),
         robust_accuracy=float(worst.mean()),
         interval=wilson(int(worst.sum()), len(worst)),
         n=len(worst),
-        attacks=attacks,
-        attacks_n={name: int(met[name].sum()) for name in names},
-        attack_seconds={name: round(sum(shard.seconds[name] for shard in shards), 2) for name in names},
-        largest_change={name: max(shard.largest_change[name] for shard in shards) for name in names},
+        attacks={name: float((fate == STOOD)[asked[name]].mean()) for name, fate in found.fate.items()},
+        attacks_n={name: int(which.sum()) for name, which in asked.items()},
+        cumulative=tuple(attack.name for attack in suite.attacks if attack.on == "standing"),
+        attack_seconds={name: round(sum(shard.seconds[name] for shard in found.shards), 2) for name in found.fate},
+        largest_change={name: max(shard.largest_change[name] for shard in found.shards) for name in found.fate},
+        stages=_stages(found),
+        restarts=_restarts(found),
+        epsilon_curve=tuple(epsilon_curve(found.shards)),
         norm=suite.threat.norm,
         epsilon=suite.threat.epsilon,
         seed=suite.seed,
-        flags=tuple(_flags(shards, suite, fate, met, float((zero & clean).sum() / max(1, clean.sum())), num_classes)),
+        examples_sha256=hashlib.sha256(np.sort(found.index[every]).astype("<i8").tobytes()).hexdigest(),
+        flags=suspicions(found),
     )
 
 
@@ -99,36 +130,27 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _flags(
-    shards: Sequence[ShardResult],
-    suite: Evaluation,
-    fate: dict[str, np.ndarray],
-    met: dict[str, np.ndarray],
-    zero: float,
-    classes: int,
-) -> list[Flag]:
-    """What looks wrong; see Carlini et al., "On evaluating adversarial robustness" (arXiv 1902.06705)."""
-    flags = []
-    if any(shard.randomised for shard in shards):
-        flags.append(Flag(name="randomised_output", blocking=True, detail="two identical calls gave different logits"))
-    if any(shard.batch_dependent for shard in shards):
-        detail = "an image's logits change with the others in its batch"
-        flags.append(Flag(name="batch_dependent_output", blocking=True, detail=detail))
-    if all(shard.probabilities for shard in shards):
-        detail = "the model gives probabilities; gradients through a softmax vanish: export logits"
-        flags.append(Flag(name="softmax_output", blocking=True, detail=detail))
-    if zero > 0.01:
-        detail = f"{zero:.1%} of the rightly classified images have no gradient: attacks by gradient are blind there"
-        flags.append(Flag(name="zero_gradients", blocking=True, detail=detail))
-    for attack in suite.attacks:
-        name = name_of(attack)
-        if isinstance(attack, Pgd) and attack.target == "none" and "fgsm" in fate:
-            both = met[name] & met["fgsm"]
-            more = int(fate[name][both].astype(bool).sum()) - int(fate["fgsm"][both].astype(bool).sum())
-            if more > 3 * math.sqrt(max(1, both.sum())) * 0.05 + 1:
-                detail = f"fgsm breaks {more} more of {both.sum()} images than {name}: gradients mislead"
-                flags.append(Flag(name="fgsm_stronger_than_pgd", blocking=True, detail=detail))
-    if classes < 4 and "autoattack" in fate:
-        detail = f"{classes} classes: AutoAttack ran without its targeted attacks"
-        flags.append(Flag(name="few_classes", blocking=False, detail=detail))
-    return flags
+def _stages(found: Evidence) -> dict[str, float]:
+    fate = found.fate.get("autoattack")
+    if fate is None:
+        return {}
+    asked = fate != NOT_ASKED
+    before = (found.clean & np.isin(fate, (STOOD, BROKEN)) & asked).sum()
+    stage = np.array([part for shard in found.shards for part in shard.stage])
+    ran = {part for shard in found.shards for part in shard.parts}
+    result, left = {}, int(before)
+    for part in (*STANDARD[:1], "fab", *STANDARD[1:]):
+        if part in ran:
+            left -= int((stage == part).sum())
+            result[part] = left / int(asked.sum())
+    return result
+
+
+def _restarts(found: Evidence) -> dict[str, tuple[float, ...]]:
+    curves = {}
+    for attack in found.suite.attacks:
+        counts = [shard.starts[attack.name] for shard in found.shards if attack.name in shard.starts]
+        if counts:
+            asked = int((found.fate[attack.name] != NOT_ASKED).sum())
+            curves[attack.name] = tuple((np.sum(counts, axis=0) / asked).tolist())
+    return curves

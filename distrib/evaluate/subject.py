@@ -1,6 +1,7 @@
 """The model that is judged, as something that can be sent to another process."""
 
 import io
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ MODEL: TypeAdapter = TypeAdapter(Model)
 
 @dataclass(frozen=True)
 class Weights:
-    """A model value and a safetensors file of its weights."""
+    """A model value and the content of a safetensors file of its weights."""
 
     model: dict
     """The dumped model value."""
@@ -31,6 +32,10 @@ class Weights:
     def of(cls, model: dict, card: Card, path: Path) -> "Weights":
         """The weights ``path`` of a model trained on the data of ``card``."""
         return cls(model, card.image, len(card.classes), path)
+
+    def content(self) -> bytes:
+        """What identifies the model."""
+        return self.path.read_bytes()
 
     def load(self, device: torch.device) -> nn.Module:
         """The module, in evaluation mode. Raises :class:`CheckpointError`."""
@@ -48,6 +53,10 @@ class Exported:
 
     program: bytes
 
+    def content(self) -> bytes:
+        """What identifies the model."""
+        return self.program
+
     def load(self, device: torch.device) -> nn.Module:
         """The module. Raises :class:`CheckpointError`."""
         try:
@@ -57,4 +66,59 @@ class Exported:
         return exported.module().to(device)
 
 
-Subject = Weights | Exported
+@dataclass(frozen=True)
+class Pickled:
+    """A module that torch.save pickled. Loading it runs whatever code is in it: only where the job says so."""
+
+    module: bytes
+
+    def content(self) -> bytes:
+        """What identifies the model."""
+        return self.module
+
+    def load(self, device: torch.device) -> nn.Module:
+        """The module, in evaluation mode. Raises :class:`CheckpointError`."""
+        try:
+            module = torch.load(io.BytesIO(self.module), map_location=device, weights_only=False)
+        except (pickle.UnpicklingError, AttributeError, ImportError, RuntimeError, EOFError) as error:
+            raise CheckpointError(f"the pickled model cannot be loaded ({error}); is its code installed?") from None
+        if not isinstance(module, nn.Module):
+            raise CheckpointError(f"the pickled model is a {type(module).__name__}, not a torch module")
+        return module.to(device).eval()
+
+
+Subject = Weights | Exported | Pickled
+
+
+def in_folder(path: Path, trusted: bool) -> Exported | Pickled:
+    """The model in an MLflow model folder, a .pt2 program or a pickled .pt/.pth module.
+
+    Raises :class:`CheckpointError` where there is none, or only a pickle that is not ``trusted``.
+    """
+    programs, pickles = _files(path, "*.pt2"), [*_files(path, "*.pth"), *_files(path, "*.pt")]
+    if programs:
+        return Exported(_content(programs[0]))
+    if not pickles:
+        raise CheckpointError(
+            f"{path}: holds no model: neither a checkpoint (state.json), nor a program of torch.export (.pt2), nor a "
+            "pickled module (.pt, .pth)"
+        )
+    if not trusted:
+        raise CheckpointError(
+            f"{pickles[0]}: a pickle, which runs code when it is loaded; export it with torch.export.save to a .pt2 "
+            "file, or set trust_pickle: true if you trust its source"
+        )
+    return Pickled(_content(pickles[0]))
+
+
+def _files(path: Path, pattern: str) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.rglob(pattern))
+    return [path] if path.is_file() and path.match(pattern) else []
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,29 +1,49 @@
-"""What an evaluation runs: attacks configured apart from training, over one threat."""
+"""What an evaluation runs: attacks configured apart from training, over one threat.
 
+A tier is a list of attacks with a name. ``quick`` is for work in progress; ``paper`` is the table of Madry et al.;
+``standard`` is what a robustness figure needs today; ``paranoid`` looks for what the standard may have missed.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from distrib.attack import PGD, OfEpsilon, fgsm
-from distrib.threat import Threat
+from distrib.threat import Linf, Threat
 from distrib.values import Radius, Value
 
 Count = Annotated[int, Field(ge=1)]
+Tier = Literal["quick", "paper", "standard", "paranoid"]
 
 
-class Fgsm(Value):
+class _Attack(Value):
+    """What all attacks of an evaluation can be told."""
+
+    n: Count | None = None
+    """Attack only the first so many of the evaluated images."""
+    on: Literal["all", "standing"] = "all"
+    """standing: spare the images that an earlier attack of the list broke; the accuracy is then that of both."""
+
+
+class Fgsm(_Attack):
     """One step of length epsilon from the image itself."""
 
     attack: Literal["fgsm"]
-    n: Count | None = None
-    """Attack only the first so many of the evaluated images."""
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return "fgsm"
 
     def resolve(self, threat: Threat) -> PGD:
         """The attack over this threat."""
         return fgsm(threat)
 
 
-class Pgd(Value):
+class Pgd(_Attack):
     """PGD with a random start; the final iterate counts, the worst of the restarts."""
 
     attack: Literal["pgd"]
@@ -34,8 +54,16 @@ class Pgd(Value):
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
     kappa: Annotated[float, Field(ge=0)] = 0.0
     target: Literal["none", "random", "least_likely"] = "none"
-    n: Count | None = None
-    """Attack only the first so many of the evaluated images."""
+
+    @model_validator(mode="after")
+    def _useful(self) -> "Pgd":
+        self.resolve(Linf(epsilon=0))
+        return self
+
+    @property
+    def name(self) -> str:
+        """In tables: pgd-20, pgd-100x20, cw-30."""
+        return self.resolve(Linf(epsilon=0)).name
 
     def resolve(self, threat: Threat) -> PGD:
         """The attack over this threat."""
@@ -50,15 +78,145 @@ class Pgd(Value):
         )
 
 
-class AutoAttack(Value):
+class Transfer(_Attack):
+    """The images that PGD finds on another model, the source: an attack that sees nothing of the judged one."""
+
+    attack: Literal["transfer"]
+    source: Annotated[str, Field(min_length=1)]
+    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
+    num_steps: Count = 40
+    step_size: Radius | OfEpsilon | None = None
+    restarts: Count = 1
+    loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
+    kappa: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _useful(self) -> "Transfer":
+        self.crafted  # noqa: B018  (its own checks speak)
+        return self
+
+    @property
+    def crafted(self) -> Fgsm | Pgd:
+        """The attack on the source. One step is FGSM, as in the paper's tables."""
+        if self.num_steps == 1:
+            return Fgsm(attack="fgsm")
+        fields = {name: getattr(self, name) for name in ("num_steps", "step_size", "restarts", "loss", "kappa")}
+        return Pgd(attack="pgd", **fields)
+
+    @property
+    def name(self) -> str:
+        """In tables: transfer-mnist-b-1-pgd-40."""
+        return f"transfer-{_slug(self.source)}-{self.crafted.name}"
+
+
+class Square(_Attack):
+    """Square Attack (Andriushchenko et al., arXiv 1912.00049), by random search; the model's gradient is not used."""
+
+    attack: Literal["square"]
+    queries: Count = 5000
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"square-{self.queries}"
+
+
+class RandomNoise(_Attack):
+    """Uniform draws from the ball, the worst of them: a control. What it breaks, a gradient must break too."""
+
+    attack: Literal["noise"]
+    draws: Count = 100
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"noise-{self.draws}"
+
+
+class Stored(_Attack):
+    """Images that others made: a folder as ``distrib export`` writes it. Checked against the threat, then scored."""
+
+    attack: Literal["stored"]
+    path: Annotated[str, Field(min_length=1)]
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"stored-{_slug(self.path)}"
+
+
+class AutoAttack(_Attack):
     """AutoAttack's standard version (Croce and Hein, arXiv 2003.01690), by its authors' package."""
 
     attack: Literal["autoattack"]
-    n: Count | None = None
-    """Attack only the first so many of the evaluated images."""
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return "autoattack"
 
 
-EvaluationAttack = Annotated[Fgsm | Pgd | AutoAttack, Field(discriminator="attack")]
+EvaluationAttack = Annotated[
+    Fgsm | Pgd | AutoAttack | Square | RandomNoise | Transfer | Stored, Field(discriminator="attack")
+]
+
+WITHOUT_GRADIENT = (RandomNoise, Square, Transfer, Stored)
+"""Attacks that do not use the judged model's gradient."""
+
+
+def _slug(text: str) -> str:
+    """The end of an address as one word: models:/mnist/3 -> mnist-3."""
+    parts = PurePath(text.removeprefix("models:/")).parts[-2:]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-") or "source"
+
+
+QUICK = (Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20))
+
+
+def _paper(grey: bool) -> tuple[EvaluationAttack, ...]:
+    """Tables 1 (MNIST) and 2 (CIFAR-10) of the paper; step sizes 0.01 at epsilon 0.3, and 2 at epsilon 8."""
+
+    def pgd(num_steps: int, **fields) -> Pgd:
+        step_size = OfEpsilon(of_epsilon=1 / 30 if grey else 1 / 4)
+        return Pgd(attack="pgd", num_steps=num_steps, step_size=step_size, **fields)
+
+    if grey:
+        return (
+            Fgsm(attack="fgsm"), pgd(40), pgd(100), pgd(40, restarts=20), pgd(100, restarts=20),
+            pgd(40, target="random"), pgd(40, loss="cw_margin"), pgd(40, loss="cw_margin", kappa=50.0),
+        )  # fmt: skip
+    return (Fgsm(attack="fgsm"), pgd(7), pgd(20), pgd(30, loss="cw_margin"))
+
+
+def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[EvaluationAttack, ...]:
+    """The attacks of a tier; ``grey`` (images of one channel) chooses between the paper's two tables."""
+    standard = (*QUICK, AutoAttack(attack="autoattack", on="standing"))
+    match tier:
+        case "quick":
+            return QUICK
+        case "paper":
+            return _paper(grey)
+        case "standard":
+            return standard
+        case "paranoid":
+            return (
+                *QUICK,
+                Pgd(attack="pgd", num_steps=40),
+                RandomNoise(attack="noise"),
+                *(Transfer(attack="transfer", source=source) for source in sources),
+                AutoAttack(attack="autoattack", on="standing"),
+                Pgd(attack="pgd", num_steps=100, restarts=20, on="standing"),
+                Pgd(attack="pgd", num_steps=200, on="standing"),
+            )
+
+
+def tier_of(attacks: Sequence[EvaluationAttack]) -> Tier | Literal["custom"]:
+    """The highest tier whose attacks are all among these; transfer from other models apart."""
+    names = {attack.name for attack in attacks}
+    for tier in ("paranoid", "standard", "paper", "quick"):
+        if any(names >= {attack.name for attack in attacks_of(tier, grey)} for grey in (True, False)):
+            return tier
+    return "custom"
 
 
 class Evaluation(Value):
@@ -66,11 +224,12 @@ class Evaluation(Value):
 
     threat: Threat | None = None
     """None, in a train job: the threat that it trains against."""
-    attacks: Annotated[tuple[EvaluationAttack, ...], Field(min_length=1)] = (
-        Fgsm(attack="fgsm"),
-        Pgd(attack="pgd", num_steps=20),
-        AutoAttack(attack="autoattack"),
-    )
+    tier: Tier | None = None
+    """A named list of attacks: quick, paper, standard, paranoid; None: standard, unless attacks are given."""
+    attacks: tuple[EvaluationAttack, ...] = ()
+    """The attacks, in their order, in place of a tier's; none: those of the tier."""
+    sources: tuple[str, ...] = ()
+    """Models that the tier paranoid transfers from."""
     n: Count | None = None
     """How many images of the test split, drawn with the seed below; None: all."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -80,17 +239,21 @@ class Evaluation(Value):
 
     @model_validator(mode="after")
     def _distinct(self) -> "Evaluation":
-        names = [name_of(attack) for attack in self.attacks]
+        if self.tier and self.attacks:
+            raise ValueError("tier and attacks exclude each other; leave one of them out")
+        if self.sources and self.tier != "paranoid":
+            raise ValueError("sources belong to tier: paranoid; list attacks of the kind transfer otherwise")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("sources: one of them is listed twice")
+        names = [attack.name for attack in self.attacks]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"the attack {min(twice)} is listed twice")
         return self
 
-
-def name_of(attack: EvaluationAttack) -> str:
-    """The name of an attack in tables: fgsm, pgd-20, pgd-100x20, cw-30, autoattack."""
-    if isinstance(attack, AutoAttack):
-        return "autoattack"
-    from distrib.threat import Linf
-
-    return attack.resolve(Linf(epsilon=0)).name
+    def resolved(self, threat: Threat, grey: bool) -> "Evaluation":
+        """The same with its threat and its attacks written out."""
+        attacks = self.attacks or attacks_of(self.tier or "standard", grey, self.sources)
+        return self.model_copy(
+            update={"threat": self.threat or threat, "attacks": attacks, "tier": None, "sources": ()}
+        )

@@ -1,28 +1,30 @@
-"""Attacks on one shard of the test split: one boolean an image and attack, and what looks suspicious.
+"""Attacks on one shard of the test split: the fate of each image under each attack, and the worst image found.
 
 The model comes from a checkpoint or a registry, never from the training process. Everything runs in float32 (TF32
 off) in evaluation mode. Each image's fate under PGD depends on the seed and that image alone; AutoAttack draws its
 numbers a shard at a time, so shards are cut by size, never by the number of workers.
 """
 
-import logging
 import math
 import time
-import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import PGD, input_gradient, undisturbed
+from distrib.attack import PGD, margin, undisturbed
 from distrib.data.loader import Batch
 from distrib.errors import RunError
-from distrib.evaluate.suite import AutoAttack, Evaluation, name_of
+from distrib.evaluate import reference
+from distrib.evaluate.probes import Probes, probe
+from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
 from distrib.noise import Noise
-from distrib.threat import L2, Linf, outside
+from distrib.threat import Threat, outside
+
+STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
+"""Fates of an image under an attack. SPARED: an earlier attack had broken it (``on: standing``)."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,58 @@ class ShardResult:
     """Each image's place in the evaluation's own order."""
     index: list[int]
     """Each image's place in the test split."""
-    clean: list[bool]
-    """Classified rightly as it is."""
-    robust: dict[str, list[bool | None]]
-    """For each attack: still classified rightly; None where the attack was not asked for this image."""
-    zero_gradient: list[bool]
-    """The loss has no gradient at the image: attacks by gradient see nothing there."""
+    label: list[int]
+    predicted: list[int]
+    """The class of the image as it is."""
+    fate: dict[str, list[int]]
+    """For each attack: STOOD, BROKEN (also where the image was misclassified as it is), NOT_ASKED or SPARED."""
+    worst: list[str]
+    """The attack that found the stored image: the one with the lowest margin; "" where there is none."""
+    parts: list[str]
+    """The parts of AutoAttack that could be run, in their order; none where it was not asked for."""
+    stage: list[str]
+    """For each image: the part of AutoAttack that broke it; "" where none did."""
+    starts: dict[str, list[int]]
+    """For each attack with restarts: how many images it had broken after each start."""
     largest_change: dict[str, float]
     """For each attack: the largest perturbation, measured on the float32 tensors under the threat's norm."""
     seconds: dict[str, float]
-    randomised: bool
-    """Two identical calls gave different logits."""
-    batch_dependent: bool
-    """An image's logits depend on its company."""
-    probabilities: bool
-    """The output sums to one with no negative entry: a softmax, not logits."""
+    probes: Probes
+
+    @classmethod
+    def of_json(cls, plain: dict) -> "ShardResult":
+        """The result that :meth:`as_json` gave."""
+        probes = Probes(**plain["probes"])
+        return cls(**{name: value for name, value in plain.items() if name != "probes"}, probes=probes)
 
     def as_json(self) -> dict:
         """Plain values."""
         return asdict(self)
+
+    @property
+    def clean(self) -> list[bool]:
+        """Classified rightly as it is."""
+        return [label == predicted for label, predicted in zip(self.label, self.predicted, strict=True)]
+
+    def disagreeing(self, margins: list[float]) -> list[int]:
+        """The positions of which a second look at the stored images differs, by more than float rounding.
+
+        ``margins`` are those of the stored images: positive where they are classified rightly.
+        """
+        slack = 1e-4 * self.probes.spread
+        broken = [any(fates[i] == BROKEN for fates in self.fate.values()) for i in range(len(self.position))]
+        found = zip(self.position, broken, margins, strict=True)
+        return [position for position, b, m in found if (m > slack if b else m < -slack)]
+
+
+@dataclass(frozen=True)
+class Help:
+    """What some attacks need beside the judged model."""
+
+    source: Callable[[str], nn.Module]
+    """The model of an address."""
+    stored: Callable[[str, Tensor], Tensor]
+    """The images of a stored set for these indices. Raises :class:`InputError`."""
 
 
 def exact_float32() -> None:
@@ -60,98 +95,153 @@ def exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def attack_shard(model: nn.Module, batch: Batch, positions: np.ndarray, suite: Evaluation) -> ShardResult:
+def attack_shard(
+    model: nn.Module, batch: Batch, positions: np.ndarray, suite: Evaluation, help: Help | None = None
+) -> tuple[ShardResult, Tensor]:
     """Runs every attack of ``suite`` on the images of ``batch`` (one shard, on the model's device).
 
     ``positions`` are the images' places in the evaluation's order (an attack with an ``n`` takes those below it).
+    Returns what happened, and for each image the worst one found (lowest margin; itself where none was tried).
     Raises :class:`RunError` if an attack leaves the threat: its figure would be worthless.
     """
     assert suite.threat is not None
-    exact_float32()
     threat, (x, y, index) = suite.threat, batch
+    exact_float32()
     with undisturbed(model, "eval"):
-        logits = _logits(model, x, suite.batch_size)
+        logits = logits_of(model, x, suite.batch_size)
         clean = logits.argmax(dim=1) == y
-        robust: dict[str, list[bool | None]] = {}
+        standing, worst = clean.clone(), x.clone()
+        depth, finder = torch.full_like(logits[:, 0], math.inf), [""] * len(y)
+        place = torch.from_numpy(positions).to(x.device)
+        fate: dict[str, list[int]] = {}
+        parts: tuple[str, ...] = ()
+        stage = [""] * len(y)
+        starts: dict[str, list[int]] = {}
         largest: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for attack in suite.attacks:
-            name = name_of(attack)
-            asked = torch.from_numpy(positions < (attack.n or math.inf)).to(x.device)
-            rows = (asked & clean).nonzero()[:, 0]
+            asked = place < (attack.n or math.inf)
+            rows = (asked & (standing if attack.on == "standing" else clean)).nonzero()[:, 0]
             began = time.perf_counter()
-            standing = clean.clone()
-            largest[name] = 0.0
+            fates = torch.where(asked, torch.where(clean, SPARED, BROKEN), NOT_ASKED)
+            largest[attack.name] = 0.0
             if len(rows):
+                part = Batch(x[rows], y[rows], index[rows])
                 if isinstance(attack, AutoAttack):
-                    x_adv = autoattack(model, x[rows], y[rows], threat, suite.seed, logits.shape[1])
+                    parts = reference.parts_for(logits.shape[1], reference.differentiable(model, x[:2]))
+                    x_adv, broken = reference.autoattack(model, part.x, part.y, threat, suite.seed, parts)
+                    for row, name in zip(rows.tolist(), broken, strict=True):
+                        stage[row] = name
                 else:
-                    x_adv = _pgd(model, attack.resolve(threat), x[rows], y[rows], index[rows], suite)
-                if outside(threat, x[rows], x_adv).any():
-                    raise RunError(f"{name} left the {threat.norm} ball of {threat.epsilon:g} or [0, 1]; no result")
-                standing[rows] = _logits(model, x_adv, suite.batch_size).argmax(dim=1) == y[rows]
-                largest[name] = threat.size(x_adv - x[rows]).max().item()
-            seconds[name] = time.perf_counter() - began
-            robust[name] = [bool(s) if a else None for s, a in zip(standing.tolist(), asked.tolist(), strict=True)]
-        few = x[: min(len(x), 8)]
-        return ShardResult(
+                    x_adv = _images(model, attack, part, suite, help, starts)
+                if outside(threat, part.x, x_adv).any():
+                    raise RunError(
+                        f"{attack.name} left the {threat.norm} ball of {threat.epsilon:g} or [0, 1]; no result"
+                    )
+                found = logits_of(model, x_adv, suite.batch_size)
+                stood = found.argmax(dim=1) == part.y
+                fates[rows] = torch.where(stood, STOOD, BROKEN)
+                standing[rows] &= stood
+                # a broken image's margin is at most 0; -inf orders it before one that stands with a margin of 0
+                lower = torch.where(stood, margin(found, part.y), margin(found, part.y) - 1e-6)
+                deeper = lower < depth[rows]
+                worst[rows[deeper]], depth[rows[deeper]] = x_adv[deeper], lower[deeper]
+                for row in rows[deeper].tolist():
+                    finder[row] = attack.name
+                largest[attack.name] = threat.size(x_adv - part.x).max().item()
+            seconds[attack.name] = time.perf_counter() - began
+            fate[attack.name] = fates.tolist()
+        result = ShardResult(
             position=positions.tolist(),
             index=index.tolist(),
-            clean=clean.tolist(),
-            robust=robust,
-            zero_gradient=_zero_gradient(model, x, y, suite.batch_size).tolist(),
+            label=y.tolist(),
+            predicted=logits.argmax(dim=1).tolist(),
+            fate=fate,
+            worst=finder,
+            parts=list(parts),
+            stage=stage,
+            starts=starts,
             largest_change=largest,
             seconds=seconds,
-            randomised=not torch.equal(_logits(model, few, 8), _logits(model, few, 8)),
-            batch_dependent=not torch.allclose(_logits(model, few, 1), logits[: len(few)], rtol=1e-3, atol=1e-3),
-            probabilities=bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(1, device=x.device))),
+            probes=probe(model, batch, worst, positions, suite),
         )
+    return result, worst
 
 
-def _pgd(model: nn.Module, attack: PGD, x: Tensor, y: Tensor, index: Tensor, suite: Evaluation) -> Tensor:
-    parts = zip(x.split(suite.batch_size), y.split(suite.batch_size), index.split(suite.batch_size), strict=True)
-    return torch.cat([attack.perturb(model, a, b, Noise.of(i, suite.seed, attack.name)) for a, b, i in parts])
+def score(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> tuple[list[float], int]:
+    """A second look at stored images: (the margin of each, how many lie outside the threat around ``x``)."""
+    exact_float32()
+    with undisturbed(model, "eval"):
+        return margin(logits_of(model, x_adv, len(x_adv)), y).tolist(), int(outside(threat, x, x_adv).sum())
 
 
-def autoattack(model: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, seed: int, num_classes: int) -> Tensor:
-    """AutoAttack's images for ``x`` (each ``x`` itself where it found none), by the authors' package.
+def _images(
+    model: nn.Module,
+    attack: Fgsm | Pgd | Square | RandomNoise | Transfer | Stored,
+    batch: Batch,
+    suite: Evaluation,
+    help: Help | None,
+    starts: dict[str, list[int]],
+) -> Tensor:
+    """The images that an attack makes of ``batch``; how many each start had broken goes into ``starts``."""
+    assert suite.threat is not None
+    match attack:
+        case Square():
+            return reference.square(model, batch.x, batch.y, suite.threat, suite.seed, attack.queries)
+        case RandomNoise():
+            return _noise(model, attack, batch, suite)
+        case Transfer():
+            assert help is not None
+            source = help.source(attack.source).to(batch.x.device)
+            return _pgd(source, attack.crafted.resolve(suite.threat), attack.name, batch, suite, {})
+        case Stored():
+            assert help is not None
+            return help.stored(attack.path, batch.index)
+        case _:
+            return _pgd(model, attack.resolve(suite.threat), attack.name, batch, suite, starts)
 
-    Below ten classes it has fewer targets than its standard nine; below four, its targeted loss is not defined and
-    the untargeted attacks take its place. Where the model lets no gradient through, the attack without one is left.
-    """
-    from pyautoattack import AutoAttack as Reference
 
-    norm = "Linf" if isinstance(threat, Linf) else "L2"
-    kind: dict[str, Any] = {"version": "standard"}
-    if num_classes < 4:
-        kind = {"version": "custom", "attacks": ["apgd-ce", "fab", "square"]}
-    if not _differentiable(model, x[:1]):
-        kind = {"version": "custom", "attacks": ["square"]}
-    logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own deprecations
-        reference = Reference(model, norm=norm, eps=threat.epsilon, seed=seed, device=x.device, **kind)
-        reference.apgd_targeted.n_target_classes = reference.fab.n_target_classes = min(9, num_classes - 1)
-        x_adv, _ = reference.run_standard_evaluation(x, y, batch_size=len(x))
-    return x_adv.detach()
+def _parts(batch: Batch, size: int) -> Iterator[Batch]:
+    return map(Batch, batch.x.split(size), batch.y.split(size), batch.index.split(size))
+
+
+def _pgd(
+    model: nn.Module, attack: PGD, name: str, batch: Batch, suite: Evaluation, starts: dict[str, list[int]]
+) -> Tensor:
+    images, broken = [], np.zeros(attack.restarts, dtype=int)
+    for x, y, index in _parts(batch, suite.batch_size):
+        worst, after, start = x, 0, 0
+        for start, worst in enumerate(attack.starts(model, x, y, Noise.of(index, suite.seed, name))):
+            if attack.restarts > 1:
+                after = int((logits_of(model, worst, len(worst)).argmax(dim=1) != y).sum())
+                broken[start] += after
+        broken[start + 1 :] += after
+        images.append(worst)
+    if attack.restarts > 1:
+        starts[name] = broken.tolist()
+    return torch.cat(images)
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+def _noise(model: nn.Module, attack: RandomNoise, batch: Batch, suite: Evaluation) -> Tensor:
+    assert suite.threat is not None
+    images = []
+    for x, y, index in _parts(batch, suite.batch_size):
+        noise, worst, depth = (
+            Noise.of(index, suite.seed, attack.name),
+            x.clone(),
+            torch.full_like(x[:, 0, 0, 0], math.inf),
+        )
+        for draw in range(attack.draws):
+            x_adv = suite.threat.sample(x, noise.fork(draw))
+            lower = margin(model(x_adv), y)
+            better = lower < depth
+            worst[better], depth[better] = x_adv[better], lower[better]
+        images.append(worst)
+    return torch.cat(images)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """The logits of ``x``, ``batch_size`` images at a time."""
     return torch.cat([model(part) for part in x.split(batch_size)])
-
-
-@torch.enable_grad()
-def _differentiable(model: nn.Module, x: Tensor) -> bool:
-    return model(x.detach().requires_grad_()).requires_grad
-
-
-@torch.enable_grad()
-def _zero_gradient(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    flat = []
-    for part, label in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        part = part.detach().requires_grad_()
-        gradient = input_gradient(F.cross_entropy(model(part), label, reduction="sum"), part)
-        flat.append(gradient.flatten(1).abs().amax(dim=1) == 0)
-    return torch.cat(flat)

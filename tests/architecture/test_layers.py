@@ -16,25 +16,29 @@ RANKS = {
     "threat": 1, "models": 1, "optim": 1, "data.source": 1, "data.split": 1, "data.order": 1, "data.augment": 1,
     "attack": 2, "data.beton": 2,
     "objective": 3, "data.loader": 3, "evaluate.suite": 3, "state": 3,
-    "evaluate.subject": 4, "evaluate.witness": 4, "checkpoints": 4,
-    "evaluate.claim": 5, "job": 5, "step": 6, "trainer": 7, "plots": 7, "progress": 7, "report": 7, "doctor": 7,
+    "evaluate.reference": 2, "evaluate.frozen": 2, "evaluate.subject": 4, "evaluate.probes": 4, "checkpoints": 4,
+    "plots": 8, "evaluate.witness": 5, "evaluate.suspicion": 6, "evaluate.claim": 7, "evaluate.card": 9,
+    "evaluate.frozen_validate": 0,
+    "job": 5, "step": 6, "trainer": 7, "progress": 7, "report": 7, "doctor": 7, "preparation": 8,
     "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
-    "tracking": 8, "registry": 9,
+    "tracking": 8, "promotion": 10, "registry": 11, "compare": 12,
     "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 9,
-    "run": 10, "plan": 11, "cli": 12,
+    "judgement": 12, "run": 13, "export": 13, "plan": 14, "cli": 15,
 }  # fmt: skip
 
 DOORS = {
     "ffcv": {"data.beton", "data.loader"},
     "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.evaluate"},
-    "mlflow": {"tracking", "registry"},
+    "mlflow": {"tracking", "registry", "promotion", "evaluate.frozen_validate"},
     "torchvision": {"data.source", "models.zoo"},
-    "pyautoattack": {"evaluate.witness"},
+    "pyautoattack": {"evaluate.reference"},
+    "jinja2": {"evaluate.card"},
+    "scipy": {"evaluate.suspicion", "compare"},
     "sklearn": {"data.source"},
     "matplotlib": {"plots"},
     "rich": {"progress", "report"},
     "yaml": {"job", "run", "plan"},
-    "argparse": {"cli"},
+    "argparse": {"cli", "evaluate.frozen_validate"},
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from distrib.attack import PGD, OfEpsilon, fgsm
-from distrib.evaluate.suite import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, name_of
+from distrib.evaluate.suite import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, tier_of
 from distrib.threat import L2, Linf
 
 ATTACK = TypeAdapter(EvaluationAttack)
@@ -63,7 +63,7 @@ def test_every_field_reaches_the_attack():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_names(attack: EvaluationAttack, name: str):
-    assert name_of(attack) == name
+    assert attack.name == name
 
 
 DISTINCT = [
@@ -78,23 +78,72 @@ def test_attacks_that_differ_may_stand_side_by_side():
     assert Evaluation(attacks=tuple(DISTINCT)).attacks == tuple(DISTINCT)
 
 
-@pytest.mark.parametrize("attack", DISTINCT, ids=name_of)
+@pytest.mark.parametrize("attack", DISTINCT, ids=lambda attack: attack.name)
 def test_the_same_attack_twice_is_refused(attack: EvaluationAttack):
     """Results are kept by name: one would overwrite the other."""
     other = attack.model_copy(update={"n": 10})
-    with pytest.raises(ValidationError, match=f"the attack {name_of(attack)} is listed twice"):
+    with pytest.raises(ValidationError, match=f"the attack {attack.name} is listed twice"):
         Evaluation(attacks=(attack, Fgsm(attack="fgsm", n=3) if attack.attack == "pgd" else pgd(7), other))
 
 
-def test_the_default_suite_is_the_honest_one():
-    assert [name_of(attack) for attack in Evaluation().attacks] == ["fgsm", "pgd-20", "autoattack"]
-    assert all(attack.n is None for attack in Evaluation().attacks) and Evaluation().n is None
+def names(tier: str | None, grey: bool = True, **fields) -> list[str]:
+    evaluation = TypeAdapter(Evaluation).validate_python({"tier": tier, **fields}, strict=False)
+    return [attack.name for attack in evaluation.resolved(LINF, grey).attacks]
+
+
+def test_the_default_is_the_standard_tier():
+    assert names(None) == names("standard") == ["fgsm", "pgd-20", "autoattack"]
+    resolved = Evaluation().resolved(LINF, True)
+    assert all(attack.n is None for attack in resolved.attacks) and resolved.threat == LINF
+
+
+def test_the_paper_tier_is_the_papers_table():
+    """Madry et al., Tables 1 and 2: steps, restarts, kappa, and the step sizes 0.01 of 0.3 and 2 of 8."""
+    assert names("paper") == [
+        "fgsm", "pgd-40", "pgd-100", "pgd-40x20", "pgd-100x20", "pgd-40-random", "cw-40", "cw-40-k50"
+    ]  # fmt: skip
+    assert names("paper", grey=False) == ["fgsm", "pgd-7", "pgd-20", "cw-30"]
+    for grey, epsilon, step in ((True, 0.3, 0.01), (False, 8 / 255, 2 / 255)):
+        for attack in Evaluation(tier="paper").resolved(Linf(epsilon=epsilon), grey).attacks[1:]:
+            assert attack.resolve(Linf(epsilon=epsilon)).step(0) == pytest.approx(step)
+
+
+def test_the_paranoid_tier_holds_the_standard_and_its_doubts():
+    found = names("paranoid", sources=["models:/mnist-b/1", "runs/natural/robust/epoch-00003"])
+    assert found == [
+        "fgsm", "pgd-20", "pgd-40", "noise-100", "transfer-mnist-b-1-pgd-40", "transfer-robust-epoch-00003-pgd-40",
+        "autoattack", "pgd-100x20", "pgd-200",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tier", ["quick", "paper", "standard", "paranoid"])
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_tier_is_known_by_its_attacks(tier: str, grey: bool):
+    resolved = TypeAdapter(Evaluation).validate_python({"tier": tier}, strict=False).resolved(LINF, grey)
+    assert tier_of(resolved.attacks) == tier
+    assert tier_of((*resolved.attacks, pgd(7, restarts=9))) == tier
+    assert tier_of(resolved.attacks[1:]) != tier
+    assert resolved.resolved(TWO, grey) == resolved, "what is written out stays as it is"
+
+
+def test_attacks_are_known_by_where_they_come_from():
+    read = ATTACK.validate_python
+    assert (
+        read({"attack": "transfer", "source": "models:/a@champion", "num_steps": 1}).name == "transfer-a-champion-fgsm"
+    )
+    assert read({"attack": "square", "queries": 9}).name == "square-9"
+    assert read({"attack": "noise", "draws": 3}).name == "noise-3"
+    assert read({"attack": "stored", "path": "/x/sets/theirs"}).name == "stored-sets-theirs"
 
 
 @pytest.mark.parametrize(
     ("document", "phrase"),
     [
-        ({"attacks": []}, "at least 1 item"),
+        ({"tier": "quick", "attacks": [{"attack": "fgsm"}]}, "tier and attacks exclude each other"),
+        ({"sources": ["models:/a/1"]}, "sources belong to tier: paranoid"),
+        ({"tier": "paranoid", "sources": ["a", "a"]}, "listed twice"),
+        ({"tier": "best"}, "Input should be"),
+        ({"attacks": [{"attack": "transfer", "source": "a", "kappa": 1.0}]}, "kappa belongs to loss: cw_margin"),
         ({"attacks": [{"attack": "pgd", "num_steps": 0}]}, "greater than or equal to 1"),
         ({"attacks": [{"attack": "pgd", "num_steps": 5, "kappa": 1.0}]}, "kappa belongs to loss: cw_margin"),
         ({"attacks": [{"attack": "pgd", "num_steps": 5, "random_start": False}]}, "Extra inputs"),
@@ -109,6 +158,6 @@ def test_bad_suites_are_refused(document: dict, phrase: str):
         TypeAdapter(Evaluation).validate_python(document, strict=False)
 
 
-@pytest.mark.parametrize("attack", DISTINCT, ids=name_of)
+@pytest.mark.parametrize("attack", DISTINCT, ids=lambda attack: attack.name)
 def test_attacks_are_written_and_read_back(attack: EvaluationAttack):
     assert ATTACK.validate_json(ATTACK.dump_json(attack)) == attack

@@ -1,0 +1,71 @@
+"""Frozen adversarial test sets out of a finished run, for other teams."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from distrib.data.beton import open_split
+from distrib.data.loader import open_reader
+from distrib.errors import InputError
+from distrib.evaluate import frozen
+from distrib.evaluate.witness import BROKEN, ShardResult
+from distrib.job import Evaluate, Train, parse
+from distrib.preparation import prepared
+from distrib.progress import Display
+from distrib.runs import read_record, read_result
+
+
+def export(run: Path, folder: Path, display: Display) -> dict:
+    """Writes the worst images of the finished run in ``run`` to the new or empty ``folder``; what they are.
+
+    Raises :class:`InputError` where the run is not finished, or its images are gone.
+    """
+    record, result = read_record(run), read_result(run)
+    if record is None or result is None or "evaluation_key" not in result:
+        raise InputError(f"{run}: not the folder of a finished train or evaluate run (it needs job.json, result.json)")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; name a new or empty folder")
+    job = parse(record["job"], [], str(run / "job.json"))
+    assert isinstance(job, Train | Evaluate)
+    shards = sorted((run / "evaluation").glob(f"{result['evaluation_key']}-*.json"))
+    results = [ShardResult.of_json(json.loads(file.read_bytes())) for file in shards]
+    if sum(len(one.position) for one in results) != result["n_clean"]:
+        raise InputError(
+            f"{run / 'evaluation'}: not every shard of the evaluation is there; the run cannot be exported"
+        )
+    x_adv = torch.cat([load_file(file.with_suffix(".safetensors"))["x_adv"] for file in shards])
+    index = np.array([i for one in results for i in one.index], dtype=np.int64)
+    broken = [any(fate[i] == BROKEN for fate in one.fate.values()) for one in results for i in range(len(one.index))]
+    test = open_split(prepared(job, display), "test", "evaluation")
+    (raw,) = open_reader(test, job.loader).read(index, len(index))
+    tensors = {
+        "x": raw.image.permute(0, 3, 1, 2).contiguous(),
+        "index": torch.from_numpy(index),
+        "label": torch.tensor([label for one in results for label in one.label]),
+        "clean": torch.tensor([hit for one in results for hit in one.clean], dtype=torch.uint8),
+        "broken": torch.tensor(broken, dtype=torch.uint8),
+    }
+    spec = {
+        "format": "distrib/frozen-set/1",
+        "model": result["model"],
+        "norm": result["norm"],
+        "epsilon": result["epsilon"],
+        "seed": result["seed"],
+        "attacks": record["job"]["evaluation"]["attacks"],
+        "found_by": [name for one in results for name in one.worst],
+        "data": record["job"]["data"]["source"],
+        "data_sha256": test.card.content_sha256,
+        "classes": list(test.card.classes),
+        "n": len(index),
+        "clean_accuracy": float(tensors["clean"].float().mean()),
+        "robust_accuracy": 1 - float(tensors["broken"].float().mean()),
+        "job_digest": result["job_digest"],
+    }
+    room = files("distrib.evaluate")
+    readme = room.joinpath("frozen_readme.md").read_text().format(**spec)
+    frozen.write(folder, x_adv, tensors, spec, readme, room.joinpath("frozen_validate.py").read_text())
+    return spec

@@ -1,0 +1,163 @@
+"""An end evaluation, from a model's address to the card that is kept with its run."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from distrib import __version__, registry
+from distrib.cluster.evaluate import Judged, Task, evaluate
+from distrib.cluster.session import Resources
+from distrib.data.beton import Card as DataCard
+from distrib.data.beton import open_split
+from distrib.data.loader import LoaderName, open_reader, shard
+from distrib.errors import JobError
+from distrib.evaluate import frozen
+from distrib.evaluate.card import Card, files
+from distrib.evaluate.claim import Claim, conclude
+from distrib.evaluate.subject import Subject, Weights, in_folder
+from distrib.evaluate.suite import Evaluation, Stored, Transfer
+from distrib.files import file_sha256, write_bytes
+from distrib.job import Cluster, digest, dump
+from distrib.progress import Display
+from distrib.state import verify
+from distrib.tracking import Tracker
+from distrib.values import Value
+from distrib.world import World
+
+SHOWN = 8
+"""Images that a card shows."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model, judged."""
+
+    subject: Subject
+    suite: Evaluation
+    judged: Judged
+    claim: Claim
+    key: str
+    """Of the kept shards: what was judged, and how."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where models are judged: the data, the cluster, and the folder that keeps what is done."""
+
+    data: Path
+    """The folder of the betons."""
+    loader: LoaderName
+    cluster: Cluster
+    resources: Resources
+    kept: Path
+    uri: str
+    """Of MLflow, for addresses of registered models."""
+    trusted: bool
+    """Pickled models may be loaded."""
+    display: Display
+
+    @cached_property
+    def test(self) -> DataCard:
+        """What the test split is."""
+        return open_split(self.data, "test", "evaluation").card
+
+    def subject(self, address: str) -> Subject:
+        """The model of an address. Raises :class:`InputError` where it is not there, or made for other data."""
+        return subject_of(address, self.test, self.uri, self.trusted, self.display)
+
+    def judge(self, subject: Subject, suite: Evaluation, title: str) -> Verdict:
+        """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
+        began = time.perf_counter()
+        sources = {one.source: self.subject(one.source) for one in suite.attacks if isinstance(one, Transfer)}
+        sets = [Path(one.path) for one in suite.attacks if isinstance(one, Stored)]
+        task = Task(
+            subject, self.data, self.loader, suite, self.cluster.cpus_per_worker,
+            self.resources.use_gpu(self.cluster), sources,
+        )  # fmt: skip
+        identity = [subject.content(), *(sources[address].content() for address in sorted(sources))]
+        terms = [
+            suite.model_dump(mode="json", exclude={"batch_size"}), self.test.content_sha256, __version__,
+            [hashlib.sha256(content).hexdigest() for content in identity], [frozen.identity(one) for one in sets],
+        ]  # fmt: skip
+        key = hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
+
+        def progress(done: int, count: int) -> None:
+            detail = f"{done} of {count} images, {time.perf_counter() - began:.0f} s"
+            self.display.advance(f"evaluating {title}", done, count, detail)
+
+        judged = evaluate(task, self.kept, key, self.cluster, self.resources, progress)
+        self.display.end()
+        return Verdict(subject, suite, judged, conclude(judged.evidence), key)
+
+
+def subject_of(address: str, test: DataCard, uri: str, trusted: bool, display: Display) -> Subject:
+    """The model of ``address``: a registered version, a checkpoint folder, an MLflow folder, a .pt2 or pickled file.
+
+    Raises :class:`InputError` where it is not there, or was made for other images or classes than those of ``test``.
+    """
+    height, width, channels = test.image
+    if address.startswith("models:"):
+        subject, card = registry.fetch_subject(address, uri, trusted, display.say)
+        image, classes = card.get("image"), card.get("classes") or ()
+        mine = {"channels": channels, "height": height, "width": width}
+        if image is not None and (image != mine or len(classes) != len(test.classes)):
+            raise JobError(
+                f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {address} takes "
+                f"{len(classes)} classes of {image}; name the data it was made for"
+            )
+        return subject
+    path = Path(address).absolute()
+    if (path / "state.json").exists() or not path.exists():
+        stored = verify(path)
+        subject = Weights.of(stored.job["model"], test, stored.judged)
+        subject.load(World().device)  # refuses weights of other images or classes before anything starts
+        return subject
+    return in_folder(path, trusted)
+
+
+def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
+    """The card of a verdict, and its files."""
+    data, test = dump(job)["data"], bench.test
+    weights = verdict.subject
+    sha256 = (
+        file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
+    )
+    card = Card.of(
+        verdict.claim, verdict.suite, model, sha256, test.image, test.classes, data["source"], test.content_sha256,
+        dump(job), digest(job),
+    )  # fmt: skip
+    return card, files(card, verdict.judged.evidence, _shown(verdict, bench))
+
+
+def keep_card(content: dict[str, bytes], folder: Path, tracker: Tracker) -> None:
+    """Writes a card's files beside the run, and stores them with its MLflow run, under card/."""
+    (folder / "card").mkdir(exist_ok=True)
+    for name, part in content.items():
+        write_bytes(folder / "card" / name, part)
+        tracker.file(folder / "card" / name, "card")
+
+
+def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
+    """A few images of the first shard with their worst ones: broken ones first."""
+    found, first = verdict.judged.evidence, verdict.judged.evidence.shards[0]
+    worst = load_file(verdict.judged.files[0])["x_adv"]
+    attacked = [i for i, name in enumerate(first.worst) if name]
+    broken = [i for i in attacked if any(fate[i] == 0 for fate in first.fate.values())]
+    rows = (broken + [i for i in attacked if i not in broken])[:SHOWN]
+    if not rows:
+        return []
+    reader = open_reader(open_split(bench.data, "test", "evaluation"), bench.loader)
+    (batch,) = shard(reader, found.index[rows], len(rows), World())
+    classes = bench.test.classes
+    return [
+        (
+            image.permute(1, 2, 0).numpy(), worst[i].permute(1, 2, 0).numpy(),
+            f"{classes[first.label[i]]}\n{first.worst[i]}{'' if i in broken else ' failed'}",
+        )
+        for i, image in zip(rows, batch.x, strict=True)
+    ]  # fmt: skip

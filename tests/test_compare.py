@@ -1,0 +1,91 @@
+"""Two versions, image by image: McNemar's test, and the refusal to compare what cannot be compared."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cards import claim, register
+
+from distrib.compare import compare
+from distrib.errors import RegistryError
+from distrib.evaluate.claim import Claim
+from distrib.evaluate.subject import Weights
+from distrib.models import SmallCNN
+from distrib.report import comparison
+from distrib.state import save_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    value = SmallCNN(width=0.25)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(value.build((1, 8, 8), 10, [0.3], [0.4]), path)
+    return Weights(value.model_dump(mode="json"), (8, 8, 1), 10, path)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def table(robust: str, clean: str | None = None, first: int = 100) -> str:
+    """``"10."``: stood, did not, was not asked for every attack."""
+    rows = zip(clean or "1" * len(robust), robust, strict=True)
+    lines = [f"{first + i},0,0,{hit},{'' if fate == '.' else fate}" for i, (hit, fate) in enumerate(rows)]
+    return "\n".join(["index,label,predicted,clean,worst", *lines]) + "\n"
+
+
+def versions(weights: Weights, uri: str, name: str, *whole: tuple[Claim, str]) -> list[str]:
+    return [register(weights, uri, claimed, name, examples=examples).uri for claimed, examples in whole]
+
+
+def test_paired_counts_and_mcnemars_exact_p(weights: Weights, uri: str):
+    """Of 12 that differ, 10 stand only in the first: p = 2 (C(12,0) + C(12,1) + C(12,2)) / 2^12 = 158 / 4096."""
+    a = table("1" * 10 + "0" * 2 + "1" * 30 + "0" * 8 + ".")
+    b = table("0" * 10 + "1" * 2 + "1" * 30 + "0" * 8 + ".")
+    one, other = versions(weights, uri, "paired", (claim(0.8), a), (claim(0.64), b))
+    found = compare(one, other, uri)
+    robust = found["robust"]
+    assert (robust["n"], robust["only_a"], robust["only_b"]) == (50, 10, 2)
+    assert robust["p"] == pytest.approx(158 / 4096) and robust["difference"] == pytest.approx(0.16)
+    low, high = robust["interval"]
+    assert low < 0.16 < high and high - low == pytest.approx(2 * 1.96 * ((12 / 50 - 0.16**2) / 50) ** 0.5, rel=1e-3)
+    assert found["clean"]["n"] == 51 and found["clean"]["p"] == 1.0
+    text = comparison(found)
+    assert "+16.00" in text and "0.0386" in text and "linf epsilon 0.1" in text
+    back = compare(other, one, uri)["robust"]
+    assert (back["only_a"], back["difference"], back["p"]) == (2, -robust["difference"], robust["p"])
+    assert "do not differ" in comparison(compare(one, one, uri))
+
+
+@pytest.mark.parametrize(
+    ("changes", "term"),
+    [
+        ({"epsilon": 0.2}, "epsilon: 0.1 against 0.2"),
+        ({"norm": "l2"}, "norm: linf against l2"),
+        ({"n": 50}, "n: 100 against 50"),
+        ({"examples_sha256": "0" * 64}, "examples_sha256"),
+        ({"attacks": {"fgsm": 0.5}, "attacks_n": {"fgsm": 100}}, "attacks"),
+    ],
+)
+def test_other_terms_are_refused(weights: Weights, uri: str, changes: dict, term: str):
+    one, other = versions(
+        weights, uri, f"terms-{next(iter(changes))}", (claim(0.5), table("1")), (claim(0.5, **changes), table("1"))
+    )
+    with pytest.raises(RegistryError, match=f"cannot be compared.*{term}"):
+        compare(one, other, uri)
+
+
+def test_other_data_are_refused(weights: Weights, uri: str):
+    pair = [register(weights, uri, claim(0.5), "data", data=letter * 64, examples=table("1")).uri for letter in "ab"]
+    with pytest.raises(RegistryError, match="data_sha256"):
+        compare(*pair, uri)
+
+
+def test_a_tier_that_was_not_run_is_named(weights: Weights, uri: str, tmp_path: Path):
+    (one,) = versions(weights, uri, "tiers", (claim(0.5), table("1")))
+    with pytest.raises(RegistryError, match=r"no robustness card of tier paranoid \(its tiers: standard\)"):
+        compare(one, one, uri, "paranoid")
+    with pytest.raises(RegistryError, match="registered there"):
+        compare(one, "models:/nobody/1", uri)
