@@ -45,7 +45,7 @@ def restart_curves(curves: dict[str, tuple[float, ...]]) -> bytes:
     axes = figure.subplots()
     for name, shares in curves.items():
         axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], "o-", markersize=3, label=name)
-    axes.set(xlabel="starts", ylabel="images broken, %")
+    axes.set(xlabel="starts", ylabel="images broken, %", ylim=(0, 110 * max(map(max, curves.values())) + 1))
     return _png(axes, figure)
 
 
@@ -59,7 +59,7 @@ def images(shown: Sequence[tuple]) -> bytes:
             axes.imshow(picture[:, :, 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=1)
             axes.set_axis_off()
             if row:
-                axes.set_title(caption, fontsize=8)
+                axes.set_title("\n".join(line[:18] for line in caption.splitlines()), fontsize=8)
     return _saved(figure)
 
 

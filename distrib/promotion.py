@@ -22,12 +22,13 @@ STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
 def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     """Gives a version its card, and moves ``champion`` to it if it is better on the same terms.
 
-    A card of a lower tier than the version's own is kept beside it, under ``card.TIER``. Returns the decision in words.
+    A card of a lower tier than the version's own, or of fewer images, is kept beside it, under ``card.TIER``. Returns
+    the decision in words.
     """
     version = tracker.client.get_model_version(name, number)
-    known = version.tags.get("tier")
+    known = STRENGTH.get(version.tags.get("tier", ""), -1), int(version.tags.get("n", 0))
     tracker.client.set_model_version_tag(name, number, f"card.{card.claim.tier}", tracker.run_id)
-    if known is None or STRENGTH[card.claim.tier] >= STRENGTH.get(known, 0):
+    if STRENGTH[card.claim.tier] >= known[0] and card.claim.n >= known[1]:
         for key, value in (card.tags() | {"card_run": tracker.run_id}).items():
             tracker.client.set_model_version_tag(name, number, key, value)
         tracker.client.update_model_version(name, number, markdown(card))

@@ -122,9 +122,9 @@ def _tested(claim: Claim) -> tuple[str, ...]:
     ball = f"{claim.norm} perturbations up to {claim.epsilon:.4g} of pixels in [0, 1]"
     return (
         f"{ball}, by {', '.join(claim.attacks)}",
-        "that every stored image lies in the ball and in [0, 1], and is classified again as it was",
-        "that the model is deterministic, gives logits, does not change, and judges each image by itself",
-        "that gradients are there, that steps beat one step, and that growing epsilon breaks everything",
+        "whether every stored image lies in the ball and in [0, 1], and is classified again as it was",
+        "whether the model is deterministic, gives logits, does not change, and judges each image by itself",
+        "whether gradients are there, many steps beat one, and a growing epsilon breaks everything",
     )
 
 

@@ -41,7 +41,7 @@ class Claim(Value):
     restarts: dict[str, tuple[float, ...]]
     """For each attack with restarts: the share of its images that it had broken after each start."""
     epsilon_curve: tuple[tuple[float, float, int], ...]
-    """(epsilon, accuracy under PGD-40 on the margin, images), from epsilon doubled to the whole box."""
+    """(epsilon, accuracy under PGD-40 on the margin, images), from half of epsilon to the whole box."""
     norm: Literal["linf", "l2"]
     epsilon: float
     seed: int
@@ -108,7 +108,7 @@ def conclude(found: Evidence) -> Claim:
         n=len(worst),
         attacks={name: float((fate == STOOD)[asked[name]].mean()) for name, fate in found.fate.items()},
         attacks_n={name: int(which.sum()) for name, which in asked.items()},
-        cumulative=tuple(attack.name for attack in suite.attacks if attack.on == "standing"),
+        cumulative=tuple(attack.name for attack in suite.attacks if attack.meets == "standing"),
         attack_seconds={name: round(sum(shard.seconds[name] for shard in found.shards), 2) for name in found.fate},
         largest_change={name: max(shard.largest_change[name] for shard in found.shards) for name in found.fate},
         stages=_stages(found),

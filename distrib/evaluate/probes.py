@@ -80,9 +80,9 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
 
 
 def epsilons(threat: Threat, pixels: int) -> list[float]:
-    """From epsilon, doubled, to a ball that holds the whole box: there an attack can do what it likes."""
+    """From half of epsilon, doubled, to a ball that holds the whole box: there an attack can do what it likes."""
     whole = 1.0 if isinstance(threat, Linf) else math.sqrt(pixels)
-    steps = [threat.epsilon * 2**i for i in range(1, 12)] if threat.epsilon > 0 else []
+    steps = [threat.epsilon * 2.0**i for i in range(-1, 12)] if threat.epsilon > 0 else []
     return [epsilon for epsilon in steps if epsilon < whole] + [whole]
 
 

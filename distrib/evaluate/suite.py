@@ -24,7 +24,7 @@ class _Attack(Value):
 
     n: Count | None = None
     """Attack only the first so many of the evaluated images."""
-    on: Literal["all", "standing"] = "all"
+    meets: Literal["all", "standing"] = "all"
     """standing: spare the images that an earlier attack of the list broke; the accuracy is then that of both."""
 
 
@@ -190,7 +190,7 @@ def _paper(grey: bool) -> tuple[EvaluationAttack, ...]:
 
 def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[EvaluationAttack, ...]:
     """The attacks of a tier; ``grey`` (images of one channel) chooses between the paper's two tables."""
-    standard = (*QUICK, AutoAttack(attack="autoattack", on="standing"))
+    standard = (*QUICK, AutoAttack(attack="autoattack", meets="standing"))
     match tier:
         case "quick":
             return QUICK
@@ -204,9 +204,9 @@ def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[Eva
                 Pgd(attack="pgd", num_steps=40),
                 RandomNoise(attack="noise"),
                 *(Transfer(attack="transfer", source=source) for source in sources),
-                AutoAttack(attack="autoattack", on="standing"),
-                Pgd(attack="pgd", num_steps=100, restarts=20, on="standing"),
-                Pgd(attack="pgd", num_steps=200, on="standing"),
+                AutoAttack(attack="autoattack", meets="standing"),
+                Pgd(attack="pgd", num_steps=100, restarts=20, meets="standing"),
+                Pgd(attack="pgd", num_steps=200, meets="standing"),
             )
 
 

@@ -24,7 +24,7 @@ from distrib.noise import Noise
 from distrib.threat import Threat, outside
 
 STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
-"""Fates of an image under an attack. SPARED: an earlier attack had broken it (``on: standing``)."""
+"""Fates of an image under an attack. SPARED: an earlier attack had broken it (``meets: standing``)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def attack_shard(
         seconds: dict[str, float] = {}
         for attack in suite.attacks:
             asked = place < (attack.n or math.inf)
-            rows = (asked & (standing if attack.on == "standing" else clean)).nonzero()[:, 0]
+            rows = (asked & (standing if attack.meets == "standing" else clean)).nonzero()[:, 0]
             began = time.perf_counter()
             fates = torch.where(asked, torch.where(clean, SPARED, BROKEN), NOT_ASKED)
             largest[attack.name] = 0.0

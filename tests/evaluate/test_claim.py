@@ -261,7 +261,7 @@ def test_a_standing_attack_spares_what_is_broken_and_its_accuracy_is_of_both():
         shard(
             "11110", fgsm="00110", autoattack="ss100", parts=["apgd-ce", "square"], stage=["", "", "", "apgd-ce", ""]
         ),
-        attacks=(FGSM, AUTO | {"on": "standing"}),
+        attacks=(FGSM, AUTO | {"meets": "standing"}),
     )
     assert found.attacks == {"fgsm": 0.4, "autoattack": 0.2} and found.robust_accuracy == 0.2
     assert found.cumulative == ("autoattack",) and found.stages == {"apgd-ce": 0.2, "square": 0.2}

@@ -66,7 +66,9 @@ def test_mlflow_holds_one_run_with_everything(finished: dict, workplace: Path):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2, 3, 4, 5, 6]
     assert any(name.startswith("system/") for name in run.data.metrics), "system metrics"
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"job.yaml", "environment.txt", "result.json", "plots"} <= names
+    assert {"job.yaml", "environment.txt", "result.json", "plots", "card", "promotion.json"} <= names
+    cards = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "card")}
+    assert cards == {"card/card.json", "card/card.md", "card/card.html", "card/examples.csv"}
     assert run.data.metrics["test/robust_accuracy"] == pytest.approx(finished["robust_accuracy"])
 
 
@@ -98,9 +100,11 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert done.returncode == 0, done.stderr
     card = json.loads((pulled / "card.json").read_text())
     assert card["weights_sha256"] == finished["weights_sha256"] and card["job"]["seed"] == 0
-    assert {"model", "weights.safetensors", "card.json", "job.json", "example.py"} == {
-        path.name for path in pulled.iterdir()
-    }
+    assert card["schema"] == "distrib/robustness-card/1" and card["claim"]["tier"] == "standard"
+    assert {path.name for path in pulled.iterdir()} == {
+        "model", "weights.safetensors", "card.json", "card.md", "card.html", "examples.csv", "job.json", "example.py"
+    }  # fmt: skip
+    assert len((pulled / "examples.csv").read_text().splitlines()) == 451
     example = call([sys.executable, "example.py"], pulled)
     assert example.returncode == 0 and example.stdout.startswith("['"), example.stderr
     again = call(command("pull", "models:/digits@champion", pulled), workplace)
