@@ -57,6 +57,7 @@ def test_so_does_autoattack(finished: dict, workplace: Path):
     assert kept(workplace, "auto-1") == kept(workplace, "auto-2")
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_finds_the_same(on_two: dict, workplace: Path):
     words = evaluation("killed", *SHARDED, "cluster.num_workers=2")
     folder = workplace / "runs" / "killed" / "evaluation"
@@ -75,6 +76,7 @@ def test_a_killed_evaluation_goes_on_and_finds_the_same(on_two: dict, workplace:
     assert len(after) == 3 and all(after[name] == moment for name, moment in before.items()), "done once"
 
 
+@pytest.mark.slow
 def test_damaged_images_of_a_shard_are_made_again(on_two: dict, workplace: Path):
     """The stored images are what is believed: without them a shard is not done."""
     source, target = workplace / "runs" / "on-two", workplace / "runs" / "damaged"
@@ -130,46 +132,22 @@ def test_the_script_refuses_images_that_break_the_rules(
     assert done.returncode == 1 and words in done.stdout, done.stdout + done.stderr
 
 
-def test_stored_images_are_an_attack_like_any_other(exported: Path, on_two: dict, workplace: Path):
-    attacks = f"evaluation.attacks=[{{attack: stored, path: {exported}}}]"
-    result = result_of(call(evaluation("stored", *SHARDED[:3], attacks), workplace))
-    assert result["robust_accuracy"] == on_two["robust_accuracy"] and result["attacks"] == {
-        "stored-" + "-".join(exported.parts[-2:]): on_two["robust_accuracy"]
-    }
-
-
-def test_stored_images_that_cheat_give_no_result(exported: Path, workplace: Path, tmp_path: Path):
-    tensors = load_file(exported / "adversarial.safetensors")
-    tensors["x_adv"] = (tensors["x"].float() / 255 + 0.21).clamp(0, 1)
-    save_file(tensors, tmp_path / "adversarial.safetensors")
-    attacks = f"evaluation.attacks=[{{attack: stored, path: {tmp_path}}}]"
-    done = call(evaluation("cheat", *SHARDED[:3], attacks), workplace)
-    assert done.returncode == 1 and "left the linf ball of 0.2" in done.stderr and "Traceback" not in done.stderr
-    attacks = f"evaluation.attacks=[{{attack: stored, path: {exported}}}]"
-    missing = call(evaluation("other-n", *SHARDED[1:3], "evaluation.n=61", attacks), workplace)
-    assert missing.returncode == 2 and "holds 60 images, but not that of test image" in missing.stderr
-
-
-def test_images_made_on_another_model_break_fewer(finished: dict, workplace: Path):
-    source = sorted((workplace / "runs" / "digits" / "robust").glob("epoch-*"))[0]
-    attacks = f"evaluation.attacks=[{{attack: pgd, num_steps: 20}}, {{attack: transfer, source: {source}}}]"
-    result = result_of(call(evaluation("transfer", *SHARDED[:3], attacks), workplace))
-    white, transferred = result["attacks"].values()
-    assert result["robust_accuracy"] <= white <= transferred <= result["clean_accuracy"]
-
-
-def test_a_plain_exported_program_is_judged_and_a_pickle_only_if_trusted(finished: dict, workplace: Path):
+def test_a_plain_program_meets_others_images_and_those_of_another_model(
+    exported: Path, on_two: dict, finished: dict, workplace: Path
+):
     program = next((workplace / "mlartifacts").rglob("*.pt2"))
-    quick = (*SHARDED[:3], "evaluation.tier=quick", "evaluation.attacks=[]")
-    result = result_of(call(evaluation("plain", *quick, f"model={program}"), workplace))
-    assert result["tier"] == "quick" and 0 < result["robust_accuracy"] < result["clean_accuracy"]
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    torch.save(net, workplace.parent / "plain.pt")
-    overrides = (*quick, f"model={workplace.parent / 'plain.pt'}")
+    source = sorted((workplace / "runs" / "digits" / "robust").glob("epoch-*"))[0]
+    others = f"{{attack: transfer, source: {source}}}, {{attack: stored, path: {exported}}}"
+    overrides = (*SHARDED[:3], f"model={program}", f"evaluation.attacks=[{{attack: pgd, num_steps: 20}}, {others}]")
+    result = result_of(call(evaluation("plain", *overrides), workplace))
+    white, transferred, stored = result["attacks"].values()
+    assert list(result["attacks"])[2] == f"stored-{'-'.join(exported.parts[-2:])}"
+    assert stored == on_two["robust_accuracy"] and transferred <= result["clean_accuracy"]
+    assert result["robust_accuracy"] <= min(white, transferred, stored) and result["tier"] == "custom"
+
+
+def test_a_pickle_is_loaded_only_if_it_is_trusted(finished: dict, workplace: Path):
+    torch.save(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), workplace.parent / "plain.pt")
+    overrides = (*SHARDED[:3], f"model={workplace.parent / 'plain.pt'}")
     refused = call(evaluation("pickle", *overrides), workplace)
-    assert refused.returncode == 2 and "trust_pickle: true" in refused.stderr
-    trusted = result_of(call(evaluation("pickle", *overrides, "trust_pickle=true"), workplace))
-    assert (
-        "clean_accuracy_at_chance" in [flag["name"] for flag in trusted["flags"]] or trusted["clean_accuracy"] > 0.145
-    )
+    assert refused.returncode == 2 and "trust_pickle: true" in refused.stderr and "Traceback" not in refused.stderr
