@@ -1,6 +1,6 @@
 """A job: all the choices of one run, one frozen value, read from one YAML file.
 
-    kind: prepare | train | evaluate      a closed tagged union; every field has its type, its bounds, its default
+    kind: prepare | train | evaluate | study     a closed tagged union; each field has its type, bounds and default
 
 :func:`read` turns a file and ``--set`` overrides into a job, or raises :class:`JobError` with a line for each thing
 that is wrong: the path of the key, what was expected, and the nearest valid name.
@@ -26,6 +26,7 @@ from distrib.models import Model
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
+from distrib.study.values import StudyOf
 from distrib.values import Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -203,8 +204,30 @@ class Evaluate(Value):
         return self.model_copy(update={"evaluation": evaluation})
 
 
-Job = Annotated[Prepare | Train | Evaluate, Field(discriminator="kind")]
-JOB: TypeAdapter[Prepare | Train | Evaluate] = TypeAdapter(Job)
+class Study(Value):
+    """Carries out one of the paper's studies on the test split."""
+
+    kind: Literal["study"]
+    name: Name
+    """Of the run: the same name again goes on where it was stopped."""
+    data: DataSource
+    loader: LoaderName = "auto"
+    study: StudyOf
+    trust_pickle: bool = False
+    """Load pickled models (.pt, .pth), which run whatever code is in them."""
+    storage: str = "runs"
+    """The folder of results; on a cluster, one that every machine sees."""
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    def resolved(self) -> "Study":
+        """The job itself: nothing in it depends on another field."""
+        return self
+
+
+AnyJob = Prepare | Train | Evaluate | Study
+Job = Annotated[AnyJob, Field(discriminator="kind")]
+JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
 WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
@@ -247,7 +270,7 @@ def write(job: Value) -> str:
     return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
 
 
-def read(path: Path, overrides: list[str] | None = None) -> Prepare | Train | Evaluate:
+def read(path: Path, overrides: list[str] | None = None) -> AnyJob:
     """The job in the YAML file ``path``, with ``overrides`` such as ``optim.epochs=3``.
 
     Raises :class:`JobError` with everything that is wrong with it.
@@ -255,10 +278,10 @@ def read(path: Path, overrides: list[str] | None = None) -> Prepare | Train | Ev
     return parse(_document(path), overrides or [], str(path))
 
 
-def parse(document: object, overrides: list[str], origin: str) -> Prepare | Train | Evaluate:
+def parse(document: object, overrides: list[str], origin: str) -> AnyJob:
     """The job in a document already read from YAML; ``origin`` names it in errors."""
     if not isinstance(document, dict):
-        raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train or evaluate")
+        raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train, evaluate or study")
     plain: dict = _plain(document, origin)
     for override in overrides:
         _override(plain, override)

@@ -90,7 +90,7 @@ class Bench:
             detail = f"{done} of {count} images, {time.perf_counter() - began:.0f} s"
             self.display.advance(f"evaluating {title}", done, count, detail)
 
-        judged = evaluate(task, self.kept, key, self.cluster, self.resources, progress)
+        judged = evaluate(task, self.kept, key, self.cluster, progress)
         self.display.end()
         return Verdict(subject, suite, judged, conclude(judged.evidence), key)
 

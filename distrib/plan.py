@@ -8,11 +8,11 @@ from distrib import checkpoints, tracking
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
-from distrib.job import Evaluate, Prepare, Train, differences, digest, write
+from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, differences, digest, write
 from distrib.runs import NATURAL, ROBUST, read_record, read_result
 
 
-def plan(job: Prepare | Train | Evaluate) -> str:
+def plan(job: AnyJob) -> str:
     """The resolved job as YAML, and below it, as comments, what it would need. Raises :class:`JobError`."""
     whole = job if isinstance(job, Prepare) else job.resolved()
     notes = [f"digest: {digest(whole)}", *_data(whole)]
@@ -21,7 +21,7 @@ def plan(job: Prepare | Train | Evaluate) -> str:
     return write(whole) + "".join(f"# {note}\n" for note in notes)
 
 
-def _data(job: Prepare | Train | Evaluate) -> list[str]:
+def _data(job: AnyJob) -> list[str]:
     folder = folder_of(job.data)
     loader = f"loader: {resolve(job.loader)}"
     if folder.is_dir():
@@ -33,7 +33,7 @@ def _data(job: Prepare | Train | Evaluate) -> list[str]:
     return [loader, f"data: would be prepared{there} in {folder} ({free >> 30} GiB free)"]
 
 
-def _run(job: Train | Evaluate) -> list[str]:
+def _run(job: Train | Evaluate | Study) -> list[str]:
     folder = Path(job.storage).absolute() / job.name
     record = read_record(folder)
     if record is not None and differences(job, record["job"]):

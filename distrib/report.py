@@ -10,6 +10,8 @@ def table(result: dict) -> str:
     if result["kind"] == "prepare":
         splits = ", ".join(f"{name} {split['count']}" for name, split in result["splits"].items())
         return f"prepared: {result['folder']} ({splits})"
+    if result["kind"] == "study":
+        return _study(result)
     natural = result.get("natural")
     grid = Table(
         box=box.SIMPLE, title=f"{result['norm']} epsilon {result['epsilon']:.4g}, test split", title_justify="left"
@@ -50,6 +52,14 @@ def table(result: dict) -> str:
         lines += [f"  {result['model']}: {result['champion']}"] if "champion" in result else []
         lines.append(f"  robustness card: {result['card']}")
     return "\n".join(lines)
+
+
+def _study(result: dict) -> str:
+    word = {True: "as the paper says", False: "NOT as the paper says", None: "cannot be told"}
+    lines = [f"{result['study']} study, {result['rows']} rows, {result['seconds']:.0f} s:", ""]
+    for one in result["expectations"]:
+        lines += [f"  {one['target']}", f"      {word[one['met']]}: {one['achieved']}"]
+    return "\n".join([*lines, "", f"  table, plots and sheet: {result['folder']}"])
 
 
 def comparison(result: dict) -> str:

@@ -11,35 +11,36 @@ STORAGE/NAME/
 import json
 import shutil
 import tempfile
-import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from distrib import __version__, checkpoints, provenance, registry, tracking
+from distrib import checkpoints, registry, tracking
 from distrib.clock import Clock
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
 from distrib.data.split import SPLITS
-from distrib.errors import DistribError
 from distrib.evaluate.card import Card
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Weights
 from distrib.files import write_json
-from distrib.job import Evaluate, Prepare, Train, digest, dump, write
-from distrib.journal import Journal, metric_name
+from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, digest
+from distrib.journal import metric_name
 from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
 from distrib.preparation import prepared
 from distrib.progress import Display
-from distrib.runs import NATURAL, ROBUST, read_record, read_result, run_folder
+from distrib.record import tracked
+from distrib.runs import NATURAL, ROBUST, read_result, run_folder
 from distrib.state import Stored
+from distrib.study.run import run_study
 from distrib.tracking import Tracker
+from distrib.training import train
 from distrib.world import World
 
 
-def run(job: Prepare | Train | Evaluate, display: Display) -> dict:
+def run(job: AnyJob, display: Display) -> dict:
     """Carries a job out and returns its result as plain values. Raises :class:`DistribError`."""
     match job:
         case Prepare():
@@ -48,6 +49,8 @@ def run(job: Prepare | Train | Evaluate, display: Display) -> dict:
             return run_train(job.resolved(), display)
         case Evaluate():
             return run_evaluate(job.resolved(), display)
+        case Study():
+            return run_study(job, display)
 
 
 def run_prepare(job: Prepare, display: Display) -> dict:
@@ -65,38 +68,6 @@ def run_prepare(job: Prepare, display: Display) -> dict:
         "mean": list(cards[0].mean),
         "std": list(cards[0].std),
     }
-
-
-@contextmanager
-def _tracked(job: Train | Evaluate, folder: Path, display: Display):
-    """The job's MLflow run, one for all its restarts; closed as FINISHED, FAILED or KILLED."""
-    record = read_record(folder) or {}
-    uri = tracking.address(job.tracking.uri)
-    known = record.get("run_id") if record.get("tracking_uri") == uri else None
-    tags = {
-        "distrib.job_digest": digest(job),
-        "distrib.kind": job.kind,
-        "distrib.version": __version__,
-        **provenance.code(),
-    }
-    tracker = tracking.Tracker(uri, job.tracking.experiment, job.name, known, tags)
-    record = {"job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id}
-    write_json(folder / "job.json", record)
-    if known != tracker.run_id:
-        tracker.parameters(dump(job))
-        tracker.text(write(job), "job.yaml")
-        tracker.text(provenance.environment(), "environment.txt")
-    display.say(f"mlflow: run {tracker.run_id} in {uri}{' (resumed)' if known == tracker.run_id else ''}")
-    tracker.watch()
-    try:
-        yield tracker
-    except BaseException as error:
-        try:
-            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
-        except DistribError as second:
-            display.say(f"warning: {second}")
-        raise
-    tracker.close("FINISHED")
 
 
 def run_train(job: Train, display: Display) -> dict:
@@ -118,9 +89,9 @@ def run_train(job: Train, display: Display) -> dict:
             with clock.measure("ray_start"):
                 resources = stack.enter_context(session(job.cluster))
             with clock.measure("mlflow_start"):
-                tracker = stack.enter_context(_tracked(job, folder, display))
+                tracker = stack.enter_context(tracked(job, folder, display))
             with clock.measure("train"):
-                _train(phases, job, folder, data, tracker, resources, display, clock)
+                train(phases, job, folder, data, tracker, resources, display, clock)
             best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}
             histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
             bench = Bench(data, job.loader, job.cluster, resources, folder / "evaluation", tracker.uri, False, display)
@@ -139,56 +110,6 @@ def run_train(job: Train, display: Display) -> dict:
             _log_results(result, claims, histories, tracker, folder)
         write_json(folder / "result.json", result)
         return result
-
-
-def _train(
-    phases: dict[str, Train],
-    job: Train,
-    folder: Path,
-    data: Path,
-    tracker: Tracker,
-    resources,
-    display: Display,
-    clock: Clock,
-) -> None:
-    """Trains every phase that is not at its end yet, and logs every epoch once."""
-    from distrib.cluster.board import Note, Started
-    from distrib.cluster.train import Order, fit
-    from distrib.trainer import EpochEnd, Progress
-
-    journal = Journal(tracker, display)
-    for phase in phases:
-        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
-    if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
-        display.say("training: complete already")
-        return
-    began = time.perf_counter()
-
-    def listen(phase: str, notice: object) -> None:
-        match notice:
-            case Started(rank=0):
-                clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
-                display.say(
-                    f"{phase} training: {notice.ranks} workers on {notice.device}, {notice.loader} loader"
-                    + (f", resumed after epoch {notice.start_epoch}" if notice.start_epoch else "")
-                )
-            case Note():
-                display.say(notice.text)
-            case Progress():
-                clock.marks.setdefault("first_step", round(time.perf_counter() - began, 2))
-                epoch = notice.step * phases[phase].optim.epochs / notice.steps
-                detail = f"epoch {epoch:.1f}, loss {notice.loss:.3f}, {notice.images_per_second:.0f} images/s"
-                display.advance(f"{phase} training", notice.step, notice.steps, detail + journal.latest(phase))
-            case EpochEnd():
-                journal.add(phase, notice.epoch, notice.metrics)
-                journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
-
-    record = dump(job)
-    fit(Order(job, record, digest(job), data, folder, phases), resources, listen)
-    display.end()
-    for phase in phases:
-        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
-    journal.settle()
 
 
 def _weights(job: Train, data: Path, best: Stored) -> Weights:
@@ -274,7 +195,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         data = prepared(job, display)
         uri = tracking.address(job.tracking.uri)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
-        with session(job.cluster) as resources, _tracked(job, folder, display) as tracker:
+        with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
             bench = Bench(
                 data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display
             )

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distrib.errors import InputError, JobError
-from distrib.job import Evaluate, Train, differences
+from distrib.job import Evaluate, Study, Train, differences
 
 NATURAL, ROBUST = "natural", "robust"
 
 
 @contextmanager
-def run_folder(job: Train | Evaluate) -> Iterator[Path]:
+def run_folder(job: Train | Evaluate | Study) -> Iterator[Path]:
     """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
     folder = Path(job.storage).absolute() / job.name
     record = read_record(folder)

@@ -296,11 +296,11 @@ WRONG_KINDS: dict[str, tuple] = {
     "no kind": ({"name": "x"}, "kind is missing; it is one of prepare, train, evaluate"),
     "wrong kind": (
         TRAIN | {"kind": "trian"},
-        "kind: 'trian' is none of prepare, train, evaluate (did you mean train?)",
+        "kind: 'trian' is none of prepare, train, evaluate, study (did you mean train?)",
     ),
     "kind in capitals": (
         TRAIN | {"kind": "Train"},
-        "kind: 'Train' is none of prepare, train, evaluate (did you mean train?)",
+        "kind: 'Train' is none of prepare, train, evaluate, study (did you mean train?)",
     ),
     "evaluate without a threat": (
         EVALUATE | {"evaluation": {}},
@@ -316,7 +316,7 @@ WRONG_KINDS: dict[str, tuple] = {
 
 GOOD = yaml.safe_dump(TRAIN, sort_keys=False)
 WRONG_TEXTS: dict[str, tuple] = {
-    "empty": ("", ": a job is a mapping that begins with kind: prepare, train or evaluate"),
+    "empty": ("", ": a job is a mapping that begins with kind: prepare, train, evaluate or study"),
     "comments only": ("# kind: train\n", ": a job is a mapping"),
     "a list": ("- kind: train\n", ": a job is a mapping"),
     "one word": ("train\n", ": a job is a mapping"),

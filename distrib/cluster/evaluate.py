@@ -5,33 +5,29 @@ files, scores the images again and measures their distance from the test split: 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distrib.cluster.session import Resources
-from distrib.data.beton import Beton, open_split
-from distrib.data.loader import Batch, LoaderName, Reader, open_reader, shard
-from distrib.errors import DistribError, RunError
+from distrib.cluster.spread import spread
+from distrib.data.beton import open_split
+from distrib.data.loader import Batch, LoaderName
+from distrib.errors import RunError
 from distrib.evaluate import frozen
-from distrib.evaluate.claim import chosen, gather
+from distrib.evaluate.claim import gather
+from distrib.evaluate.points import chosen, points
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.suite import Evaluation
 from distrib.evaluate.suspicion import Evidence
 from distrib.evaluate.witness import Help, ShardResult, attack_shard, score
 from distrib.files import write_bytes, write_json
 from distrib.job import Cluster
-from distrib.world import World
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,10 @@ class Task:
     def device(self) -> torch.device:
         """Where the shard is judged."""
         return torch.device("cuda" if self.cuda else "cpu")
+
+    def order(self) -> np.ndarray:
+        """The evaluated images, as places in the test split."""
+        return chosen(open_split(self.data, "test", "evaluation").card.count, self.suite.n, self.suite.seed)
 
 
 @dataclass(frozen=True)
@@ -92,36 +92,26 @@ def score_again(task: Task, start: int, images: bytes) -> list[float]:
 
 def _shard(task: Task, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
     torch.set_num_threads(task.threads)
-    beton, reader = _test_split(task.data, task.loader, task.threads)
-    order = chosen(beton.card.count, task.suite)[start : start + task.suite.shard_size]
-    (batch,) = shard(reader, order, len(order), World(device=task.device))
+    order = task.order()[start : start + task.suite.shard_size]
+    batch = points(task.data, task.loader, task.threads, order, task.device)
     return task.subject.load(task.device), batch, np.arange(start, start + len(order))
 
 
-@cache
-def _test_split(data: Path, loader: LoaderName, threads: int) -> tuple[Beton, Reader]:
-    """Opened once in each process: Ray gives the tasks of one kind to the same few processes."""
-    beton = open_split(data, "test", "evaluation")
-    return beton, open_reader(beton, loader, threads)
-
-
-def evaluate(
-    task: Task, kept: Path, key: str, cluster: Cluster, resources: Resources, progress: Callable[[int, int], None]
-) -> Judged:
+def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int], None]) -> Judged:
     """Judges every shard. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).
 
     The evidence is the same on one worker and on many. ``progress`` is told (images done, images in all).
     Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
     """
     card = open_split(task.data, "test", "evaluation").card
-    count = len(chosen(card.count, task.suite))
+    count = len(task.order())
     starts = range(0, count, task.suite.shard_size)
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
     done = {start: found for start, file in files.items() if (found := _kept(file)) is not None}
     progress(sum(len(result.position) for result in done.values()), count)
     kept.mkdir(parents=True, exist_ok=True)
     left = [(start,) for start in starts if start not in done]
-    for (start,), (result, images) in _spread(judge, left, task, cluster, resources):
+    for (start,), (result, images) in spread(judge, task, left, cluster, task.cuda):
         write_bytes(files[start].with_suffix(".safetensors"), images)
         write_json(files[start], result.as_json())
         done[start] = result
@@ -129,7 +119,7 @@ def evaluate(
     tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
     again = ((start, tensors[start].read_bytes()) for start in starts)
     disagree: list[int] = []
-    for (start, _), margins in _spread(score_again, again, task, cluster, resources):
+    for (start, _), margins in spread(score_again, task, again, cluster, task.cuda):
         disagree += done[start].disagreeing(margins)
     evidence = gather([done[start] for start in starts], task.suite, count, len(card.classes), disagree)
     return Judged(evidence, [tensors[start] for start in starts])
@@ -143,31 +133,3 @@ def _kept(file: Path) -> ShardResult | None:
         return result if len(images) == len(result.position) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError):
         return None
-
-
-def _spread(
-    function: Callable, items: Sequence[tuple] | Iterator[tuple], task: Task, cluster: Cluster, resources: Resources
-) -> Iterator[tuple]:
-    """(item, ``function(task, *item)``) as they come, with at most one task a worker under way."""
-    remote: Any = ray.remote(function)
-    remote = remote.options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=1 if task.cuda else 0, max_retries=cluster.max_failures
-    )
-    shared, waiting, running = ray.put(task), iter(items), {}
-    while True:
-        while len(running) < cluster.max_workers and (item := next(waiting, None)) is not None:
-            running[remote.remote(shared, *item)] = item
-        if not running:
-            return
-        ready, _ = ray.wait(list(running), timeout=3600)
-        if not ready:
-            raise RunError("no shard was finished within an hour; lower evaluation.shard_size")
-        for reference in ready:
-            try:
-                yield running.pop(reference), ray.get(reference)
-            except RayTaskError as error:
-                if isinstance(error.cause, DistribError):
-                    raise error.cause from None
-                raise RunError(f"evaluation failed: {str(error.cause or error).strip().splitlines()[-1]}") from None
-            except RayError as error:
-                raise RunError(f"evaluation failed: {str(error).strip().splitlines()[0]}") from None

@@ -50,15 +50,6 @@ class Claim(Value):
     flags: tuple[Flag, ...]
 
 
-def chosen(count: int, suite: Evaluation) -> np.ndarray:
-    """The evaluated images' indices into a test split of ``count``, in the evaluation's order.
-
-    A draw with the suite's seed, not the first ones: in a folder those are all of one class.
-    """
-    draw = np.random.Generator(np.random.Philox(key=[suite.seed, 0xE7A1]))
-    return draw.permutation(count)[: min(count, suite.n or count)]
-
-
 def gather(
     shards: Sequence[ShardResult], suite: Evaluation, count: int, num_classes: int, disagree: Collection[int] = ()
 ) -> Evidence:

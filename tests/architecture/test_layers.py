@@ -22,13 +22,15 @@ RANKS = {
     "job": 5, "step": 6, "trainer": 7, "progress": 7, "report": 7, "doctor": 7, "preparation": 8,
     "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
     "tracking": 8, "promotion": 10, "registry": 11, "compare": 12,
-    "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 9,
-    "judgement": 12, "run": 13, "export": 13, "plan": 14, "cli": 15,
+    "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 10,
+    "cluster.spread": 9, "judgement": 12, "record": 10, "training": 10, "study.run": 13, "run": 14, "export": 13,
+    "evaluate.points": 4, "study.values": 4, "study.sheet": 1, "study.task": 6, "study.landscape": 9,
+    "study.curves": 9, "study.transfer": 9, "study.capacity": 9, "plan": 14, "cli": 15,
 }  # fmt: skip
 
 DOORS = {
     "ffcv": {"data.beton", "data.loader"},
-    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.evaluate"},
+    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.spread"},
     "mlflow": {"tracking", "registry", "promotion", "evaluate.frozen_validate"},
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluate.reference"},
@@ -72,7 +74,7 @@ def exists(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-ROOMS = ("data", "evaluate", "cluster")
+ROOMS = ("data", "evaluate", "cluster", "study")
 """Folders whose modules have ranks of their own; those of models/ share one."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distrib.errors import RunError
-from distrib.evaluate.claim import Claim, chosen, conclude, gather, wilson
+from distrib.evaluate.claim import Claim, conclude, gather, wilson
 from distrib.evaluate.probes import Probes
 from distrib.evaluate.reference import parts_for
 from distrib.evaluate.suite import Evaluation
@@ -331,21 +331,6 @@ def test_few_classes_are_told_but_do_not_block(classes: int, expected: set[str])
     found = claim(shard("11", autoattack="10", parts=parts, **same), attacks=(AUTO,), classes=classes)
     assert flags(found) == expected and not any(flag.blocking for flag in found.flags)
     assert flags(claim(shard("11", fgsm="10", **same), attacks=(FGSM,), classes=classes)) == set()
-
-
-@pytest.mark.parametrize("n", [None, 1, 7, 50, 80])
-def test_the_chosen_images_are_a_draw_without_repetition(n: int | None):
-    images = chosen(50, suite(n=n, seed=3))
-    assert len(images) == min(50, n or 50) == len(set(images.tolist())) and set(images.tolist()) <= set(range(50))
-    assert np.array_equal(images, chosen(50, suite(seed=3))[: len(images)]), "a smaller n is no other draw"
-    assert np.array_equal(images, chosen(50, suite(n=n, seed=3, batch_size=3, shard_size=7)))
-
-
-def test_the_chosen_images_are_not_the_first_and_depend_on_the_seed():
-    draws = {tuple(chosen(200, suite(n=20, seed=seed)).tolist()) for seed in range(50)}
-    assert len(draws) == 50
-    counts = np.bincount([image for draw in draws for image in draw], minlength=200)
-    assert counts.max() < 20 and counts.sum() == 1000  # a mean of 5
 
 
 def test_a_claim_is_written_and_read_back():

@@ -1,0 +1,43 @@
+"""Tasks spread over a Ray cluster, a few at a time; what a worker raises is raised here."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from distrib.errors import DistribError, RunError
+from distrib.job import Cluster
+
+HOUR = 3600
+
+
+def spread(
+    function: Callable, shared: object, items: Iterable[tuple], cluster: Cluster, cuda: bool
+) -> Iterator[tuple[tuple, Any]]:
+    """(item, ``function(shared, *item)``) as they come, with at most one task a worker under way.
+
+    Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
+    """
+    remote: Any = ray.remote(function)
+    remote = remote.options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=1 if cuda else 0, max_retries=cluster.max_failures
+    )
+    stored, waiting, running = ray.put(shared), iter(items), {}
+    while True:
+        while len(running) < cluster.max_workers and (item := next(waiting, None)) is not None:
+            running[remote.remote(stored, *item)] = item
+        if not running:
+            return
+        ready, _ = ray.wait(list(running), timeout=HOUR)
+        if not ready:
+            raise RunError("no shard was finished within an hour; lower shard_size")
+        for reference in ready:
+            try:
+                yield running.pop(reference), ray.get(reference)
+            except RayTaskError as error:
+                if isinstance(error.cause, DistribError):
+                    raise error.cause from None
+                raise RunError(f"evaluation failed: {str(error.cause or error).strip().splitlines()[-1]}") from None
+            except RayError as error:
+                raise RunError(f"evaluation failed: {str(error).strip().splitlines()[0]}") from None

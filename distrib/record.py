@@ -1,0 +1,45 @@
+"""The MLflow run of a job, one for all its restarts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distrib import __version__, provenance, tracking
+from distrib.errors import DistribError
+from distrib.files import write_json
+from distrib.job import Evaluate, Study, Train, digest, dump, write
+from distrib.progress import Display
+from distrib.runs import read_record
+from distrib.tracking import Tracker
+
+
+@contextmanager
+def tracked(job: Train | Evaluate | Study, folder: Path, display: Display) -> Iterator[Tracker]:
+    """The job's MLflow run, one for all its restarts; closed as FINISHED, FAILED or KILLED."""
+    record = read_record(folder) or {}
+    uri = tracking.address(job.tracking.uri)
+    known = record.get("run_id") if record.get("tracking_uri") == uri else None
+    tags = {
+        "distrib.job_digest": digest(job),
+        "distrib.kind": job.kind,
+        "distrib.version": __version__,
+        **provenance.code(),
+    }
+    tracker = tracking.Tracker(uri, job.tracking.experiment, job.name, known, tags)
+    record = {"job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id}
+    write_json(folder / "job.json", record)
+    if known != tracker.run_id:
+        tracker.parameters(dump(job))
+        tracker.text(write(job), "job.yaml")
+        tracker.text(provenance.environment(), "environment.txt")
+    display.say(f"mlflow: run {tracker.run_id} in {uri}{' (resumed)' if known == tracker.run_id else ''}")
+    tracker.watch()
+    try:
+        yield tracker
+    except BaseException as error:
+        try:
+            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+        except DistribError as second:
+            display.say(f"warning: {second}")
+        raise
+    tracker.close("FINISHED")

@@ -1,0 +1,150 @@
+"""A study from its job to its table, plots and sheet in MLflow. Finished parts are kept, and not done again.
+
+STORAGE/NAME/
+    job.json          the resolved job, its digest, the MLflow run
+    CELL/             checkpoints of each training of a capacity study
+    parts/            what each task found
+    study/            table.csv, table.json, sheet.md, plots
+    result.json       the study is complete
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from distrib import __version__, checkpoints, tracking
+from distrib.clock import Clock
+from distrib.cluster.session import Resources, session
+from distrib.cluster.spread import spread
+from distrib.data.beton import open_split
+from distrib.evaluate.points import chosen
+from distrib.evaluate.subject import Subject, Weights
+from distrib.files import write_bytes, write_json
+from distrib.job import Study, digest, dump
+from distrib.judgement import subject_of
+from distrib.preparation import prepared
+from distrib.progress import Display
+from distrib.record import tracked
+from distrib.runs import read_result, run_folder
+from distrib.study import capacity, curves, landscape, transfer
+from distrib.study.sheet import Findings
+from distrib.study.task import Task
+from distrib.study.values import Capacity, Curves, Landscape, Transfer
+from distrib.tracking import Tracker
+from distrib.training import train
+
+
+def run_study(job: Study, display: Display) -> dict:
+    """Carries a study out and returns its result as plain values. Raises :class:`DistribError`."""
+    clock = Clock.start()
+    with run_folder(job) as folder:
+        result = read_result(folder)
+        if result is not None:
+            display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
+            return result
+        data = prepared(job, display)
+        subjects = _given(job, data, display)
+        with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
+            if isinstance(job.study, Capacity):
+                subjects = _trained(job, folder, data, tracker, resources, display, clock)
+            findings = _findings(job, subjects, folder, data, resources, display)
+            kept = folder / "study"
+            kept.mkdir(exist_ok=True)
+            for name, content in findings.files(f"{job.study.of}: {job.name}").items():
+                write_bytes(kept / name, content)
+                tracker.file(kept / name, "study")
+            result = {
+                "kind": "study",
+                "name": job.name,
+                "run_id": tracker.run_id,
+                "study": job.study.of,
+                "expectations": [one.model_dump() for one in findings.expectations],
+                "rows": len(findings.rows),
+                "folder": str(kept),
+                "num_workers": job.cluster.max_workers,
+                "seconds": clock.seconds,
+                "job_digest": digest(job),
+            }
+            tracker.text(json.dumps(result, indent=2), "result.json")
+        write_json(folder / "result.json", result)
+        return result
+
+
+def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
+    """The models that the study names."""
+    match job.study:
+        case Landscape() | Curves():
+            addresses = job.study.models
+        case Transfer():
+            addresses = transfer.labels(job.study)
+        case Capacity():
+            addresses = {}
+    test, uri = open_split(data, "test", "evaluation").card, tracking.address(job.tracking.uri)
+    fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(addresses.values())}
+    return {label: fetched[address] for label, address in addresses.items()}
+
+
+def _trained(
+    job: Study, folder: Path, data: Path, tracker: Tracker, resources: Resources, display: Display, clock: Clock
+) -> dict[str, Subject]:
+    """The model of every cell of a capacity study, at the end of its training."""
+    assert isinstance(job.study, Capacity)
+    phases = {cell: capacity.training(job, *terms) for cell, terms in capacity.cells(job.study).items()}
+    train(phases, next(iter(phases.values())), folder, data, tracker, resources, display, clock)
+    card = open_split(data, "train", "training").card
+    subjects: dict[str, Subject] = {}
+    for cell, part in phases.items():
+        stored = checkpoints.latest(folder / cell, display.say)
+        assert stored is not None
+        subjects[cell] = Weights.of(part.model.model_dump(mode="json"), card, stored.judged)
+    return subjects
+
+
+def _findings(
+    job: Study, subjects: dict[str, Subject], folder: Path, data: Path, resources: Resources, display: Display
+) -> Findings:
+    study, test = job.study, open_split(data, "test", "evaluation").card
+    task = Task(study, subjects, data, job.loader, job.cluster.cpus_per_worker, resources.use_gpu(job.cluster))
+
+    def done(part: Callable, parts: list[tuple]) -> dict[tuple, dict]:
+        return _parts(part, parts, task, job, folder / "parts", test.content_sha256, display)
+
+    if isinstance(study, Landscape):
+        return landscape.conclude(study, done(landscape.part, landscape.parts(study)))
+    count = len(chosen(test.count, study.n, study.seed))
+    match study:
+        case Curves():
+            found = done(curves.part, curves.parts(study, count))
+            return curves.conclude(study, found, count, len(test.classes))
+        case Transfer():
+            return transfer.conclude(study, done(transfer.part, transfer.parts(study, count)), count, job.data.source)
+        case Capacity():
+            losses = {cell: checkpoints.history(folder / cell, display.say)[-1]["train_loss"] for cell in subjects}
+            return capacity.conclude(study, done(capacity.part, capacity.parts(study, count)), losses)
+
+
+def _parts(
+    part: Callable, parts: list[tuple], task: Task, job: Study, kept: Path, data_sha256: str, display: Display
+) -> dict[tuple, dict]:
+    """What every part found; the finished ones are read from ``kept``."""
+    models = {label: hashlib.sha256(subject.content()).hexdigest() for label, subject in task.subjects.items()}
+    terms = [dump(job.study), models, data_sha256, __version__]
+    key = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
+    files = {one: kept / f"{key}-{number:06d}.json" for number, one in enumerate(parts)}
+    found = {one: read for one, file in files.items() if (read := _kept(file)) is not None}
+    kept.mkdir(parents=True, exist_ok=True)
+    left = [one for one in parts if one not in found]
+    for one, result in spread(part, task, left, job.cluster, task.cuda):
+        write_json(files[one], result)
+        found[one] = result
+        display.advance(f"{job.study.of} study", len(found), len(parts), f"{len(found)} of {len(parts)} parts")
+    display.end()
+    return {one: found[one] for one in parts}
+
+
+def _kept(file: Path) -> dict | None:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,52 @@
+"""What a worker needs to know to do any part of a study."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from distrib.data.beton import open_split
+from distrib.data.loader import Batch, LoaderName
+from distrib.evaluate.points import chosen, points
+from distrib.evaluate.subject import Subject
+from distrib.evaluate.witness import exact_float32
+from distrib.values import Value
+
+
+@dataclass(frozen=True)
+class Task:
+    """A study, its models and its data."""
+
+    study: Value
+    subjects: dict[str, Subject]
+    """Each model by its label."""
+    data: Path
+    loader: LoaderName
+    threads: int
+    cuda: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the part is done."""
+        return torch.device("cuda" if self.cuda else "cpu")
+
+    def model(self, label: str) -> nn.Module:
+        """The model, in evaluation mode, in float32."""
+        torch.set_num_threads(self.threads)
+        exact_float32()
+        return self.subjects[label].load(self.device)
+
+    def batch(self, n: int | None, seed: int, start: int, stop: int) -> Batch:
+        """The test images from place ``start`` to ``stop`` of those that ``n`` and ``seed`` choose."""
+        return points(self.data, self.loader, self.threads, self.order(n, seed)[start:stop], self.device)
+
+    def order(self, n: int | None, seed: int) -> np.ndarray:
+        """The test images that ``n`` and ``seed`` choose."""
+        return chosen(open_split(self.data, "test", "evaluation").card.count, n, seed)
+
+
+def starts(count: int, size: int) -> range:
+    """Where each shard of ``size`` among ``count`` images begins."""
+    return range(0, count, size)

@@ -1,0 +1,80 @@
+"""Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
+
+from distrib.evaluate.witness import logits_of
+from distrib.noise import Noise
+from distrib.plots import matrices
+from distrib.study.sheet import Expectation, Findings
+from distrib.study.task import Task, starts
+from distrib.study.values import Transfer
+
+
+def labels(study: Transfer) -> dict[str, str]:
+    """The label in tasks of each model, and its address; a source and a target may share a label."""
+    sources = {f"source:{label}": address for label, address in study.sources.items()}
+    return sources | {f"target:{label}": address for label, address in study.targets.items()}
+
+
+def parts(study: Transfer, count: int) -> list[tuple]:
+    """(source, attack, start) of each task, for ``count`` images; attack "" leaves the images as they are."""
+    names = ["", *(attack.name for attack in study.attacks)]
+    sources = list(study.sources)
+    cells = [(sources[0], "")] + [(source, name) for source in sources for name in names[1:]]
+    return [(*cell, start) for cell in cells for start in starts(count, study.shard_size)]
+
+
+def part(task: Task, source: str, name: str, start: int) -> dict:
+    """How many images of one shard, made on one source, each target classifies rightly."""
+    study = task.study
+    assert isinstance(study, Transfer)
+    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+    if name:
+        attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
+        x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
+    hits = {
+        label: int((logits_of(task.model(f"target:{label}"), x, len(x)).argmax(dim=1) == y).sum())
+        for label in study.targets
+    }
+    return {"images": len(y), "hits": hits}
+
+
+def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str) -> Findings:
+    """A row for each attack, source and target; ``source`` is that of the data."""
+    rows = []
+    papers = source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
+    for source, name, start in parts(study, count):
+        if start == 0:
+            shards = [one for key, one in found.items() if key[:2] == (source, name)]
+            images = sum(one["images"] for one in shards)
+            rows += [
+                {
+                    "attack": name or "clean", "source": source if name else "", "target": target,
+                    "white_box": bool(name) and study.sources[source] == study.targets[target], "n": images,
+                    "accuracy": sum(one["hits"][target] for one in shards) / images,
+                }
+                for target in study.targets
+            ]  # fmt: skip
+    return Findings(rows, _expectations(study, rows, papers), {"matrices.png": matrices(rows)})
+
+
+def _expectations(study: Transfer, rows: list[dict], papers: bool) -> list[Expectation]:
+    """White box below black box, and for MNIST at 0.3 the paper's figures."""
+    found = []
+    for target in study.targets:
+        mine = [row for row in rows if row["target"] == target and row["attack"] != "clean"]
+        white = [row["accuracy"] for row in mine if row["white_box"]]
+        black = [row for row in mine if not row["white_box"]]
+        if not black:
+            continue
+        worst = min(black, key=lambda row: row["accuracy"])
+        found.append(Expectation(
+            target=f"{target}: the strongest transfer attack is weaker than the strongest white-box attack (Table 1)",
+            achieved=f"transfer {worst['accuracy']:.2%} ({worst['source']}, {worst['attack']}), white box "
+            + (f"{min(white):.2%}" if white else "not run: the target is no source"),
+            met=min(white) < worst["accuracy"] if white else None,
+        ))  # fmt: skip
+        if papers:
+            found.append(Expectation(
+                target="MNIST, epsilon 0.3, of the paper's model A: 95.7 % from A' (PGD-100x20), 95.4 % from B (FGSM)",
+                achieved=f"{target}: worst over all sources {worst['accuracy']:.2%}", met=worst["accuracy"] >= 0.954,
+            ))  # fmt: skip
+    return found

@@ -1,0 +1,62 @@
+"""The training of one or more phases on Ray, with every epoch logged once."""
+
+import time
+from pathlib import Path
+
+from distrib import checkpoints
+from distrib.clock import Clock
+from distrib.cluster.session import Resources
+from distrib.job import Train, digest, dump
+from distrib.journal import Journal
+from distrib.progress import Display
+from distrib.tracking import Tracker
+
+
+def train(
+    phases: dict[str, Train],
+    job: Train,
+    folder: Path,
+    data: Path,
+    tracker: Tracker,
+    resources: Resources,
+    display: Display,
+    clock: Clock,
+) -> None:
+    """Trains every phase that is not at its end yet, and logs every epoch once."""
+    from distrib.cluster.board import Note, Started
+    from distrib.cluster.train import Order, fit
+    from distrib.trainer import EpochEnd, Progress
+
+    journal = Journal(tracker, display)
+    for phase in phases:
+        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
+    if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
+        display.say("training: complete already")
+        return
+    began = time.perf_counter()
+
+    def listen(phase: str, notice: object) -> None:
+        match notice:
+            case Started(rank=0):
+                clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
+                display.say(
+                    f"{phase} training: {notice.ranks} workers on {notice.device}, {notice.loader} loader"
+                    + (f", resumed after epoch {notice.start_epoch}" if notice.start_epoch else "")
+                )
+            case Note():
+                display.say(notice.text)
+            case Progress():
+                clock.marks.setdefault("first_step", round(time.perf_counter() - began, 2))
+                epoch = notice.step * phases[phase].optim.epochs / notice.steps
+                detail = f"epoch {epoch:.1f}, loss {notice.loss:.3f}, {notice.images_per_second:.0f} images/s"
+                display.advance(f"{phase} training", notice.step, notice.steps, detail + journal.latest(phase))
+            case EpochEnd():
+                journal.add(phase, notice.epoch, notice.metrics)
+                journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
+
+    record = dump(job)
+    fit(Order(job, record, digest(job), data, folder, phases), resources, listen)
+    display.end()
+    for phase in phases:
+        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
+    journal.settle()
