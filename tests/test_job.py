@@ -486,7 +486,8 @@ def test_every_job_in_the_repository_is_read_resolved_written_and_read_back(path
         assert again == one and digest(again) == digest(one) and differences(again, dump(one)) == []
     if not isinstance(whole, Prepare):
         assert whole.resolved() == whole
-        assert whole.evaluation.threat is not None
+    if isinstance(whole, Train | Evaluate):
+        assert whole.evaluation.threat is not None and whole.evaluation.attacks
 
 
 def test_the_jobs_are_there():

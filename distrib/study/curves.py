@@ -16,7 +16,7 @@ from distrib.noise import Noise
 from distrib.plots import accuracy_curves
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task, starts
-from distrib.study.values import Curves
+from distrib.study.values import Curves, addresses
 from distrib.threat import L2, Linf
 
 MASKED = 0.05
@@ -28,7 +28,7 @@ def parts(study: Curves, count: int) -> list[tuple]:
     points = [("linf", epsilon) for epsilon in study.linf] + [("l2", epsilon) for epsilon in study.l2]
     return [
         (label, norm, epsilon, start)
-        for label in study.models
+        for label in addresses(study.models)
         for norm, epsilon in points
         for start in starts(count, study.shard_size)
     ]
@@ -64,7 +64,7 @@ def conclude(study: Curves, found: dict[tuple, dict], count: int, num_classes: i
             shares = {name: sum(one[name] for one in shards) / images for name in ("clean", "pgd", "square", "worst")}
             rows.append({"model": label, "norm": norm, "epsilon": epsilon, "n": images, **shares})
     expectations = []
-    for label in study.models:
+    for label in addresses(study.models):
         for norm in ("linf", "l2"):
             mine = sorted(
                 (row for row in rows if (row["model"], row["norm"]) == (label, norm)), key=lambda r: r["epsilon"]

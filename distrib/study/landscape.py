@@ -15,7 +15,7 @@ from distrib.noise import Noise
 from distrib.plots import landscape_grid
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task
-from distrib.study.values import Landscape
+from distrib.study.values import Landscape, addresses
 
 SEGMENTS, ALONG = 20, 11
 """Pairs of maxima that are joined, and the points on each segment."""
@@ -24,7 +24,12 @@ SEGMENTS, ALONG = 20, 11
 def parts(study: Landscape) -> list[tuple]:
     """(model, example, chunk) of each task."""
     chunks = range(math.ceil(study.restarts / study.chunk))
-    return [(label, example, chunk) for label in study.models for example in range(study.examples) for chunk in chunks]
+    return [
+        (label, example, chunk)
+        for label in addresses(study.models)
+        for example in range(study.examples)
+        for chunk in chunks
+    ]
 
 
 def part(task: Task, label: str, example: int, chunk: int) -> dict:
@@ -95,8 +100,8 @@ def _between(model: nn.Module, x: Tensor, ended: Tensor, begun: Tensor, label: i
 
 def conclude(study: Landscape, found: dict[tuple, dict]) -> Findings:
     """What all parts together show."""
-    rows, curves = [], {}
-    for label in study.models:
+    rows, curves, labels = [], {}, list(addresses(study.models))
+    for label in labels:
         for example in range(study.examples):
             chunks = [found[key] for key in parts(study) if key[:2] == (label, example)]
             final = torch.tensor([loss for chunk in chunks for loss in chunk["final"]], dtype=torch.double)
@@ -117,11 +122,11 @@ def conclude(study: Landscape, found: dict[tuple, dict]) -> Findings:
                 "last_tenth": (1 - paths[:, -1 - study.num_steps // 10] / paths[:, -1]).abs().mean().item(),
             })  # fmt: skip
     plots = {
-        "trajectories.png": landscape_grid(curves, study.models, "trajectories"),
-        "final_losses.png": landscape_grid(curves, study.models, "final"),
-        "segments.png": landscape_grid(curves, study.models, "segments"),
+        "trajectories.png": landscape_grid(curves, labels, "trajectories"),
+        "final_losses.png": landscape_grid(curves, labels, "final"),
+        "segments.png": landscape_grid(curves, labels, "segments"),
     }
-    return Findings(rows, _expectations(rows, list(study.models)), plots)
+    return Findings(rows, _expectations(rows, labels), plots)
 
 
 def _expectations(rows: list[dict], labels: list[str]) -> list[Expectation]:

@@ -30,7 +30,7 @@ from distrib.runs import read_result, run_folder
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Findings
 from distrib.study.task import Task
-from distrib.study.values import Capacity, Curves, Landscape, Transfer
+from distrib.study.values import Capacity, Curves, Landscape, Transfer, addresses
 from distrib.tracking import Tracker
 from distrib.training import train
 
@@ -75,14 +75,14 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
     """The models that the study names."""
     match job.study:
         case Landscape() | Curves():
-            addresses = job.study.models
+            models = addresses(job.study.models)
         case Transfer():
-            addresses = transfer.labels(job.study)
+            models = transfer.labels(job.study)
         case Capacity():
-            addresses = {}
+            models = {}
     test, uri = open_split(data, "test", "evaluation").card, tracking.address(job.tracking.uri)
-    fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(addresses.values())}
-    return {label: fetched[address] for label, address in addresses.items()}
+    fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())}
+    return {label: fetched[address] for label, address in models.items()}
 
 
 def _trained(

@@ -5,19 +5,19 @@ from distrib.noise import Noise
 from distrib.plots import matrices
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task, starts
-from distrib.study.values import Transfer
+from distrib.study.values import Transfer, addresses
 
 
 def labels(study: Transfer) -> dict[str, str]:
     """The label in tasks of each model, and its address; a source and a target may share a label."""
-    sources = {f"source:{label}": address for label, address in study.sources.items()}
-    return sources | {f"target:{label}": address for label, address in study.targets.items()}
+    sources = {f"source:{label}": address for label, address in addresses(study.sources).items()}
+    return sources | {f"target:{label}": address for label, address in addresses(study.targets).items()}
 
 
 def parts(study: Transfer, count: int) -> list[tuple]:
     """(source, attack, start) of each task, for ``count`` images; attack "" leaves the images as they are."""
     names = ["", *(attack.name for attack in study.attacks)]
-    sources = list(study.sources)
+    sources = list(addresses(study.sources))
     cells = [(sources[0], "")] + [(source, name) for source in sources for name in names[1:]]
     return [(*cell, start) for cell in cells for start in starts(count, study.shard_size)]
 
@@ -32,14 +32,14 @@ def part(task: Task, source: str, name: str, start: int) -> dict:
         x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
     hits = {
         label: int((logits_of(task.model(f"target:{label}"), x, len(x)).argmax(dim=1) == y).sum())
-        for label in study.targets
+        for label in addresses(study.targets)
     }
     return {"images": len(y), "hits": hits}
 
 
 def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str) -> Findings:
     """A row for each attack, source and target; ``source`` is that of the data."""
-    rows = []
+    rows, sources, targets = [], addresses(study.sources), addresses(study.targets)
     papers = source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
     for source, name, start in parts(study, count):
         if start == 0:
@@ -48,10 +48,10 @@ def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str)
             rows += [
                 {
                     "attack": name or "clean", "source": source if name else "", "target": target,
-                    "white_box": bool(name) and study.sources[source] == study.targets[target], "n": images,
+                    "white_box": bool(name) and sources[source] == targets[target], "n": images,
                     "accuracy": sum(one["hits"][target] for one in shards) / images,
                 }
-                for target in study.targets
+                for target in addresses(study.targets)
             ]  # fmt: skip
     return Findings(rows, _expectations(study, rows, papers), {"matrices.png": matrices(rows)})
 
@@ -59,7 +59,7 @@ def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str)
 def _expectations(study: Transfer, rows: list[dict], papers: bool) -> list[Expectation]:
     """White box below black box, and for MNIST at 0.3 the paper's figures."""
     found = []
-    for target in study.targets:
+    for target in addresses(study.targets):
         mine = [row for row in rows if row["target"] == target and row["attack"] != "clean"]
         white = [row["accuracy"] for row in mine if row["white_box"]]
         black = [row for row in mine if not row["white_box"]]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.augment import Augment
@@ -12,9 +12,30 @@ from distrib.optim import Optim
 from distrib.threat import Threat
 from distrib.values import Radius, Value
 
-Models = Annotated[dict[str, str], Field(min_length=1)]
-"""A label for each model, and its address: models:/NAME/VERSION, a checkpoint folder, an MLflow folder, a .pt2 file."""
+
+class Labelled(Value):
+    """A model, and what it is called in tables and plots."""
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
+    model: str
+    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
+
+
+def _once(models: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
+    labels = [one.label for one in models]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"the label {max(labels, key=labels.count)!r} is given twice")
+    return models
+
+
+Models = Annotated[tuple[Labelled, ...], Field(min_length=1), AfterValidator(_once)]
+"""Models, each with a label of its own."""
 Seed = Annotated[int, Field(ge=0)]
+
+
+def addresses(models: tuple[Labelled, ...]) -> dict[str, str]:
+    """Each model's address by its label."""
+    return {one.label: one.model for one in models}
 
 
 class Landscape(Value):

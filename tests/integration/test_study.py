@@ -1,0 +1,56 @@
+"""Studies as a person runs them: trained, judged, kept in MLflow, and not done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from drive import call, command, result_of
+
+pytestmark = pytest.mark.slow
+DATA = {"source": "digits"}
+THREAT = {"norm": "linf", "epsilon": 0.2}
+STUDIES = {
+    "landscape": {
+        "models": [{"label": "robust", "model": "models:/digits/1"}], "threat": THREAT, "examples": 2,
+        "restarts": 60, "chunk": 30, "maxima": 20, "num_steps": 30,
+    },
+    "curves": {
+        "models": [{"label": "robust", "model": "models:/digits/1"}], "linf": [0, 0.2, 0.5], "l2": [0.5],
+        "queries": 50, "n": 60, "shard_size": 30,
+    },
+    "transfer": {
+        "sources": [{"label": "robust", "model": "models:/digits/1"}],
+        "targets": [{"label": "robust", "model": "models:/digits/1"}], "threat": THREAT, "n": 60,
+    },
+    "capacity": {
+        "model": {"arch": "small_cnn"}, "widths": [0.125, 0.5], "methods": ["natural", "pgd"],
+        "attack": {"threat": THREAT, "num_steps": 3}, "n": 100,
+        "optim": {"name": "adam", "lr": 4e-3, "epochs": 2, "batch_size": 64},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(finished: dict, workplace: Path, kind: str):
+    from mlflow import MlflowClient
+
+    job = {
+        "kind": "study",
+        "name": kind,
+        "data": DATA,
+        "study": {"of": kind, **STUDIES[kind]},
+        "cluster": {"num_workers": 2},
+    }
+    file = workplace.parent / f"{kind}.yaml"
+    file.write_text(yaml.safe_dump(job))
+    result = result_of(call(command("run", file, "--json"), workplace))
+    assert result["study"] == kind and result["rows"] >= 2 and result["expectations"]
+    made = {path.name for path in Path(result["folder"]).iterdir()}
+    assert {"table.csv", "table.json", "sheet.md"} < made and any(name.endswith(".png") for name in made)
+    client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
+    stored = {Path(one.path).name for one in client.list_artifacts(result["run_id"], "study")}
+    assert stored == made and client.get_run(result["run_id"]).info.status == "FINISHED"
+    assert len(json.loads((Path(result["folder"]) / "table.json").read_text())) == result["rows"]
+    again = call(command("run", file, "--json"), workplace)
+    assert result_of(again) == result and "complete" in again.stderr
