@@ -60,13 +60,20 @@ class Entry:
 
 def register(entry: Entry, name: str, tracker: Tracker) -> Registered:
     """Makes ``entry`` a new version of ``name`` and moves the aliases; a version that this run made is found again."""
-    versions = tracker.client.search_model_versions(f"name = '{name}'")
-    for found in versions:
-        if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.card.weights_sha256:
-            return Registered(name, str(found.version), found.tags.get("champion_decision", ""))
-    number = _store(entry, name, tracker)
+    number = _known(entry, name, tracker) or _store(entry, name, tracker)
+    tags = tracker.client.get_model_version(name, number).tags
+    if "champion_decision" in tags:
+        return Registered(name, number, tags["champion_decision"])
     tracker.client.set_registered_model_alias(name, LATEST, number)
     return Registered(name, number, judge(name, number, entry.card, tracker))
+
+
+def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
+    """The version that this run registered before it was interrupted."""
+    for found in tracker.client.search_model_versions(f"name = '{name}'"):
+        if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.card.weights_sha256:
+            return str(found.version)
+    return None
 
 
 def attach(address: str, card: Card, tracker: Tracker) -> str:
@@ -131,7 +138,8 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
             )
     _check(info.model_uri, module, entry.batch)  # before it is registered: what differs gets no version
     with redirect_stderr(io.StringIO()):
-        return str(mlflow.register_model(info.model_uri, name).version)
+        mine = {"weights_sha256": entry.card.weights_sha256}
+        return str(mlflow.register_model(info.model_uri, name, tags=mine).version)
 
 
 def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:

@@ -111,6 +111,20 @@ def test_the_same_run_registers_once(weights: Weights, uri: str):
     assert twice[0] == twice[1] and twice[0].version == "1"
 
 
+def test_a_registration_that_was_interrupted_goes_on(weights: Weights, uri: str, monkeypatch):
+    """Between the version and its card: the same run finds its version again, and no second one is made."""
+    tracker = tracking.Tracker(uri, "tests", "interrupted", None, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(entry(weights, claim(0.5)), "interrupted", tracker)
+    registered = registry.register(entry(weights, claim(0.5)), "interrupted", tracker)
+    tracker.close("FINISHED")
+    assert registered.version == "1" and "none before" in registered.champion
+    assert aliases(uri, "interrupted") == {"champion": "1", "latest-robust": "1"}
+    assert len(promotion.history("interrupted", uri)) == 1
+
+
 def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weights, uri: str, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     registered = register(weights, uri, claim(0.5), name="stored")

@@ -63,7 +63,7 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
     logits, optimises = _watched(model, few)
     spread = (logits.amax(dim=1) - logits.amin(dim=1)).median().item()
     probed = torch.from_numpy(positions < PROBED).to(batch.x.device).nonzero()[:, 0]
-    float32_right, bfloat16_right = _precision(model, worst[probed], batch.y[probed])
+    float32_right, bfloat16_right, reduced = _precision(model, worst[probed], batch.y[probed])
     return Probes(
         repeat_change=max(_change(logits, _call(model, few)) for _ in range(4)),
         company_change=max(_change(logits, other) for other in _companies(model, few)),
@@ -75,7 +75,7 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
         epsilon_curve=list(_epsilon_curve(model, batch, probed, suite)),
         float32_right=float32_right,
         bfloat16_right=bfloat16_right,
-        reduced=len(probed),
+        reduced=reduced,
     )
 
 
@@ -166,11 +166,14 @@ def _epsilon_curve(
 
 
 @torch.no_grad()
-def _precision(model: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int]:
-    """How many of ``x`` are classified rightly in float32, and with the forward in bfloat16."""
+def _precision(model: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int, int]:
+    """How many of ``x`` are right in float32, how many with the forward in bfloat16, and how many could be tried."""
     if len(x) == 0:
-        return 0, 0
+        return 0, 0, 0
     exact = model(x).argmax(dim=1)
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        coarse = model(x).argmax(dim=1)
-    return int((exact == y).sum()), int((coarse == y).sum())
+    try:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            coarse = model(x).argmax(dim=1)
+    except RuntimeError:  # an exported program may fix the types inside; then there is nothing to compare
+        return 0, 0, 0
+    return int((exact == y).sum()), int((coarse == y).sum()), len(x)
