@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from distrib import __version__, registry
@@ -21,6 +22,7 @@ from distrib.evaluate.card import Card, files
 from distrib.evaluate.claim import Claim, conclude
 from distrib.evaluate.subject import Subject, Weights, in_folder
 from distrib.evaluate.suite import Evaluation, Stored, Transfer
+from distrib.evaluate.witness import BROKEN
 from distrib.files import file_sha256, write_bytes
 from distrib.job import Cluster, digest, dump
 from distrib.progress import Display
@@ -110,14 +112,33 @@ def subject_of(address: str, test: DataCard, uri: str, trusted: bool, display: D
                 f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {address} takes "
                 f"{len(classes)} classes of {image}; name the data it was made for"
             )
-        return subject
+        return subject if image is not None else _fitting(subject, address, test)
     path = Path(address).absolute()
     if (path / "state.json").exists() or not path.exists():
         stored = verify(path)
         subject = Weights.of(stored.job["model"], test, stored.judged)
         subject.load(World().device)  # refuses weights of other images or classes before anything starts
         return subject
-    return in_folder(path, trusted)
+    return _fitting(in_folder(path, trusted), address, test)
+
+
+def _fitting(subject: Subject, address: str, test: DataCard) -> Subject:
+    """The subject. Raises :class:`JobError` unless it maps images of the test split to a logit a class."""
+    height, width, channels = test.image
+    module = subject.load(World().device)
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(2, channels, height, width))
+    except Exception as error:  # whatever the model's own code raises for images it was not made for
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise JobError(
+            f"model: {address} does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name the "
+            "data it was made for, and export it for any batch size"
+        ) from None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, len(test.classes)):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise JobError(f"model: {address} gives {shape} for 2 images, not [2, {len(test.classes)}], a logit a class")
+    return subject
 
 
 def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
@@ -147,7 +168,7 @@ def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
     found, first = verdict.judged.evidence, verdict.judged.evidence.shards[0]
     worst = load_file(verdict.judged.files[0])["x_adv"]
     attacked = [i for i, name in enumerate(first.worst) if name]
-    broken = [i for i in attacked if any(fate[i] == 0 for fate in first.fate.values())]
+    broken = [i for i in attacked if any(fate[i] == BROKEN for fate in first.fate.values())]
     rows = (broken + [i for i in attacked if i not in broken])[:SHOWN]
     if not rows:
         return []

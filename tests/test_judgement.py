@@ -1,0 +1,90 @@
+"""The model of an address: what is not one, or was made for other images, is refused before anything starts."""
+
+import io
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distrib.data.beton import Card, open_split
+from distrib.errors import CheckpointError, InputError
+from distrib.judgement import subject_of
+from distrib.progress import Display
+
+
+@pytest.fixture(scope="module")
+def test_card(digits: Path) -> Card:
+    return open_split(digits, "test", "evaluation").card
+
+
+class Net(nn.Module):
+    """Images of any size to so many classes."""
+
+    def __init__(self, classes: int, channels: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, classes, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean(dim=(2, 3))
+
+
+def program(module: nn.Module, channels: int = 1, dynamic: bool = True) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.export, about its own internals
+        shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
+        exported = torch.export.export(module, (torch.rand(4, channels, 8, 8),), dynamic_shapes=shapes)
+        torch.export.save(exported, file)
+    return file.getvalue()
+
+
+def found(path: Path, card: Card, trusted: bool = False):
+    return subject_of(str(path), card, "sqlite:///none.db", trusted, Display())
+
+
+def test_a_program_that_fits_is_taken(tmp_path: Path, test_card: Card):
+    (tmp_path / "net.pt2").write_bytes(program(Net(10)))
+    for path in (tmp_path / "net.pt2", tmp_path):
+        module = found(path, test_card).load(torch.device("cpu"))
+        assert module(torch.rand(7, 1, 8, 8)).shape == (7, 10)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: program(Net(7)), r"gives \(2, 7\) for 2 images, not \[2, 10\]"),
+        (lambda: program(Net(10, 3), 3), r"does not take float32 images \[B, 1, 8, 8\]"),
+        (lambda: program(Net(10), dynamic=False), "export it for any batch size"),
+        (lambda: b"no program", "cannot be read"),
+    ],
+    ids=["other classes", "other channels", "a fixed batch", "damaged"],
+)
+def test_a_program_that_does_not_fit_is_refused(tmp_path: Path, test_card: Card, build, words: str):
+    (tmp_path / "net.pt2").write_bytes(build())
+    with pytest.raises(InputError, match=words):
+        found(tmp_path / "net.pt2", test_card)
+
+
+def test_a_pickle_is_loaded_only_if_trusted(tmp_path: Path, test_card: Card):
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="trust_pickle: true"):
+        found(tmp_path / "net.pt", test_card)
+    assert found(tmp_path / "net.pt", test_card, trusted=True).load(torch.device("cpu"))(
+        torch.rand(3, 1, 8, 8)
+    ).shape == (3, 10)
+    torch.save({"a": 1}, tmp_path / "dict.pth")
+    with pytest.raises(CheckpointError, match="is a dict, not a torch module"):
+        found(tmp_path / "dict.pth", test_card, trusted=True)
+    (tmp_path / "bad.pt").write_bytes(b"no pickle")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        found(tmp_path / "bad.pt", test_card, trusted=True)
+
+
+def test_what_is_no_model_is_named(tmp_path: Path, test_card: Card):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no model"):
+        found(tmp_path / "empty", test_card)
+    with pytest.raises(CheckpointError, match="missing"):
+        found(tmp_path / "nowhere", test_card)
