@@ -1,0 +1,50 @@
+"""Job files as tests write them: a sound one of each kind, and copies with fields changed."""
+
+import copy
+
+import yaml
+
+from distrib.job import Evaluate, Prepare, Train, parse
+
+TRAIN = {
+    "kind": "train",
+    "name": "t",
+    "data": {"source": "digits"},
+    "model": {"arch": "small_cnn"},
+    "objective": {"method": "madry", "attack": {"threat": {"norm": "linf", "epsilon": "8/255"}}},
+    "optim": {"name": "sgd", "lr": 0.1, "epochs": 2},
+}
+EVALUATE = {
+    "kind": "evaluate",
+    "name": "e",
+    "model": "models:/m/1",
+    "data": {"source": "digits"},
+    "evaluation": {"threat": {"norm": "l2", "epsilon": 0.5}},
+}
+PREPARE = {"kind": "prepare", "data": {"source": "digits"}}
+GOOD = yaml.safe_dump(TRAIN, sort_keys=False)
+GONE = object()
+BALL = "objective.attack.threat"
+EPSILON = f"{BALL}.epsilon"
+STEP = "objective.attack.step_size"
+ATTACKS = "evaluation.attacks"
+WORKERS = "cluster.num_workers"
+ADAM = {"name": "adam", "lr": 0.1, "epochs": 1}
+
+
+def changed(base: dict, changes: dict[str, object]) -> dict:
+    """A copy of ``base`` with fields set by their path, or taken out (``GONE``)."""
+    document = copy.deepcopy(base)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = document
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = value
+        if value is GONE:
+            del place[last]
+    return document
+
+
+def job(base: dict = TRAIN, /, **changes: object) -> Train | Evaluate | Prepare:
+    return parse(changed(base, {path.replace("__", "."): value for path, value in changes.items()}), [], "here")
