@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"distrib {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
+    tracked = argparse.ArgumentParser(add_help=False)
+    tracked.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
+    )
+
     run = verbs.add_parser(
         "run", help="carry out a job file", formatter_class=raw,
         description="Carries out a job file. The same job again goes on where it was stopped; a complete one says so.",
@@ -56,39 +61,34 @@ def parser() -> argparse.ArgumentParser:
 
     doctor = verbs.add_parser(
         "doctor",
+        parents=[tracked],
         help="check this machine",
         description="Checks what distrib needs, and says what to do about each fault.",
-    )
-    doctor.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
     doctor.add_argument(
         "--storage", type=Path, default=Path("runs"), help="the folder that runs would be kept in (default: runs)"
     )
 
     models = verbs.add_parser(
-        "models", help="list registered models", description="Lists every registered version with its robustness."
+        "models",
+        help="list registered models",
+        parents=[tracked],
+        description="Lists every registered version with its robustness.",
     )
     models.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     models.add_argument("--history", metavar="NAME", help="every decision about champion of this model, oldest first")
-    models.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
-    )
 
     pull = verbs.add_parser(
-        "pull", help="bring a registered model here",
+        "pull", help="bring a registered model here", parents=[tracked],
         description="Brings a version to a new folder: MLflow model, weights, card, job, an example of use.",
     )  # fmt: skip
     pull.add_argument(
         "address", metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS (champion, latest-robust)"
     )
     pull.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
-    pull.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
-    )
 
     compare = verbs.add_parser(
-        "compare", help="compare two versions on the same images",
+        "compare", help="compare two versions on the same images", parents=[tracked],
         description="Compares two registered versions image by image, from their robustness cards, by McNemar's test. "
         "Versions that were judged on another threat, attacks, data or images are refused.",
     )  # fmt: skip
@@ -96,9 +96,6 @@ def parser() -> argparse.ArgumentParser:
         compare.add_argument(one, metavar=one.upper(), help="models:/NAME/VERSION or models:/NAME@ALIAS")
     compare.add_argument("--tier", help="of the cards to compare (default: each version's best)")
     compare.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    compare.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
-    )
 
     export = verbs.add_parser(
         "export", help="write a frozen adversarial test set",

@@ -32,7 +32,7 @@ from distrib.objective import Natural
 from distrib.preparation import prepared
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import NATURAL, ROBUST, read_result, run_folder
+from distrib.runs import NATURAL, ROBUST, kept_result, run_folder
 from distrib.state import Stored
 from distrib.study.run import run_study
 from distrib.tracking import Tracker
@@ -76,11 +76,9 @@ def run_train(job: Train, display: Display) -> dict:
 
     clock = Clock.start()
     with run_folder(job) as folder:
-        result = read_result(folder)
-        if result is not None:
-            display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
-            display.say("for another one, choose another name: --set name=NAME")
+        if (result := kept_result(job, folder, display)) is not None:
             return result
+        tracking.client(tracking.address(job.tracking.uri))  # a wrong address is told now, not after hours of packing
         with clock.measure("prepare"):
             data = prepared(job, display)
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
@@ -188,9 +186,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
 
     clock = Clock.start()
     with run_folder(job) as folder:
-        result = read_result(folder)
-        if result is not None:
-            display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
+        if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared(job, display)
         uri = tracking.address(job.tracking.uri)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from distrib.errors import InputError, JobError
 from distrib.job import Evaluate, Study, Train, differences
+from distrib.progress import Display
 
 NATURAL, ROBUST = "natural", "robust"
 
@@ -64,3 +65,13 @@ def read_result(folder: Path) -> dict | None:
         return json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def kept_result(job: Train | Evaluate | Study, folder: Path, display: Display) -> dict | None:
+    """The same, and says that the run is complete."""
+    result = read_result(folder)
+    if result is None:
+        return None
+    display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
+    display.say("for another one, choose another name: --set name=NAME")
+    return result

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from distrib.data.beton import ffcv_usable, prepare
 from distrib.data.source import Digits
+from distrib.evaluate.subject import Weights
+from distrib.models import SmallCNN
+from distrib.state import save_weights
 
 LIMIT = 300
 """Of the digits: 270 to train on and 30 held out; the test part is whole (450)."""
@@ -44,6 +47,22 @@ def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not ffcv_usable():
         pytest.skip("ffcv cannot be imported here")
     return prepare(digits_at(tmp_path_factory.mktemp("ffcv-store")), "ffcv", {}, "digest", print)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """A network for digits that was never trained."""
+    torch.manual_seed(0)
+    value = SmallCNN(width=0.25)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(value.build((1, 8, 8), 10, [0.3], [0.4]), path)
+    return Weights(value.model_dump(mode="json"), (8, 8, 1), 10, path)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow database of the module's own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="session")

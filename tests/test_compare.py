@@ -3,30 +3,13 @@
 from pathlib import Path
 
 import pytest
-import torch
 from cards import claim, register
 
 from distrib.compare import compare
 from distrib.errors import RegistryError
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Weights
-from distrib.models import SmallCNN
 from distrib.report import comparison
-from distrib.state import save_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    value = SmallCNN(width=0.25)
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_weights(value.build((1, 8, 8), 10, [0.3], [0.4]), path)
-    return Weights(value.model_dump(mode="json"), (8, 8, 1), 10, path)
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
 def table(robust: str, clean: str | None = None, first: int = 100) -> str:

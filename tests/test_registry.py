@@ -13,22 +13,6 @@ from distrib.errors import InputError, RegistryError, RunError
 from distrib.evaluate.subject import Weights
 from distrib.evaluate.suspicion import Flag
 from distrib.files import file_sha256
-from distrib.models import SmallCNN
-from distrib.state import save_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    torch.manual_seed(0)
-    value = SmallCNN(width=0.25)
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_weights(value.build((1, 8, 8), 10, [0.3], [0.4]), path)
-    return Weights(value.model_dump(mode="json"), (8, 8, 1), 10, path)
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:

@@ -43,16 +43,21 @@ class Fgsm(_Attack):
         return fgsm(threat)
 
 
-class Pgd(_Attack):
-    """PGD with a random start; the final iterate counts, the worst of the restarts."""
+class _Climb(_Attack):
+    """What PGD is told, on the judged model or on another."""
 
-    attack: Literal["pgd"]
     num_steps: Count
     step_size: Radius | OfEpsilon | None = None
     """None: 2.5 epsilon / num_steps, so that every point of the ball can be reached."""
     restarts: Count = 1
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
     kappa: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Pgd(_Climb):
+    """PGD with a random start; the final iterate counts, the worst of the restarts."""
+
+    attack: Literal["pgd"]
     target: Literal["none", "random", "least_likely"] = "none"
 
     @model_validator(mode="after")
@@ -78,17 +83,13 @@ class Pgd(_Attack):
         )
 
 
-class Transfer(_Attack):
+class Transfer(_Climb):
     """The images that PGD finds on another model, the source: an attack that sees nothing of the judged one."""
 
     attack: Literal["transfer"]
     source: Annotated[str, Field(min_length=1)]
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
     num_steps: Count = 40
-    step_size: Radius | OfEpsilon | None = None
-    restarts: Count = 1
-    loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
-    kappa: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _useful(self) -> "Transfer":
@@ -100,7 +101,7 @@ class Transfer(_Attack):
         """The attack on the source. One step is FGSM, as in the paper's tables."""
         if self.num_steps == 1:
             return Fgsm(attack="fgsm")
-        fields = {name: getattr(self, name) for name in ("num_steps", "step_size", "restarts", "loss", "kappa")}
+        fields = {name: getattr(self, name) for name in _Climb.model_fields if name not in _Attack.model_fields}
         return Pgd(attack="pgd", **fields)
 
     @property

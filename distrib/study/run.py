@@ -26,7 +26,7 @@ from distrib.judgement import subject_of
 from distrib.preparation import prepared
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import read_result, run_folder
+from distrib.runs import kept_result, run_folder
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Findings
 from distrib.study.task import Task
@@ -39,9 +39,7 @@ def run_study(job: Study, display: Display) -> dict:
     """Carries a study out and returns its result as plain values. Raises :class:`DistribError`."""
     clock = Clock.start()
     with run_folder(job) as folder:
-        result = read_result(folder)
-        if result is not None:
-            display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
+        if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared(job, display)
         subjects = _given(job, data, display)
@@ -82,7 +80,10 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
             models = {}
     test, uri = open_split(data, "test", "evaluation").card, tracking.address(job.tracking.uri)
     fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())}
-    return {label: fetched[address] for label, address in models.items()}
+    subjects = {label: fetched[address] for label, address in models.items()}
+    if isinstance(job.study, Transfer):
+        transfer.must_have_black_box(_identities(subjects))
+    return subjects
 
 
 def _trained(
@@ -118,7 +119,8 @@ def _findings(
             found = done(curves.part, curves.parts(study, count))
             return curves.conclude(study, found, count, len(test.classes))
         case Transfer():
-            return transfer.conclude(study, done(transfer.part, transfer.parts(study, count)), count, job.data.source)
+            found = done(transfer.part, transfer.parts(study, count))
+            return transfer.conclude(study, found, count, job.data.source, _identities(subjects))
         case Capacity():
             losses = {cell: checkpoints.history(folder / cell, display.say)[-1]["train_loss"] for cell in subjects}
             return capacity.conclude(study, done(capacity.part, capacity.parts(study, count)), losses)
@@ -128,8 +130,7 @@ def _parts(
     part: Callable, parts: list[tuple], task: Task, job: Study, kept: Path, data_sha256: str, display: Display
 ) -> dict[tuple, dict]:
     """What every part found; the finished ones are read from ``kept``."""
-    models = {label: hashlib.sha256(subject.content()).hexdigest() for label, subject in task.subjects.items()}
-    terms = [dump(job.study), models, data_sha256, __version__]
+    terms = [dump(job.study), _identities(task.subjects), data_sha256, __version__]
     key = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
     files = {one: kept / f"{key}-{number:06d}.json" for number, one in enumerate(parts)}
     found = {one: read for one, file in files.items() if (read := _kept(file)) is not None}
@@ -141,6 +142,10 @@ def _parts(
         display.advance(f"{job.study.of} study", len(found), len(parts), f"{len(found)} of {len(parts)} parts")
     display.end()
     return {one: found[one] for one in parts}
+
+
+def _identities(subjects: dict[str, Subject]) -> dict[str, str]:
+    return {label: hashlib.sha256(subject.content()).hexdigest() for label, subject in subjects.items()}
 
 
 def _kept(file: Path) -> dict | None:

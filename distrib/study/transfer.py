@@ -1,5 +1,6 @@
 """Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
 
+from distrib.errors import JobError
 from distrib.evaluate.witness import logits_of
 from distrib.noise import Noise
 from distrib.plots import matrices
@@ -37,10 +38,18 @@ def part(task: Task, source: str, name: str, start: int) -> dict:
     return {"images": len(y), "hits": hits}
 
 
-def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str) -> Findings:
-    """A row for each attack, source and target; ``source`` is that of the data."""
-    rows, sources, targets = [], addresses(study.sources), addresses(study.targets)
-    papers = source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
+def must_have_black_box(identities: dict[str, str]) -> None:
+    """Raises :class:`JobError` if every source is every target, so that nothing is transferred."""
+    if len(set(identities.values())) == 1:
+        raise JobError("study.sources: source and target are one and the same model; name another model as a source")
+
+
+def conclude(
+    study: Transfer, found: dict[tuple, dict], count: int, data_source: str, identities: dict[str, str]
+) -> Findings:
+    """A row for each attack, source and target. ``identities`` tell which of :func:`labels` are the same model."""
+    rows = []
+    papers = data_source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
     for source, name, start in parts(study, count):
         if start == 0:
             shards = [one for key, one in found.items() if key[:2] == (source, name)]
@@ -48,7 +57,8 @@ def conclude(study: Transfer, found: dict[tuple, dict], count: int, source: str)
             rows += [
                 {
                     "attack": name or "clean", "source": source if name else "", "target": target,
-                    "white_box": bool(name) and sources[source] == targets[target], "n": images,
+                    "white_box": bool(name) and identities[f"source:{source}"] == identities[f"target:{target}"],
+                    "n": images,
                     "accuracy": sum(one["hits"][target] for one in shards) / images,
                 }
                 for target in addresses(study.targets)

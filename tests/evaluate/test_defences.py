@@ -236,7 +236,12 @@ HEALTHY = {
 }
 
 
-@pytest.mark.parametrize("kind", HEALTHY)
+SLOW = ("preact_resnet",)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in HEALTHY]
+)
 def test_of_a_healthy_model_there_is_nothing_to_say(kind: str):
     build, epsilon = HEALTHY[kind]
     claim = judged(trained(build, epsilon, epochs=6))

@@ -40,6 +40,7 @@ def on_two(finished: dict, workplace: Path) -> dict:
     return result_of(call(evaluation("on-two", *SHARDED, "cluster.num_workers=2"), workplace))
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_find_the_same_to_the_last_bit(on_two: dict, workplace: Path):
     on_one = result_of(call(evaluation("on-one", *SHARDED, "cluster.num_workers=1"), workplace))
     assert figures(on_one) == figures(on_two) and (on_one["num_workers"], on_two["num_workers"]) == (1, 2)
@@ -132,6 +133,7 @@ def test_the_script_refuses_images_that_break_the_rules(
     assert done.returncode == 1 and words in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_plain_program_meets_others_images_and_those_of_another_model(
     exported: Path, on_two: dict, finished: dict, workplace: Path
 ):

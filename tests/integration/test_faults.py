@@ -7,11 +7,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from drive import call, command, environment, result_of, train_command, wait_for, workers
+
+from distrib.cli import main
 
 pytestmark = pytest.mark.timeout(900)  # the shared training counts for the first test
 
 
+@pytest.mark.slow
 def test_killed_worker_and_killed_driver_change_nothing(finished: dict, workplace: Path):
     """SIGKILL a worker, then the driver; run the same job again: one MLflow run, every epoch once, the same weights."""
     words = train_command("name=disturbed", "register_as=disturbed")
@@ -46,6 +50,7 @@ def test_killed_worker_and_killed_driver_change_nothing(finished: dict, workplac
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(workplace: Path, finished: dict):
     done = call(train_command("name=exploding", "optim.lr=1e30", "optim.name=sgd", "cluster.max_failures=0"), workplace)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -64,13 +69,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace: Path, finished: dict
         ("tracking.uri=http://127.0.0.1:9", "does not answer"),
         ("tracking.uri=./mlruns", "sqlite:///"),
         ("tracking.uri=sqlite:////nowhere/there/mlflow.db", "no folder"),
-        ("cluster.address=127.0.0.1:9", "no Ray cluster"),
-        ("cluster.device=cuda", "GPUs"),
         ("storage=/dev/null/runs", "storage"),
         ("data.store=/dev/null/betons", "data.store"),
     ],
 )
-def test_what_cannot_be_reached_is_one_clear_error(override: str, words: str, workplace: Path, finished: dict):
+def test_what_cannot_be_reached_is_told_before_anything_starts(
+    override: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    status = main(train_command("name=unreachable", override)[3:])
+    said = capfd.readouterr().err
+    assert status == 2 and words in said and "Traceback" not in said and len(said) < 2000, said
+    assert not ray.is_initialized() and not (tmp_path / "runs" / "unreachable" / "job.json").exists()
+    assert not (tmp_path / "betons").exists(), "nor anything packed"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"), [("cluster.address=127.0.0.1:9", "no Ray cluster"), ("cluster.device=cuda", "GPUs")]
+)
+def test_a_cluster_that_is_not_there_or_lacks_what_is_asked_for(
+    override: str, words: str, workplace: Path, finished: dict
+):
     done = call(train_command("name=unreachable", override), workplace)
     assert done.returncode == 2, done.stderr[-2000:]
     assert words in done.stderr and "Traceback" not in done.stderr and len(done.stderr) < 2000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drive import call, command, result_of
+from drive import call, command, result_of, train_command
 
 pytestmark = pytest.mark.slow
 DATA = {"source": "digits"}
@@ -20,7 +20,7 @@ STUDIES = {
         "queries": 50, "n": 60, "shard_size": 30,
     },
     "transfer": {
-        "sources": [{"label": "robust", "model": "models:/digits/1"}],
+        "sources": [{"label": "robust", "model": "models:/digits/1"}, {"label": "other", "model": "models:/other/1"}],
         "targets": [{"label": "robust", "model": "models:/digits/1"}], "threat": THREAT, "n": 60,
     },
     "capacity": {
@@ -31,8 +31,16 @@ STUDIES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def another(finished: dict, workplace: Path) -> None:
+    """A second model, of another seed, as models:/other/1."""
+    short = ["name=other", "seed=1", "optim.epochs=3", "evaluation.attacks=[{attack: fgsm}]"]
+    result_of(call(train_command(*short), workplace))
+
+
+@pytest.mark.usefixtures("finished", "another")
 @pytest.mark.parametrize("kind", STUDIES)
-def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(finished: dict, workplace: Path, kind: str):
+def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kind: str):
     from mlflow import MlflowClient
 
     job = {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.beton import open_split
+from distrib.errors import JobError
 from distrib.job import Study, parse
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Expectation, Findings
@@ -166,8 +167,10 @@ def test_transfer_counts_every_cell_and_knows_the_white_box(fitted: Linear, digi
     parts = transfer.parts(study, 40)
     assert len(parts) == (1 + 2 * 2) * 2 and list(transfer.labels(study).values()) == ["x", "y", "x", "z"]
     other = Linear(1)
+    identities = {"source:a": "1", "source:b": "2", "target:a": "1", "target:c": "3"}
     models = {"source:a": fitted, "source:b": other, "target:a": fitted, "target:c": other}
-    outcome = transfer.conclude(study, carried_out(study, transfer, task(study, digits, **models), parts), 40, "digits")
+    found = carried_out(study, transfer, task(study, digits, **models), parts)
+    outcome = transfer.conclude(study, found, 40, "digits", identities)
     assert len(outcome.rows) == 2 + 2 * 2 * 2 and all(row["n"] == 40 for row in outcome.rows)
     cell = {(row["attack"], row["source"], row["target"]): row for row in outcome.rows}
     assert cell["clean", "", "a"]["accuracy"] == pytest.approx(labels_of(fitted, digits, 40))
@@ -175,11 +178,15 @@ def test_transfer_counts_every_cell_and_knows_the_white_box(fitted: Linear, digi
     assert cell["pgd-5", "a", "a"]["accuracy"] < cell["pgd-5", "b", "a"]["accuracy"]
     first, second = outcome.expectations
     assert first.met is True and second.met is None, "c was attacked from other models only"
-    papers = transfer.conclude(
-        study.model_copy(update={"threat": Linf(epsilon=0.3)}),
-        carried_out(study, transfer, task(study, digits, **models), parts), 40, "mnist",
-    )  # fmt: skip
+    at_papers = study.model_copy(update={"threat": Linf(epsilon=0.3)})
+    papers = transfer.conclude(at_papers, found, 40, "mnist", identities)
     assert sum("95.7" in one.target for one in papers.expectations) == 2
+
+
+def test_a_model_alone_is_no_black_box():
+    with pytest.raises(JobError, match="one and the same model; name another"):
+        transfer.must_have_black_box({"source:a": "1", "target:b": "1"})
+    transfer.must_have_black_box({"source:a": "1", "target:b": "2"})
 
 
 CAPACITY = {
