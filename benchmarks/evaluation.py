@@ -29,7 +29,7 @@ from distrib import tracking
 from distrib.data.beton import open_split
 from distrib.evaluate import reference
 from distrib.evaluate.points import chosen, points
-from distrib.job import parse
+from distrib.jobfile import parse
 from distrib.judgement import subject_of
 from distrib.preparation import prepared
 from distrib.progress import Display

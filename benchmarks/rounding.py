@@ -1,6 +1,6 @@
 """Why one worker and two drift apart: the first epoch of a training, each in float32 and in float64.
 
-    python benchmarks/rounding.py --job jobs/mnist.yaml --root DEST [--steps 422]
+    python benchmarks/rounding.py --job jobs/mnist.yaml --root DEST [--steps 421]
 
 One process and two gloo ranks take the same steps as distrib does. Both see the same images and the same noise; all
 that differs is the order in which the gradients of a batch are summed. If the drift is rounding that training
@@ -20,7 +20,8 @@ from torch import Tensor, multiprocessing, nn
 
 from distrib.data.beton import open_split
 from distrib.data.loader import TrainLoader, open_reader
-from distrib.job import Train, read
+from distrib.job import Train
+from distrib.jobfile import read
 from distrib.noise import Noise
 from distrib.optim import strength_at
 from distrib.preparation import prepared
@@ -81,7 +82,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--job", type=Path, default=Path("jobs/mnist.yaml"))
     words.add_argument("--root", default="data")
-    words.add_argument("--steps", type=int, default=422)
+    words.add_argument("--steps", type=int, default=421, help="one epoch, by default")
     options = words.parse_args()
     job = read(options.job, [f"data.root={options.root}"])
     assert isinstance(job, Train)

@@ -147,7 +147,7 @@ def _verb(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distrib.job import read
+    from distrib.jobfile import read
 
     job = read(options.job, options.overrides)
     if options.dry_run:

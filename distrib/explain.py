@@ -109,10 +109,13 @@ def _at(annotation: Any, loc: Sequence[str | int]) -> list[type[BaseModel]]:
         inside = [model.model_fields[str(key)].annotation for model in models if str(key) in model.model_fields]
         tagged = [model for model in models if _tagged(model, key)]
         items = [get_args(member)[0] for member in members if get_origin(member) in (tuple, list)]
+        values = [get_args(member)[1] for member in members if get_origin(member) is dict]
         if isinstance(key, int):
             members = [part for item in items for part in _members(item)]
         elif tagged:
             members = tagged
+        elif values:
+            members = [part for value in values for part in _members(value)]
         elif inside:
             members = [part for annotation in inside for part in _members(annotation)]
     return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]

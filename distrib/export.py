@@ -13,7 +13,8 @@ from distrib.data.loader import open_reader
 from distrib.errors import InputError
 from distrib.evaluate import frozen
 from distrib.evaluate.witness import BROKEN, ShardResult
-from distrib.job import Evaluate, Train, parse
+from distrib.job import Evaluate, Train
+from distrib.jobfile import parse
 from distrib.preparation import prepared
 from distrib.progress import Display
 from distrib.runs import read_record, read_result

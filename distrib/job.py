@@ -1,38 +1,30 @@
-"""A job: all the choices of one run, one frozen value, read from one YAML file.
+"""A job: all the choices of one run, one frozen value; a file of it is read by :mod:`distrib.jobfile`.
 
-    kind: prepare | train | evaluate | study     a closed tagged union; each field has its type, bounds and default
-
-:func:`read` turns a file and ``--set`` overrides into a job, or raises :class:`JobError` with a line for each thing
-that is wrong: the path of the key, what was expected, and the nearest valid name.
+kind: prepare | train | evaluate | study | tune     a closed tagged union of frozen, strict values
 """
 
 import hashlib
 import json
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
-from distrib.errors import JobError
 from distrib.evaluate.suite import Evaluation
-from distrib.explain import explain
 from distrib.models import Model
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
+from distrib.search.values import Cross, Grid, Method, Never, Optuna, Score, Space, Stopping, Winner
 from distrib.study.values import StudyOf
 from distrib.values import Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-LARGEST_FILE = 1 << 20
 
 
 class Elastic(Value):
@@ -103,12 +95,21 @@ def grey(data: DataSource) -> bool:
     return data.source in ("digits", "mnist") or getattr(data, "grey", False)
 
 
-class Train(Value):
-    """Trains a model, judges it on the test split, and registers it."""
+class Run(Value):
+    """What every job has that leaves a run behind."""
 
-    kind: Literal["train"]
+    kind: str
     name: Name
     """Of the run: the same name again goes on where it was stopped."""
+    storage: str = "runs"
+    """The folder of checkpoints and results; on a cluster, one that every machine sees."""
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+
+class Training(Value):
+    """What is trained, on what, and how."""
+
     seed: Seed = 0
     data: DataSource
     loader: LoaderName = "auto"
@@ -119,18 +120,30 @@ class Train(Value):
     optim: Optim
     precision: Precision = "float32"
     """Of the forward pass in training; what is measured is always float32."""
-    validation: Validation = Validation()
     evaluation: Evaluation = Evaluation()
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """The last so many are kept, and the best one."""
+
+    @model_validator(mode="after")
+    def _warm(self) -> "Training":
+        warmup = getattr(self.objective, "epsilon_warmup_epochs", 0.0)
+        if warmup >= self.optim.epochs:
+            raise ValueError(
+                f"objective.epsilon_warmup_epochs: {warmup:g} of {self.optim.epochs} epochs: epsilon would never be "
+                "trained against in full; lower it, or raise optim.epochs"
+            )
+        return self
+
+
+class Train(Training, Run):
+    """Trains a model, judges it on the test split, and registers it."""
+
+    kind: Literal["train"]
+    validation: Validation = Validation()
     compare_natural: bool = False
     """Also train the same model without an adversary, and show it under the same attacks."""
     register_as: Name | None = None
     """Of the registered model that gets a new version; None: the run's name."""
-    storage: str = "runs"
-    """The folder of checkpoints and results; on a cluster, one that every machine sees."""
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """The last so many are kept, and the best one."""
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _whole(self) -> "Train":
@@ -138,12 +151,6 @@ class Train(Value):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
-        warmup = getattr(self.objective, "epsilon_warmup_epochs", 0.0)
-        if warmup >= self.optim.epochs:
-            raise ValueError(
-                f"objective.epsilon_warmup_epochs: {warmup:g} of {self.optim.epochs} epochs: epsilon would never be "
-                "trained against in full; lower it, or raise optim.epochs"
-            )
         if self.cluster.max_workers > self.optim.batch_size:
             workers, images = self.cluster.max_workers, self.optim.batch_size
             raise ValueError(f"cluster.num_workers: {workers} workers cannot share batches of {images}")
@@ -171,12 +178,10 @@ class Train(Value):
         return self.model_copy(update={"objective": Natural(method="natural"), "compare_natural": False})
 
 
-class Evaluate(Value):
+class Evaluate(Run):
     """Judges a model on the test split."""
 
     kind: Literal["evaluate"]
-    name: Name
-    """Of the run: the same name again goes on where it was stopped."""
     model: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder, or a .pt2 file."""
     trust_pickle: bool = False
@@ -186,10 +191,6 @@ class Evaluate(Value):
     data: DataSource
     loader: LoaderName = "auto"
     evaluation: Evaluation
-    storage: str = "runs"
-    """The folder of results; on a cluster, one that every machine sees."""
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _whole(self) -> "Evaluate":
@@ -204,91 +205,98 @@ class Evaluate(Value):
         return self.model_copy(update={"evaluation": evaluation})
 
 
-class Study(Value):
+class Study(Run):
     """Carries out one of the paper's studies on the test split."""
 
     kind: Literal["study"]
-    name: Name
-    """Of the run: the same name again goes on where it was stopped."""
     data: DataSource
     loader: LoaderName = "auto"
     study: StudyOf
     trust_pickle: bool = False
     """Load pickled models (.pt, .pth), which run whatever code is in them."""
-    storage: str = "runs"
-    """The folder of results; on a cluster, one that every machine sees."""
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
 
     def resolved(self) -> "Study":
         """The job itself: nothing in it depends on another field."""
         return self
 
 
-AnyJob = Prepare | Train | Evaluate | Study
+class Tune(Run):
+    """Searches the space of a training's fields by Ray Tune; every trial is a distributed training of its own."""
+
+    kind: Literal["tune"]
+    train: Training
+    """What every trial trains, but for the fields of the space."""
+    space: Space
+    search: Method
+    stopping: Stopping = Never(stop="never")
+    score: Score
+    concurrent: Annotated[int, Field(ge=1)] | None = None
+    """Trials at a time, each with cluster.num_workers workers; None: as many as the cluster holds."""
+    budget_hours: Annotated[float, Field(gt=0)] | None = None
+    """Core-hours (GPU-hours on GPUs) that the search may take; refused before it starts if it would take more."""
+    winner: Winner | None = Winner()
+    """What becomes of the best trial; null: nothing."""
+    register_as: Name | None = None
+    """Of the registered model that gets the winner as a new version; None: the run's name."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Tune":
+        if not isinstance(self.cluster.num_workers, int):
+            raise ValueError("cluster.num_workers: trials have a fixed number of workers; give one number")
+        grids = [path for path, domain in self.space.items() if isinstance(domain, Grid)]
+        others = [path for path in self.space if path not in grids]
+        if isinstance(self.search, Cross) and others:
+            raise ValueError(f"space.{others[0]}: search method grid crosses grids; make it a grid, or draw at random")
+        if isinstance(self.search, Optuna) and grids:
+            raise ValueError(f"space.{grids[0]}: optuna chooses for itself; make it a choice")
+        if len(self.score.objectives) > 1 and not isinstance(self.stopping, Never):
+            raise ValueError("stopping: with several objectives no trial is behind all others; use stop: never")
+        if not isinstance(self.stopping, Never):
+            if "optim.epochs" in self.space:
+                raise ValueError("space.optim.epochs: trials of unlike length are at unlike places of their learning "
+                                 "rate at every rung; use stop: never, or leave optim.epochs out")  # fmt: skip
+            if self.stopping.grace_epochs >= self.train.optim.epochs:
+                raise ValueError(
+                    f"stopping.grace_epochs: {self.stopping.grace_epochs} of {self.train.optim.epochs} epochs: "
+                    "nothing would ever be stopped; lower it"
+                )
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name."""
+        return self.register_as or self.name
+
+    def resolved(self) -> "Tune":
+        """The same job with its evaluation written out: over the score's threat, if it names none."""
+        evaluation = self.train.evaluation.resolved(self.score.attack.threat, grey(self.train.data))
+        return self.model_copy(
+            update={
+                "train": self.train.model_copy(update={"evaluation": evaluation}),
+                "register_as": self.model_name,
+            }
+        )
+
+    def trial(self, name: str, training: Training, storage: str) -> Train:
+        """The train job of one trial (or of the winner)."""
+        return Train(
+            kind="train",
+            name=name,
+            storage=storage,
+            cluster=self.cluster,
+            tracking=self.tracking,
+            validation=Validation(attack=self.score.attack, max_examples=self.score.max_examples),
+            register_as=self.model_name,
+            **{field: getattr(training, field) for field in Training.model_fields},
+        ).resolved()
+
+
+AnyJob = Prepare | Train | Evaluate | Study | Tune
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
 WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its two traps: keys given twice, and 1e-3 read as text."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As PyYAML does, but what it raises for dates and numbers that are none says where they stand."""
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, KeyError, TypeError) as error:
-            raise yaml.MarkedYAMLError(problem=f"{error}; put text in quotes", problem_mark=node.start_mark) from None
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is no text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the text that :class:`_Loader` would read as a number."""
-
-
-for _one in (_Loader, _Dumper):
-    _one.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-    )
-
-
-def write(job: Value) -> str:
-    """The job as a job file; :func:`read` gives it back."""
-    return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
-
-
-def read(path: Path, overrides: list[str] | None = None) -> AnyJob:
-    """The job in the YAML file ``path``, with ``overrides`` such as ``optim.epochs=3``.
-
-    Raises :class:`JobError` with everything that is wrong with it.
-    """
-    return parse(_document(path), overrides or [], str(path))
-
-
-def parse(document: object, overrides: list[str], origin: str) -> AnyJob:
-    """The job in a document already read from YAML; ``origin`` names it in errors."""
-    if not isinstance(document, dict):
-        raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train, evaluate or study")
-    plain: dict = _plain(document, origin)
-    for override in overrides:
-        _override(plain, override)
-    try:
-        return JOB.validate_json(json.dumps(plain))
-    except ValidationError as error:
-        raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, plain))) from None
 
 
 def dump(job: Value) -> dict:
@@ -318,57 +326,3 @@ def _differences(mine: object, theirs: object, path: str) -> list[str]:
     if path in (".data.store", ".data.download") or mine == theirs:
         return []
     return [f"{path[1:]}: {mine}, not {theirs}"]
-
-
-def _document(path: Path) -> object:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise JobError(f"{path}: {path.stat().st_size} bytes: too large for a job file")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise JobError(f"{path}: there is no such job file{'; there are ' + ', '.join(near) if near else ''}") from None
-    except IsADirectoryError:
-        raise JobError(f"{path}: a folder; name a job file in it") from None
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: not UTF-8 text") from None
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read ({error.strerror})") from None
-    return _yaml(text, str(path))
-
-
-def _yaml(text: str, origin: str) -> object:
-    """What the YAML ``text`` says. Raises :class:`JobError` with the line and column."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{origin}:{mark.line + 1}:{mark.column + 1}" if mark else origin
-        raise JobError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except RecursionError:
-        raise JobError(f"{origin}: not YAML: nested too deeply") from None
-
-
-def _plain(document: Any, origin: str) -> Any:
-    """A copy made of JSON values, in which nothing is shared."""
-    try:
-        return json.loads(json.dumps(document))
-    except (TypeError, ValueError) as error:
-        raise JobError(f"{origin}: {error}; write dates and the like in quotes") from None
-
-
-def _override(document: dict, override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
-    try:
-        value = _yaml(text, "")
-    except JobError:
-        raise JobError(f"--set {override}: {text!r} is no value; quote it if it is text") from None
-    value = _plain(value, f"--set {override}")
-    for key in keys[:-1]:
-        document = document.setdefault(key, {})
-        if not isinstance(document, dict):
-            raise JobError(f"--set {override}: {key} is no mapping, so it has no fields")
-    document[keys[-1]] = value

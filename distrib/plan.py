@@ -8,20 +8,25 @@ from distrib import checkpoints, tracking
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
-from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, differences, digest, write
+from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
+from distrib.jobfile import write
 from distrib.runs import NATURAL, ROBUST, read_record, read_result
+from distrib.search import space
 
 
 def plan(job: AnyJob) -> str:
     """The resolved job as YAML, and below it, as comments, what it would need. Raises :class:`JobError`."""
     whole = job if isinstance(job, Prepare) else job.resolved()
-    notes = [f"digest: {digest(whole)}", *_data(whole)]
+    training = whole.train if isinstance(whole, Tune) else whole
+    notes = [f"digest: {digest(whole)}", *_data(training)]
+    if isinstance(whole, Tune):
+        notes += _search(whole)
     if not isinstance(whole, Prepare):
         notes += _run(whole)
     return write(whole) + "".join(f"# {note}\n" for note in notes)
 
 
-def _data(job: AnyJob) -> list[str]:
+def _data(job: Prepare | Training | Evaluate | Study) -> list[str]:
     folder = folder_of(job.data)
     loader = f"loader: {resolve(job.loader)}"
     if folder.is_dir():
@@ -33,7 +38,15 @@ def _data(job: AnyJob) -> list[str]:
     return [loader, f"data: would be prepared{there} in {folder} ({free >> 30} GiB free)"]
 
 
-def _run(job: Train | Evaluate | Study) -> list[str]:
+def _search(job: Tune) -> list[str]:
+    space.check(job)
+    known = space.drawn(job)
+    if known is None:
+        return [f"search: {job.search.num_trials} trials, each chosen by Optuna"]  # pyright: ignore[reportAttributeAccessIssue]
+    return [f"search: {len(known)} trials", *(f"  {number}: {one}" for number, one in enumerate(known, 1))]
+
+
+def _run(job: Run) -> list[str]:
     folder = Path(job.storage).absolute() / job.name
     record = read_record(folder)
     if record is not None and differences(job, record["job"]):

@@ -61,16 +61,17 @@ def images(shown: Sequence[tuple]) -> bytes:
             axes.set_axis_off()
             if row:
                 axes.set_title("\n".join(line[:18] for line in caption.splitlines()), fontsize=8)
-    return _saved(figure)
+    return saved(figure)
 
 
 def _png(axes, figure: Figure) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return _saved(figure)
+    return saved(figure)
 
 
-def _saved(figure: Figure) -> bytes:
+def saved(figure: Figure) -> bytes:
+    """The figure as PNG."""
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")
     return file.getvalue()
@@ -95,7 +96,7 @@ def landscape_grid(curves: dict[tuple[str, int], dict], labels: Iterable[str], w
     across = {"final": "final loss", "segments": "from one maximum to another", "trajectories": "PGD step"}[what]
     figure.supxlabel(across, fontsize=9)
     figure.supylabel("restarts" if what == "final" else "loss", fontsize=9)
-    return _saved(figure)
+    return saved(figure)
 
 
 def accuracy_curves(rows: Sequence[dict], norm: str, chance: float) -> bytes:
@@ -132,7 +133,7 @@ def matrices(rows: Sequence[dict]) -> bytes:
         axes.set_xticklabels(targets, rotation=30, ha="right")
         axes.set_yticklabels(sources)
     grid[0].set_ylabel("source")
-    return _saved(figure)
+    return saved(figure)
 
 
 def capacity_curves(rows: Sequence[dict]) -> bytes:
@@ -159,4 +160,4 @@ def capacity_curves(rows: Sequence[dict]) -> bytes:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    return _saved(figure)
+    return saved(figure)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from distrib.data.beton import prepare
 from distrib.data.loader import resolve
-from distrib.job import AnyJob, Prepare, digest, dump
+from distrib.job import Evaluate, Prepare, Study, Training, digest, dump
 from distrib.progress import Display
 
 
-def prepared(job: AnyJob, display: Display) -> Path:
+def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
     """The folder of the job's betons, made now if it is not there."""
     packing = resolve(job.loader)
     if packing == "memory" and job.loader == "auto":

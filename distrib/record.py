@@ -7,19 +7,20 @@ from pathlib import Path
 from distrib import __version__, provenance, tracking
 from distrib.errors import DistribError
 from distrib.files import write_json
-from distrib.job import Evaluate, Study, Train, digest, dump, write
+from distrib.job import Run, digest, dump
+from distrib.jobfile import write
 from distrib.progress import Display
 from distrib.runs import read_record
 from distrib.tracking import Tracker
 
 
-@contextmanager
-def tracked(job: Train | Evaluate | Study, folder: Path, display: Display) -> Iterator[Tracker]:
-    """The job's MLflow run, one for all its restarts; closed as FINISHED, FAILED or KILLED."""
+def opened(job: Run, folder: Path, tags: dict[str, str] | None = None) -> Tracker:
+    """The job's MLflow run, one for all its restarts; the caller closes it."""
     record = read_record(folder) or {}
     uri = tracking.address(job.tracking.uri)
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
     tags = {
+        **(tags or {}),
         "distrib.job_digest": digest(job),
         "distrib.kind": job.kind,
         "distrib.version": __version__,
@@ -32,7 +33,15 @@ def tracked(job: Train | Evaluate | Study, folder: Path, display: Display) -> It
         tracker.parameters(dump(job))
         tracker.text(write(job), "job.yaml")
         tracker.text(provenance.environment(), "environment.txt")
-    display.say(f"mlflow: run {tracker.run_id} in {uri}{' (resumed)' if known == tracker.run_id else ''}")
+    return tracker
+
+
+@contextmanager
+def tracked(job: Run, folder: Path, display: Display) -> Iterator[Tracker]:
+    """The job's MLflow run, closed as FINISHED, FAILED or KILLED; it also records the use of this machine."""
+    known = (read_record(folder) or {}).get("run_id")
+    tracker = opened(job, folder)
+    display.say(f"mlflow: run {tracker.run_id} in {tracker.uri}{' (resumed)' if known == tracker.run_id else ''}")
     tracker.watch()
     try:
         yield tracker

@@ -82,6 +82,13 @@ def attach(address: str, card: Card, tracker: Tracker) -> str:
     return judge(found.name, str(found.version), card, tracker)
 
 
+def tag(address: str, tags: dict[str, str], uri: str) -> None:
+    """Sets tags of a registered version. Raises :class:`RegistryError` where there is none."""
+    registry, found = find(address, uri)
+    for name, value in tags.items():
+        registry.set_model_version_tag(found.name, str(found.version), name, value)
+
+
 def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
     """(a version's card, its examples as CSV); ``tier`` None: of its best evaluation. Raises :class:`RegistryError`."""
     import mlflow.artifacts

@@ -12,6 +12,8 @@ def table(result: dict) -> str:
         return f"prepared: {result['folder']} ({splits})"
     if result["kind"] == "study":
         return _study(result)
+    if result["kind"] == "tune":
+        return _search(result)
     natural = result.get("natural")
     grid = Table(
         box=box.SIMPLE, title=f"{result['norm']} epsilon {result['epsilon']:.4g}, test split", title_justify="left"
@@ -52,6 +54,21 @@ def table(result: dict) -> str:
         lines += [f"  {result['model']}: {result['champion']}"] if "champion" in result else []
         lines.append(f"  robustness card: {result['card']}")
     return "\n".join(lines)
+
+
+def _search(result: dict) -> str:
+    best, score = result["best"], result["score"]
+    lines = [
+        f"search {result['name']}: {result['trials']} trials, {result['finished']} finished, {result['stopped']} "
+        f"stopped early, {result['failed']} failed; {result['cost_hours']:.2f} core- or GPU-hours, "
+        f"{result['seconds']:.0f} s",
+        "",
+        f"  best: trial {best['number']}, validation robust {best['robust_accuracy']:.2%} (clean "
+        f"{best['clean_accuracy']:.2%}) by {score['attack']} at {score['norm']} epsilon {score['epsilon']:.4g}",
+        *(f"    {path} = {value}" for path, value in best["settings"].items()),
+        f"  tables, plots, best.yaml: {result['folder']}",
+    ]
+    return "\n".join(lines) + ("\n\n" + table(result["winner"]) if result["winner"] else "")
 
 
 def _study(result: dict) -> str:

@@ -25,7 +25,7 @@ from distrib.evaluate.card import Card
 from distrib.evaluate.claim import Claim
 from distrib.evaluate.subject import Weights
 from distrib.files import write_json
-from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, digest
+from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, Tune, digest
 from distrib.journal import metric_name
 from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
@@ -33,6 +33,7 @@ from distrib.preparation import prepared
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import NATURAL, ROBUST, kept_result, run_folder
+from distrib.search.run import run_search
 from distrib.state import Stored
 from distrib.study.run import run_study
 from distrib.tracking import Tracker
@@ -51,6 +52,8 @@ def run(job: AnyJob, display: Display) -> dict:
             return run_evaluate(job.resolved(), display)
         case Study():
             return run_study(job, display)
+        case Tune():
+            return run_tune(job.resolved(), display)
 
 
 def run_prepare(job: Prepare, display: Display) -> dict:
@@ -178,6 +181,19 @@ def _log_results(
         shutil.copy(path, folder / path.name)
     tracker.text(json.dumps(result, indent=2), "result.json")
     tracker.tags({"model": result["model"], "norm": result["norm"], "epsilon": f"{result['epsilon']:.6g}"})
+
+
+def run_tune(job: Tune, display: Display) -> dict:
+    """Searches; then judges and registers the winner, whose version names the search."""
+    result, winner = run_search(job, display)
+    if winner is None:
+        return result | {"winner": None}
+    display.say(f"the winner is trial {result['best']['number']}: {result['best']['settings']}")
+    judged = run_train(winner, display)
+    registry.tag(
+        judged["model"], {"search": job.name, "search_run": result["run_id"]}, tracking.address(winner.tracking.uri)
+    )
+    return result | {"winner": judged}
 
 
 def run_evaluate(job: Evaluate, display: Display) -> dict:

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distrib.errors import InputError, JobError
-from distrib.job import Evaluate, Study, Train, differences
+from distrib.job import Run, differences
 from distrib.progress import Display
 
 NATURAL, ROBUST = "natural", "robust"
 
 
 @contextmanager
-def run_folder(job: Train | Evaluate | Study) -> Iterator[Path]:
+def run_folder(job: Run) -> Iterator[Path]:
     """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
     folder = Path(job.storage).absolute() / job.name
     record = read_record(folder)
@@ -67,7 +67,7 @@ def read_result(folder: Path) -> dict | None:
         return None
 
 
-def kept_result(job: Train | Evaluate | Study, folder: Path, display: Display) -> dict | None:
+def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
     """The same, and says that the run is complete."""
     result = read_result(folder)
     if result is None:

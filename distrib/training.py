@@ -23,7 +23,7 @@ def train(
     clock: Clock,
 ) -> None:
     """Trains every phase that is not at its end yet, and logs every epoch once."""
-    from distrib.cluster.board import Note, Started
+    from distrib.cluster.board import Note, Started, listening
     from distrib.cluster.train import Order, fit
     from distrib.trainer import EpochEnd, Progress
 
@@ -54,8 +54,8 @@ def train(
                 journal.add(phase, notice.epoch, notice.metrics)
                 journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
 
-    record = dump(job)
-    fit(Order(job, record, digest(job), data, folder, phases), resources, listen)
+    with listening(listen) as board:
+        fit(Order(job, dump(job), digest(job), data, folder, phases), resources.use_gpu(job.cluster), board)
     display.end()
     for phase in phases:
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))

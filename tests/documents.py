@@ -4,7 +4,8 @@ import copy
 
 import yaml
 
-from distrib.job import Evaluate, Prepare, Train, parse
+from distrib.job import Evaluate, Prepare, Train
+from distrib.jobfile import parse
 
 TRAIN = {
     "kind": "train",
@@ -22,6 +23,30 @@ EVALUATE = {
     "evaluation": {"threat": {"norm": "l2", "epsilon": 0.5}},
 }
 PREPARE = {"kind": "prepare", "data": {"source": "digits"}}
+TUNE = {
+    "kind": "tune",
+    "name": "search",
+    "train": {
+        "data": {"source": "digits"},
+        "model": {"arch": "small_cnn"},
+        "objective": {
+            "method": "madry",
+            "attack": {
+                "threat": {"norm": "linf", "epsilon": 0.2},
+                "num_steps": 5,
+                "step_size": {"of_epsilon": 0.25},
+            },
+        },
+        "optim": {"name": "sgd", "lr": 0.1, "epochs": 4},
+    },
+    "space": {
+        "objective.attack.threat.epsilon": {"uniform": [0.05, 0.3]},
+        "objective.attack.step_size.of_epsilon": {"uniform": [1, 2.5], "divided_by": "objective.attack.num_steps"},
+        "model.width": {"choice": [0.25, 0.5]},
+    },
+    "search": {"method": "random", "num_trials": 3},
+    "score": {"attack": {"threat": {"norm": "linf", "epsilon": 0.2}, "num_steps": 5}},
+}
 GOOD = yaml.safe_dump(TRAIN, sort_keys=False)
 GONE = object()
 BALL = "objective.attack.threat"

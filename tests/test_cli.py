@@ -82,7 +82,7 @@ def test_every_argument_says_what_it_is_for():
 
 def test_the_examples_in_the_help_are_commands(monkeypatch: pytest.MonkeyPatch):
     """Each line is parsed; each job file is there, and takes the overrides."""
-    from distrib.job import read
+    from distrib.jobfile import read
 
     monkeypatch.chdir(Path(__file__).parent.parent)
     (verbs,) = [action for action in cli.parser()._actions if action.dest == "verb"]

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.errors import JobError
-from distrib.job import WHERE, Evaluate, Prepare, Train, differences, digest, dump, parse, read
+from distrib.job import WHERE, Evaluate, Prepare, Train, differences, digest, dump
+from distrib.jobfile import parse, read
 from distrib.objective import Madry
 from distrib.threat import L2, Linf
 
@@ -132,7 +133,8 @@ def test_the_digest_is_of_what_is_meant_not_of_how_it_is_written(tmp_path: Path)
 
 def test_the_digest_is_the_same_in_another_process():
     """Hashes of text and the order of sets differ from process to process: none may get in."""
-    code = "import sys; from pathlib import Path; from distrib.job import *; print(digest(read(Path(sys.argv[1]))))"
+    code = "import sys; from pathlib import Path; from distrib.job import digest; from distrib.jobfile import read; "
+    code += "print(digest(read(Path(sys.argv[1]))))"
     told = subprocess.run(
         [sys.executable, "-c", code, JOBS[0]], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}
     )

@@ -8,7 +8,7 @@ import yaml
 from documents import ADAM, ATTACKS, BALL, EPSILON, EVALUATE, GONE, GOOD, PREPARE, STEP, TRAIN, WORKERS, changed
 
 from distrib import cli
-from distrib.job import LARGEST_FILE
+from distrib.jobfile import LARGEST_FILE
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -255,7 +255,7 @@ WRONG_KINDS: dict[str, tuple] = {
     "evaluate without a model": (changed(EVALUATE, {"model": GONE}), "model: is missing"),
     "evaluate with an objective": (
         EVALUATE | {"objective": TRAIN["objective"]},
-        "objective: no such field; the fields here are kind, name, model",
+        "objective: no such field; the fields here are kind, name, storage",
     ),
     "prepare with a name": (PREPARE | {"name": "x"}, "name: no such field; the fields here are kind, data, loader"),
 }

@@ -10,7 +10,8 @@ import pytest
 from distrib.data.beton import Card, folder_of
 from distrib.errors import DataError, InputError, JobError
 from distrib.files import write_json
-from distrib.job import Prepare, Train, digest, dump, parse, read
+from distrib.job import Prepare, Train, digest, dump
+from distrib.jobfile import parse, read
 from distrib.plan import plan
 from distrib.runs import NATURAL, ROBUST
 

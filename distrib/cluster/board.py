@@ -1,11 +1,17 @@
 """A notice board between the workers and the driver: an actor that holds what the workers post until it is fetched."""
 
+import threading
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 LIMIT = 10_000
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,36 @@ class Board:
         return taken
 
 
-def open_board():
-    """A new board, on the driver's own node."""
-    return ray.remote(Board).options(num_cpus=0).remote()
+Listener = Callable[[str, object], None]
+"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd."""
+
+
+@contextmanager
+def listening(listen: Listener) -> Iterator[ActorHandle]:
+    """A new board; a thread hands what is posted to ``listen``, until the block ends, and then once more.
+
+    What ``listen`` raises is raised at the end of the block, unless the block raises itself.
+    """
+    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    ended, failures = threading.Event(), []
+
+    def loop() -> None:
+        try:
+            while True:
+                last = ended.wait(POLL_SECONDS)
+                for phase, notice in ray.get(board.fetch.remote(), timeout=60):
+                    listen(phase, notice)
+                if last:
+                    return
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        ended.set()
+        thread.join(timeout=60)
+    if failures:
+        raise failures[0]

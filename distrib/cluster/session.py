@@ -11,6 +11,8 @@ from pathlib import Path
 from distrib.errors import JobError, RunError
 from distrib.job import Cluster
 
+SERVER = "RAY_API_SERVER_ADDRESS"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -43,11 +45,13 @@ class Resources:
 
 
 @contextmanager
-def session(cluster: Cluster) -> Iterator[Resources]:
+def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
 
     A local cluster listens on the loopback interface only, and offers as many CPUs as the job asks for, even if the
-    machine has fewer: two workers on one core are slow, not wrong. Raises :class:`JobError`, :class:`RunError`.
+    machine has fewer: two workers on one core are slow, not wrong. With ``dashboard`` it also answers questions about
+    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305).
+    Raises :class:`JobError`, :class:`RunError`.
     """
     settings = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(cluster.timeout_seconds),
@@ -62,7 +66,12 @@ def session(cluster: Cluster) -> Iterator[Resources]:
 
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    loopback = {"_node_ip_address": "127.0.0.1"}
+    local = {"_node_ip_address": "127.0.0.1", "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+    os.environ.pop(SERVER, None)
+    if dashboard and not address:
+        # Its processes would look for the dashboard, and give up where the machine runs a second cluster
+        local["dashboard_port"] = _free_port()
+        os.environ[SERVER] = f"http://127.0.0.1:{local['dashboard_port']}"
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address:
         _reachable(address)
@@ -71,7 +80,7 @@ def session(cluster: Cluster) -> Iterator[Resources]:
             ray.init(address=address, **quiet)
         else:
             wanted = cluster.max_workers * cluster.cpus_per_worker
-            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **loopback, **quiet)
+            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), **local, **quiet)
             _private_token()
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         if address:
@@ -84,6 +93,12 @@ def session(cluster: Cluster) -> Iterator[Resources]:
         yield found
     finally:
         ray.shutdown()
+        os.environ.pop(SERVER, None)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def _reachable(address: str) -> None:

@@ -3,9 +3,8 @@
 import os
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +12,19 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.actor import ActorHandle
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
-from distrib.cluster.board import Note, Started, open_board
+from distrib.cluster.board import Note, Started
 from distrib.cluster.network import PinnedTorchConfig
-from distrib.cluster.session import Resources
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.errors import DistribError, NonFiniteLoss, RunError
 from distrib.job import Elastic, Train
 from distrib.state import State, load, save
 from distrib.world import current
-
-POLL_SECONDS = 0.2
-Listener = Callable[[str, object], None]
-"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,8 @@ class Order:
     """The folder of the run, which every worker sees."""
     phases: dict[str, Train]
     """What is trained one after the other, by name; each has its checkpoints in ``run / name``."""
+    label: str = ""
+    """Stands before the name of the phase in what the workers post: the trial of a search."""
 
 
 def worker(config: dict) -> None:
@@ -66,7 +63,7 @@ def worker(config: dict) -> None:
     for phase, part in order.phases.items():
 
         def post(notice: object, phase: str = phase) -> None:
-            board.post.remote(phase, notice)
+            board.post.remote(order.label + phase, notice)
 
         loader = TrainLoader(readers[0], train.card.count, part.seed, part.optim.batch_size, part.augment, world)
         with torch.random.fork_rng():
@@ -82,6 +79,8 @@ def worker(config: dict) -> None:
         history = list(stored.history) if stored else []
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         post(Started(world.rank, world.size, os.getpid(), socket.gethostname(), str(device), len(history), reader))
+        if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
+            ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
         try:
             for report in trainer.epochs(state, loader, part.objective, part.seed, validation):
                 if isinstance(report, trainer.Progress):
@@ -103,16 +102,14 @@ def worker(config: dict) -> None:
             raise NonFiniteLoss(f"{phase} training: {error}; {last}") from None
 
 
-def fit(order: Order, resources: Resources, listen: Listener) -> None:
+def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
     """Trains every phase of ``order`` to its end, going on from its checkpoints. Returns when all are done.
 
-    Workers that are lost are replaced, up to ``cluster.max_failures`` times. Raises :class:`DistribError` as the
-    worker raised it, or :class:`RunError` with the first cause.
+    The workers post what they do on ``board``. Those that are lost are replaced, up to ``cluster.max_failures`` times.
+    Raises :class:`DistribError` as the worker raised it, or :class:`RunError` with the first cause.
     """
     cluster = order.job.cluster
-    use_gpu = resources.use_gpu(cluster)
     workers = cluster.num_workers
-    board = open_board()
     scaling = ScalingConfig(
         num_workers=(workers.min, workers.max) if isinstance(workers, Elastic) else workers,
         use_gpu=use_gpu,
@@ -128,11 +125,11 @@ def fit(order: Order, resources: Resources, listen: Listener) -> None:
             name=f"fit-{time.time_ns()}",  # resuming is by distrib's own checkpoints, so each fit is new to Ray
             storage_path=str(order.run / ".ray"),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
+            callbacks=list(callbacks),
         ),
     )
     try:
-        with _Listening(board, listen):
-            ray_trainer.fit()
+        ray_trainer.fit()
     except TrainingFailedError as error:
         raise _cause(error) from None
     finally:
@@ -149,33 +146,3 @@ def _cause(error: TrainingFailedError) -> DistribError:
             failure = getattr(failure, "cause", None) or failure.__cause__
     lines = [line for failure in failures.values() for line in str(failure).strip().splitlines()[-1:]]
     return RunError("training failed: " + ("; ".join(dict.fromkeys(lines)) or str(error).strip().splitlines()[-1]))
-
-
-class _Listening:
-    """Fetches notices from the board in a thread of the driver, until the block ends; then once more."""
-
-    def __init__(self, board, listen: Listener):
-        self.board, self.listen = board, listen
-        self.ended = threading.Event()
-        self.failure: Exception | None = None
-        self.thread = threading.Thread(target=self._loop, daemon=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.ended.set()
-        self.thread.join(timeout=60)
-        if self.failure is not None and exception[0] is None:
-            raise self.failure
-
-    def _loop(self) -> None:
-        try:
-            while True:
-                last = self.ended.wait(POLL_SECONDS)
-                for phase, notice in ray.get(self.board.fetch.remote(), timeout=60):
-                    self.listen(phase, notice)
-                if last:
-                    return
-        except Exception as error:
-            self.failure = error

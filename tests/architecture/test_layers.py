@@ -19,7 +19,9 @@ RANKS = {
     "evaluate.reference": 2, "evaluate.frozen": 2, "evaluate.subject": 4, "evaluate.probes": 4, "checkpoints": 4,
     "plots": 8, "evaluate.witness": 5, "evaluate.suspicion": 6, "evaluate.claim": 7, "evaluate.card": 9,
     "evaluate.frozen_validate": 0,
-    "job": 5, "step": 6, "trainer": 7, "progress": 7, "report": 7, "doctor": 7, "preparation": 8,
+    "job": 5, "jobfile": 6, "step": 6, "trainer": 7, "progress": 7, "report": 7, "doctor": 7, "preparation": 8,
+    "search.values": 4, "search.space": 6, "search.books": 9, "search.cost": 8, "search.sampler": 10,
+    "search.plots": 9, "search.tables": 11, "cluster.tune": 11, "search.run": 13,
     "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
     "tracking": 8, "promotion": 10, "registry": 11, "compare": 12,
     "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 10,
@@ -30,16 +32,17 @@ RANKS = {
 
 DOORS = {
     "ffcv": {"data.beton", "data.loader"},
-    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.spread"},
+    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.spread", "cluster.tune"},
     "mlflow": {"tracking", "registry", "promotion", "evaluate.frozen_validate"},
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluate.reference"},
     "jinja2": {"evaluate.card"},
     "scipy": {"evaluate.suspicion", "compare"},
     "sklearn": {"data.source"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"plots", "search.plots"},
+    "optuna": {"search.sampler"},
     "rich": {"progress", "report"},
-    "yaml": {"job", "run", "plan"},
+    "yaml": {"jobfile"},
     "argparse": {"cli", "evaluate.frozen_validate"},
 }
 
@@ -74,7 +77,7 @@ def exists(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
-ROOMS = ("data", "evaluate", "cluster", "study")
+ROOMS = ("data", "evaluate", "cluster", "study", "search")
 """Folders whose modules have ranks of their own; those of models/ share one."""
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.beton import open_split
 from distrib.errors import JobError
-from distrib.job import Study, parse
+from distrib.job import Study
+from distrib.jobfile import parse
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task

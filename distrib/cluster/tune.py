@@ -1,0 +1,246 @@
+"""Trials on Ray Tune. Each is a small process that trains by Ray Train, through the same code as ``kind: train``.
+
+The books (:mod:`distrib.search.books`) say what there is to do, not Ray's own record of the experiment: a search that
+was killed begins a new experiment with the trials that have not ended, and tells the stopping rule and the sampler
+what the others came to.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune import Callback
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from distrib import checkpoints
+from distrib.cluster.train import Order, fit
+from distrib.errors import DistribError, RunError
+from distrib.files import write_bytes
+from distrib.job import Tune, digest, dump
+from distrib.runs import ROBUST
+from distrib.search.books import Books, Trial
+from distrib.search.sampler import STUDY, distributions, memory, sampler, settings_of
+from distrib.search.space import trial_job
+from distrib.search.values import Asha, Median, Optuna, Score
+
+ERROR = "error.txt"
+MODES = {"robust": "max", "clean": "max", "cost": "min"}
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a trial's process is told."""
+
+    order: Order
+    use_gpu: bool
+    score: Score
+
+
+@dataclass(frozen=True)
+class Events:
+    """What the driver does as trials begin and end."""
+
+    started: Callable[[Trial], None]
+    ended: Callable[[Trial], None]
+
+
+def trial_main(config: dict, board: ActorHandle) -> None:
+    """A trial, as Ray Tune runs it: the whole distributed training. An error of our own is left in ``error.txt``."""
+    ticket: Ticket = config["ticket"]
+    error_file = ticket.order.run / ERROR
+    error_file.unlink(missing_ok=True)
+    history = checkpoints.history(ticket.order.run / ROBUST, lambda text: None)
+    try:
+        fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, history)])
+    except DistribError as error:  # the same would happen again: not for Tune, which would start the trial anew
+        write_bytes(error_file, str(error).encode())
+
+
+class Scored(TuneReportCallback):
+    """Tells Ray Tune after every epoch what the trial is worth so far: its best epoch by robust accuracy."""
+
+    def __init__(self, score: Score, history: list[dict]):
+        super().__init__()
+        self.score, self.history = score, list(history)
+
+    def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
+        """Called by Ray Train with what each rank reported."""
+        epoch = metrics[0]["epoch"]
+        self.history = [*self.history[: epoch - 1], metrics[0]]
+        super().after_report(run_context, [worth(self.score, self.history)], checkpoint)
+
+
+def worth(score: Score, history: list[dict]) -> dict:
+    """What Ray Tune is told of a trial with this history."""
+    best = history[checkpoints.best_epoch(history) - 1]
+    clean, robust = best["validation_clean_accuracy"], best["validation_robust_accuracy"]
+    cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
+    return {
+        "epoch": len(history), "score": score.of(clean, robust), "robust": robust, "clean": clean, "cost": cost,
+    }  # fmt: skip
+
+
+def search(
+    job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, board: ActorHandle, events: Events
+) -> None:
+    """Runs every trial of the books that has not ended; the sampler adds trials of its own to them."""
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is for distrib's own
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
+
+    def config(trial: Trial) -> dict:
+        order = trial_job(job, trial.number, trial.settings)
+        told = Order(order, dump(order), digest(order), data, books.run(trial.number), {ROBUST: order},
+                     f"{trial.number}/")  # fmt: skip
+        return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score)}
+
+    left = [trial for trial in books.trials.values() if not trial.ended]
+    several = len(job.score.objectives) > 1
+    if isinstance(job.search, Optuna):
+        algorithm = Chosen(job, books, config, left)
+        space, count = {}, job.search.num_trials - len(books.trials) + len(left)
+    else:
+        algorithm, space, count = None, {"trial": tune.grid_search([config(trial) for trial in left])}, 1
+    if not left and count < 1:
+        return
+    experiment = books.folder / ".tune"
+    shutil.rmtree(experiment, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), {"CPU": 0.01}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            num_samples=count,
+            max_concurrent_trials=concurrent,
+            search_alg=algorithm,
+            scheduler=FIFOScheduler() if several else scheduler(job, books),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(experiment),
+            failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
+            callbacks=[Ledger(job, books, events)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except (tune.TuneError, RuntimeError) as error:
+        raise RunError(f"the search failed: {str(error).strip().splitlines()[-1]}") from None
+    finally:
+        shutil.rmtree(experiment, ignore_errors=True)
+
+
+def _of_grid(config: dict, board: ActorHandle) -> None:
+    trial_main(config["trial"], board)
+
+
+def number_of(config: dict) -> int:
+    """Of the trial that Ray Tune runs with this configuration."""
+    return config.get("trial", config)["number"]
+
+
+class Ledger(Callback):
+    """Writes into the books what Ray Tune does."""
+
+    def __init__(self, job: Tune, books: Books, events: Events):
+        self.job, self.books, self.events = job, books, events
+
+    def __getstate__(self) -> dict:
+        """Nothing: Ray keeps a copy for Tuner.restore, which is not used here."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial begins, or begins again."""
+        number = number_of(trial.config)
+        if self.books.trials[number].state != "running":
+            self.books.note(number, "running")
+        self.events.started(self.books.trials[number])
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial came to its end, was stopped, or failed with an error of our own."""
+        number = number_of(trial.config)
+        error = self.books.run(number) / ERROR
+        if error.exists():
+            self._end(number, "failed", error.read_text())
+        else:
+            epochs = trial.last_result.get("epoch", 0)
+            whole = trial_job(self.job, number, self.books.trials[number].settings).optim.epochs
+            self._end(number, "finished" if epochs >= whole else "stopped")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """A trial's process died too often."""
+        lines = str(trial.get_error() or "its process died").strip().splitlines()
+        self._end(number_of(trial.config), "failed", lines[-1])
+
+    def _end(self, number: int, state: str, error: str = "") -> None:
+        self.books.note(number, state, error)
+        self.events.ended(self.books.trials[number])
+
+
+def scheduler(job: Tune, books: Books) -> TrialScheduler:
+    """The stopping rule, told of every epoch that is in the books."""
+    match job.stopping:
+        case Asha():
+            rule = ASHAScheduler(
+                time_attr="epoch", metric="score", mode="max", max_t=job.train.optim.epochs,
+                grace_period=job.stopping.grace_epochs, reduction_factor=job.stopping.reduction_factor,
+                stop_last_trials=False,
+            )  # fmt: skip
+        case Median():
+            rule = MedianStoppingRule(
+                time_attr="epoch", metric="score", mode="max", grace_period=job.stopping.grace_epochs,
+                min_samples_required=job.stopping.min_trials,
+                min_time_slice=math.inf,  # or it would pause trials while it knows too little
+            )  # fmt: skip
+        case _:
+            return FIFOScheduler()
+    for number, trial in books.trials.items():
+        history = books.history(number)
+        if not trial.ended or not history:
+            continue
+        known: Any = Known(f"known-{number}")
+        nobody: Any = None
+        rule.on_trial_add(nobody, known)
+        for epochs in range(1, len(history) + 1):
+            rule.on_trial_result(nobody, known, worth(job.score, history[:epochs]))
+    return rule
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trial that ended before this process began, as far as a stopping rule looks at it."""
+
+    trial_id: str
+
+
+class Chosen(OptunaSearch):
+    """Optuna, with every trial that it chooses written into the books first."""
+
+    def __init__(self, job: Tune, books: Books, config: Callable[[Trial], dict], left: list[Trial]):
+        several = len(job.score.objectives) > 1
+        ended = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
+        super().__init__(
+            distributions(job.space),
+            metric=list(job.score.objectives) if several else "score",
+            mode=[MODES[name] for name in job.score.objectives] if several else "max",
+            sampler=sampler(job.search, several, len(books.trials)),
+            storage=memory(job, ended, left),
+            study_name=STUDY,
+        )
+        self.job, self.books, self.config, self.left = job, books, config, list(left)
+
+    def suggest(self, trial_id: str) -> dict:
+        """The configuration of the next trial: of one that was begun before a restart, else of a new one."""
+        chosen = super().suggest(trial_id)
+        assert chosen is not None
+        new = self.left.pop(0) if self.left else self.books.add(settings_of(self.job.space, chosen))
+        return self.config(new)

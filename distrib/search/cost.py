@@ -1,0 +1,121 @@
+"""What a search will cost, before it starts: a few steps of every kind of trial, timed where the trials will run."""
+
+import json
+import time
+from dataclasses import dataclass
+
+import torch
+
+from distrib.data.beton import Card
+from distrib.data.loader import Batch
+from distrib.errors import JobError
+from distrib.job import Training, Tune, dump
+from distrib.noise import Noise
+from distrib.search.space import Settings, drawn, ends, settle
+from distrib.search.values import Asha, Cross
+from distrib.state import State
+from distrib.step import update
+from distrib.world import World
+
+SECONDS = 2.0
+"""Of timing, for each kind of trial, after its first step."""
+AT_MOST = 50
+"""Steps."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Core-hours (GPU-hours on GPUs) of training and validation; start-up, about 20 s a trial, is not in it."""
+
+    at_most: float
+    """Where no trial is stopped early."""
+    about: float
+    """Where the stopping rule stops as many as it is made for."""
+    trials: int
+
+
+def kind_of(training: Training) -> str:
+    """What the time of a step depends on: trials of one kind are timed once."""
+    whole = dump(training)
+    objective = {**whole["objective"], "epsilon_warmup_epochs": 0}
+    attack = objective.pop("attack", None)
+    steps = attack and [attack["num_steps"], attack["restarts"]]
+    kept = [whole["model"], objective["method"], steps, whole["optim"]["batch_size"], whole["precision"]]
+    return json.dumps(kept, sort_keys=True)
+
+
+def timed(card: Card, training: Training, workers: int, threads: int) -> float:
+    """Images per second of one worker of such a trial, on random images; runs on the cluster."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    height, width, channels = card.image
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = training.model.build((channels, height, width), len(card.classes), card.mean, card.std)
+        count = max(1, training.optim.batch_size // workers)
+        x, y = torch.rand(count, channels, height, width), torch.randint(0, len(card.classes), (count,))
+    state = State(model, training.optim, 1000, World(device=device), training.precision)
+    batch = Batch(x.to(device), y.to(device), torch.arange(count, device=device))
+    began = steps = 0
+    for steps in range(AT_MOST):
+        update(state, batch, training.objective, Noise.of(batch.index, steps), 1.0, 1.0)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        began = began or now
+        if now - began > SECONDS:
+            break
+    return steps * count / (now - began)
+
+
+def plausible(job: Tune) -> list[Settings]:
+    """The settings of the trials; where a sampler will choose them, the first and the last of every domain in turn."""
+    known = drawn(job)
+    if known is not None:
+        return known
+    assert not isinstance(job.search, Cross)
+    sides = [{path: ends(domain)[side] for path, domain in job.space.items()} for side in (0, -1)]
+    return [sides[number % 2] for number in range(job.search.num_trials)]
+
+
+def kinds(job: Tune) -> dict[str, Training]:
+    """A training of each kind."""
+    return {kind_of(training): training for training in (settle(job, one) for one in plausible(job))}
+
+
+def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: int) -> Estimate:
+    """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
+    trials, hours = [settle(job, one) for one in plausible(job)], 0.0
+    for training in trials:
+        passes = _passes(training)
+        judged = min(held_out, job.score.max_examples) * (job.score.attack.num_steps * job.score.attack.restarts + 2)
+        images = card.count + judged / passes
+        rate = speeds[kind_of(training)] * job.cluster.max_workers
+        hours += training.optim.epochs * images / rate * units / 3600
+    return Estimate(hours, hours * _share(job), len(trials))
+
+
+def _passes(training: Training) -> int:
+    attack = getattr(training.objective, "attack", None)
+    return 1 + (attack.num_steps * attack.restarts if attack else 0)
+
+
+def _share(job: Tune) -> float:
+    """The part of all epochs that is trained where every rung lets the best 1/reduction_factor through."""
+    if not isinstance(job.stopping, Asha):
+        return 1.0
+    total, factor = job.train.optim.epochs, job.stopping.reduction_factor
+    spent, last, rung, alive = 0.0, 0.0, float(job.stopping.grace_epochs), 1.0
+    while last < total:
+        spent += alive * (min(rung, total) - last)
+        last, rung, alive = min(rung, total), rung * factor, alive / factor
+    return spent / total
+
+
+def within_budget(job: Tune, found: Estimate, unit: str) -> None:
+    """Raises :class:`JobError` if the search would take more than it may."""
+    if job.budget_hours is not None and found.about > job.budget_hours:
+        raise JobError(
+            f"budget_hours: {found.trials} trials would take about {found.about:.2g} {unit}-hours (at most "
+            f"{found.at_most:.2g}), and {job.budget_hours:g} are allowed; fewer trials or epochs, or a larger budget"
+        )

@@ -1,0 +1,249 @@
+"""A search from its job to its winner: trials on Ray Tune, one MLflow run each below that of the search, tables, plots.
+
+STORAGE/NAME/
+    job.json          the resolved job, its digest, the MLflow run
+    trials.json       every trial: its settings, how it ended (see books)
+    trials/NAME-0001/ the run of a trial, as that of any train job
+    search/           trials.csv, rungs.csv, plots, best.yaml
+    result.json       the search is complete
+"""
+
+import json
+from pathlib import Path
+
+from distrib import tracking
+from distrib.clock import Clock
+from distrib.cluster.session import Resources, session
+from distrib.data.beton import open_split
+from distrib.errors import JobError, RunError
+from distrib.files import write_bytes, write_json
+from distrib.job import Train, Tune, digest
+from distrib.jobfile import write
+from distrib.journal import Journal
+from distrib.preparation import prepared
+from distrib.progress import Display
+from distrib.record import opened, tracked
+from distrib.runs import ROBUST, kept_result, run_folder
+from distrib.search import cost, space
+from distrib.search.books import Books, Outcome, Trial, best
+from distrib.search.tables import files
+from distrib.search.values import Optuna
+from distrib.tracking import Tracker
+
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""Of a trial's MLflow run; one that was stopped early was ended before its end, which MLflow calls KILLED."""
+
+
+def run_search(job: Tune, display: Display) -> tuple[dict, Train | None]:
+    """Carries a search out; its result as plain values, and the job of the winner, if it has one.
+
+    Raises :class:`DistribError`; where every trial failed, with the first cause.
+    """
+    clock = Clock.start()
+    with run_folder(job) as folder:
+        result = kept_result(job, folder, display)
+        if result is None:
+            result = _search(job, folder, display, clock)
+            write_json(folder / "result.json", result)
+        books = Books(job, folder, 1)
+        return result, winner(job, books.trials[result["best"]["number"]])
+
+
+def winner(job: Tune, trial: Trial) -> Train | None:
+    """The train job that judges and registers the best trial: its own, which is trained already, or one in full."""
+    if job.winner is None:
+        return None
+    whole = space.trial_job(job, trial.number, trial.settings)
+    if job.winner.epochs is None:
+        return whole
+    longer = whole.optim.model_copy(update={"epochs": job.winner.epochs})
+    return whole.model_copy(update={"name": f"{job.name}-winner", "storage": job.storage, "optim": longer})
+
+
+def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
+    space.check(job)
+    tracking.client(tracking.address(job.tracking.uri))
+    data = prepared(job.train, display)
+    with session(job.cluster, dashboard=True) as resources, tracked(job, folder, display) as tracker:
+        use_gpu = resources.use_gpu(job.cluster)
+        units = job.cluster.max_workers * (1 if use_gpu else job.cluster.cpus_per_worker)
+        concurrent = slots(job, resources, use_gpu)
+        books = Books(job, folder, units)
+        _begin(job, books, data, use_gpu, units, concurrent, display)
+        _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
+        outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
+        if not outcomes:
+            first = next((trial.error for trial in books.trials.values() if trial.error), "no trial came to an end")
+            raise RunError(f"every trial failed; the first: {first}")
+        return _result(job, books, outcomes, folder, tracker, clock)
+
+
+def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
+    """How many trials the cluster holds at a time. Raises :class:`JobError` with the arithmetic."""
+    workers, each = job.cluster.max_workers, job.cluster.cpus_per_worker
+    fit = int(resources.cpus // (workers * each))
+    if use_gpu:
+        fit = min(fit, int(resources.gpus // workers))
+    if job.concurrent is not None and job.concurrent > fit:
+        asked = job.concurrent * workers
+        raise JobError(
+            f"concurrent: {job.concurrent} trials x {workers} workers x {each} CPUs = {asked * each} CPUs"
+            f"{f' and {asked} GPUs' if use_gpu else ''}, but the cluster has {resources.cpus:g} CPUs and "
+            f"{resources.gpus:g} GPUs; at most {fit}"
+        )
+    return job.concurrent or fit
+
+
+def _begin(job: Tune, books: Books, data: Path, use_gpu: bool, units: int, concurrent: int, display: Display) -> None:
+    """Writes the trials down and says what they will cost, unless that was done before a restart."""
+    from distrib.cluster.spread import spread
+
+    if books.trials:
+        done = sum(trial.ended for trial in books.trials.values())
+        display.say(f"search: resumed, {done} of {len(books.trials)} trials known so far have ended")
+        return
+    card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
+    kinds = cost.kinds(job)
+    shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker)
+    items = [(name, training) for name, training in kinds.items()]
+    speeds = {item[0]: found for item, found in spread(_timed, shared, items, job.cluster, use_gpu)}
+    found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
+    display.say(
+        f"search: {found.trials} trials, {concurrent} at a time; about {found.about:.2g} {unit}-hours, at most "
+        f"{found.at_most:.2g} (timed: {len(kinds)} kinds of trial; start-up is not in it)"
+    )
+    cost.within_budget(job, found, unit)
+    for settings in space.drawn(job) or ():
+        books.add(settings)
+
+
+def _timed(shared: tuple, name: str, training) -> float:
+    card, workers, threads = shared
+    return cost.timed(card, training, workers, threads)
+
+
+def _run_trials(
+    job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
+) -> None:
+    from distrib.cluster.board import listening
+    from distrib.cluster.tune import Events, search
+
+    watch = Watch(job, books, tracker, display)
+    try:
+        with listening(watch.hear) as board:
+            search(job, books, data, concurrent, use_gpu, board, Events(watch.started, watch.ended))
+    except BaseException:
+        watch.close("KILLED")
+        raise
+    finally:
+        display.end()
+    watch.close("FAILED")
+
+
+class Watch:
+    """The driver's view of the trials: one MLflow run each, below that of the search, and a line of progress."""
+
+    def __init__(self, job: Tune, books: Books, parent: Tracker, display: Display):
+        self.job, self.books, self.parent, self.display = job, books, parent, display
+        self.open: dict[int, tuple[Tracker, Journal]] = {}
+        self.epochs: dict[int, float] = {}
+        self.best: tuple[float, int] | None = None
+
+    def started(self, trial: Trial) -> None:
+        """A trial begins, or begins again."""
+        if trial.number in self.open:
+            return
+        try:
+            job = space.trial_job(self.job, trial.number, trial.settings)
+        except JobError:
+            return
+        tags = {"mlflow.parentRunId": self.parent.run_id, "distrib.search": self.job.name}
+        folder = self.books.run(trial.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker = opened(job, folder, tags)
+        tracker.tags({f"search.{path}": str(value) for path, value in trial.settings.items()})
+        self.open[trial.number] = tracker, Journal(tracker, self.display)
+
+    def hear(self, phase: str, notice: object) -> None:
+        """What a worker posted."""
+        from distrib.trainer import EpochEnd, Progress
+
+        number = int(phase.partition("/")[0])
+        known = self.open.get(number)
+        match notice:
+            case Progress():
+                self.epochs[number] = notice.step / notice.steps
+            case EpochEnd():
+                if known is not None:
+                    known[1].add(ROBUST, notice.epoch, notice.metrics)
+                robust = notice.metrics["validation_robust_accuracy"]
+                score = self.job.score.of(notice.metrics["validation_clean_accuracy"], robust)
+                self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
+                self.epochs[number] = notice.epoch / self.job.train.optim.epochs
+            case _:
+                return
+        self._show()
+
+    def ended(self, trial: Trial) -> None:
+        """A trial came to its end."""
+        tracker, journal = self.open.pop(trial.number, (None, None))
+        self.epochs[trial.number] = 1.0
+        self.display.say(f"trial {trial.number}: {trial.state}{f' ({trial.error[:300]})' if trial.error else ''}")
+        if tracker is None or journal is None:
+            return
+        journal.catch_up(ROBUST, self.books.history(trial.number))
+        if trial.error:
+            tracker.tags({"error": trial.error[:5000]})
+        tracker.close(STATUS[trial.state])
+
+    def close(self, status: str) -> None:
+        """Ends the MLflow runs of trials that are still open."""
+        for number in list(self.open):
+            tracker, journal = self.open.pop(number)
+            journal.catch_up(ROBUST, self.books.history(number))
+            tracker.close(status)
+
+    def _show(self) -> None:
+        trials = self.books.trials
+        states = [trial.state for trial in trials.values()]
+        total = self.job.search.num_trials if isinstance(self.job.search, Optuna) else len(trials)
+        done = sum(1.0 if trial.ended else self.epochs.get(number, 0.0) for number, trial in trials.items())
+        top = f", best so far {self.best[0]:.1%} (trial {self.best[1]})" if self.best else ""
+        detail = ", ".join(f"{states.count(state)} {state}" for state in ("running", "finished", "stopped", "failed"))
+        self.display.advance("search", done, total, detail + top)
+
+
+def _result(job: Tune, books: Books, outcomes: list[Outcome], folder: Path, tracker: Tracker, clock: Clock) -> dict:
+    top = best(outcomes)
+    whole = space.trial_job(job, top.trial.number, top.trial.settings)
+    ready = whole.model_copy(update={"name": f"{job.name}-best", "storage": job.storage})
+    kept = folder / "search"
+    kept.mkdir(exist_ok=True)
+    for name, content in {**files(job, books, outcomes), "best.yaml": write(ready).encode()}.items():
+        write_bytes(kept / name, content)
+        tracker.file(kept / name, "search")
+    states = [trial.state for trial in books.trials.values()]
+    tracker.metrics({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
+    result = {
+        "kind": "tune",
+        "name": job.name,
+        "run_id": tracker.run_id,
+        "trials": len(books.trials),
+        **{state: states.count(state) for state in ("finished", "stopped", "failed")},
+        "best": {
+            "number": top.trial.number,
+            "settings": top.trial.settings,
+            "robust_accuracy": top.robust_accuracy,
+            "clean_accuracy": top.clean_accuracy,
+            "epoch": top.best_epoch,
+        },
+        "score": {"norm": job.score.attack.threat.norm, "epsilon": job.score.attack.threat.epsilon,
+                  "attack": job.score.attack.name},
+        "cost_hours": round(sum(one.cost_hours for one in outcomes), 4),
+        "folder": str(kept),
+        "num_workers": job.cluster.max_workers,
+        "seconds": clock.seconds,
+        "job_digest": digest(job),
+    }  # fmt: skip
+    tracker.text(json.dumps(result, indent=2), "result.json")
+    return result

@@ -1,0 +1,114 @@
+"""The search's only door to Optuna: distributions, samplers, and the importance of what was searched."""
+
+import warnings
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from distrib.job import Tune
+from distrib.search.books import Outcome, Trial
+from distrib.search.space import Settings, round_to
+from distrib.search.values import Choice, Domain, Grid, Integers, LogUniform, Method, Optuna, Space, Uniform
+
+DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"robust": "maximize", "clean": "maximize", "cost": "minimize"}
+STUDY = "search"
+LEAST = 8
+"""Trials below which nothing is said about importance."""
+
+
+def distributions(space: dict[str, Domain]) -> dict[str, BaseDistribution]:
+    """Optuna's distribution for each field; of a choice, the place in its list."""
+    return {path: _distribution(domain) for path, domain in space.items()}
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    match domain:
+        case Choice():
+            return CategoricalDistribution(tuple(range(len(domain.choice))))
+        case Grid():
+            return CategoricalDistribution(tuple(range(len(domain.grid))))
+        case Integers():
+            return IntDistribution(*domain.integers, step=domain.step)
+        case Uniform():
+            return FloatDistribution(*domain.uniform, step=domain.step)
+        case LogUniform():
+            return FloatDistribution(*domain.loguniform, log=True)
+
+
+def settings_of(space: dict[str, Domain], chosen: dict[str, Any]) -> Settings:
+    """What Optuna chose, as settings."""
+    found = {}
+    for path, domain in space.items():
+        value = chosen[path]
+        found[path] = _listed(domain)[value] if isinstance(domain, Choice | Grid) else value
+        if isinstance(value, float):
+            found[path] = round_to(value)
+    return found
+
+
+def raw(space: dict[str, Domain], settings: Settings) -> dict[str, Any]:
+    """Settings as Optuna knows them."""
+    return {
+        path: _listed(domain).index(settings[path]) if isinstance(domain, Choice | Grid) else settings[path]
+        for path, domain in space.items()
+    }
+
+
+def _listed(domain: Choice | Grid) -> tuple:
+    return domain.choice if isinstance(domain, Choice) else domain.grid
+
+
+def sampler(search: Method, several: bool, known: int) -> optuna.samplers.BaseSampler:
+    """TPE, or NSGA-II for several objectives. ``known`` trials are in the books: it does not begin to draw anew."""
+    assert isinstance(search, Optuna)
+    seed = search.seed + known
+    if several:
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(2, search.random_trials))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.random_trials)
+
+
+def memory(job: Tune, outcomes: list[Outcome], left: list[Trial]) -> optuna.storages.InMemoryStorage:
+    """A study named ``STUDY`` that knows what trials came to, and will ask for those that are ``left`` first."""
+    _quiet()
+    storage, names = optuna.storages.InMemoryStorage(), job.score.objectives
+    study = optuna.create_study(study_name=STUDY, storage=storage, directions=[DIRECTIONS[name] for name in names])
+    for one in outcomes:
+        values = [one.value(name) for name in names] if len(names) > 1 else [one.score]
+        study.add_trial(_told(job.space, one, values))
+    for trial in left:
+        study.enqueue_trial(raw(job.space, trial.settings))
+    return storage
+
+
+def _told(space: Space, outcome: Outcome, values: list[float]) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        params=raw(space, outcome.trial.settings), distributions=distributions(space), values=values
+    )
+
+
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def importance(space: Space, outcomes: list[Outcome]) -> dict[str, float]:
+    """How much of the differences in robust accuracy each field explains (fANOVA); they sum to 1.
+
+    Empty where there are too few trials or they do not differ.
+    """
+    if len(outcomes) < LEAST or len({one.robust_accuracy for one in outcomes}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of experimental parts
+        _quiet()
+        study = optuna.create_study(direction="maximize")
+        for one in outcomes:
+            study.add_trial(_told(space, one, [one.robust_accuracy]))
+        return optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )

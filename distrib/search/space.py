@@ -1,0 +1,156 @@
+"""From domains to settings, and from settings to the training of one trial."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from distrib.errors import JobError
+from distrib.explain import explain
+from distrib.job import Train, Training, Tune, dump
+from distrib.search.values import Choice, Domain, Draw, Grid, Integers, LogUniform, Never, Optuna, Setting, Uniform
+
+TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
+FIXED = ("evaluation", "data", "loader", "keep_checkpoints")
+"""Parts of a training that are the same for every trial: what is measured on what."""
+DIGITS = 6
+"""Of a drawn number, so that a trial's job file can be read and written again."""
+
+Settings = dict[str, Setting]
+"""What one trial sets, by field."""
+
+
+def check(job: Tune) -> None:
+    """Tries every end of every domain against the train job, before anything starts.
+
+    Raises :class:`JobError` with the field, what was tried and what is wrong with it.
+    """
+    for path in job.space:
+        if path.split(".")[0] in FIXED:
+            raise JobError(f"space.{path}: {path.split('.')[0]} is the same for all trials; they could not be compared")
+        inside = next((other for other in job.space if other.startswith(f"{path}.")), None)
+        if inside:
+            raise JobError(f"space.{path}: holds {inside}, which is searched too; leave one of them out")
+    base = {path: ends(domain)[0] for path, domain in job.space.items()}
+    warmups = []
+    for path, domain in job.space.items():
+        for value in ends(domain):
+            training = settle(job, base | {path: value})
+            job.trial("trial", training, job.storage)
+            warmups.append(max(training.optim.warmup_epochs, getattr(training.objective, "epsilon_warmup_epochs", 0)))
+    if not isinstance(job.stopping, Never) and job.stopping.grace_epochs < max(warmups):
+        raise JobError(
+            f"stopping.grace_epochs: {job.stopping.grace_epochs} epochs, but the warm-up lasts {max(warmups):g}: "
+            "trials would be compared while it lasts; raise grace_epochs"
+        )
+
+
+def ends(domain: Domain) -> list[Setting]:
+    """What a domain's values are, or the lowest and the highest of them."""
+    match domain:
+        case Grid():
+            return list(domain.grid)
+        case Choice():
+            return list(domain.choice)
+        case Integers():
+            low, high = domain.integers
+            return [low, high - (high - low) % domain.step]
+        case _:
+            return [_number(domain, bound) for bound in domain.bounds]
+
+
+def settle(job: Tune, settings: Settings) -> Training:
+    """The training that these settings give. Raises :class:`JobError`."""
+    document = dump(job.train)
+    for path, value in settings.items():
+        _put(document, path, value)
+    for path, domain in job.space.items():
+        by = getattr(domain, "divided_by", None)
+        if by is not None:
+            value = settings[path]
+            assert isinstance(value, float)
+            _put(document, path, round_to(value / _divisor(document, path, by)))
+    try:
+        return TRAINING.validate_json(json.dumps(document))
+    except ValidationError as error:
+        tried = ", ".join(f"{path} = {json.dumps(value)}" for path, value in settings.items())
+        lines = [f"space: with {tried}: train.{line}" for line in explain(error, Training, document)]
+        raise JobError("\n".join(lines)) from None
+
+
+def drawn(job: Tune) -> list[Settings] | None:
+    """The settings of every trial, in their order; None where each waits for the outcome of others."""
+    if isinstance(job.search, Optuna):
+        return None
+    grids = {path: domain.grid for path, domain in job.space.items() if isinstance(domain, Grid)}
+    crossed = [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
+    draws = _draws(job.search, job.space) if isinstance(job.search, Draw) else [{}]
+    return [{path: (draw | cell)[path] for path in job.space} for draw in draws for cell in crossed]
+
+
+def _draws(search: Draw, space: dict[str, Domain]) -> Iterator[Settings]:
+    generator = np.random.default_rng(search.seed)
+    for _ in range(search.num_trials):
+        yield {path: _draw(domain, generator) for path, domain in space.items() if not isinstance(domain, Grid)}
+
+
+def _draw(domain: Domain, generator: np.random.Generator) -> Setting:
+    match domain:
+        case Choice():
+            return domain.choice[int(generator.integers(len(domain.choice)))]
+        case Integers():
+            low, high = domain.integers
+            return low + domain.step * int(generator.integers((high - low) // domain.step + 1))
+        case LogUniform():
+            low, high = domain.loguniform
+            return _number(domain, math.exp(generator.uniform(math.log(low), math.log(high))))
+        case Uniform(step=float(step)):
+            low, high = domain.uniform
+            return round_to(low + step * int(generator.integers(math.floor((high - low) / step + 1e-9) + 1)))
+        case Uniform():
+            return _number(domain, generator.uniform(*domain.uniform))
+        case Grid():
+            raise AssertionError("grids are crossed, not drawn")
+
+
+def _number(domain: Uniform | LogUniform, value: float) -> float:
+    """The number of the domain next to ``value``."""
+    low, high = domain.bounds
+    if domain.step is not None:
+        most = math.floor((high - low) / domain.step + 1e-9)
+        value = low + domain.step * min(most, round((value - low) / domain.step))
+    return round_to(value)
+
+
+def round_to(value: float) -> float:
+    """``value`` to so many significant digits as a trial's job file shows."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _divisor(document: dict, path: str, by: str) -> float:
+    found: object = document
+    for key in by.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
+        raise JobError(f"space.{path}.divided_by: train.{by} is {found!r}, not a number above 0")
+    return found
+
+
+def _put(document: dict, path: str, value: Setting) -> None:
+    *parents, last = path.split(".")
+    for depth, key in enumerate(parents):
+        found = document.get(key)
+        if not isinstance(found, dict):
+            where = ".".join(parents[: depth + 1])
+            raise JobError(f"space.{path}: train.{where} is {found!r} and has no field {path.split('.')[depth + 1]}; "
+                           f"write it as a mapping in train")  # fmt: skip
+        document = found
+    document[last] = value
+
+
+def trial_job(job: Tune, number: int, settings: Settings) -> Train:
+    """The train job of trial ``number``, in the search's own folder."""
+    return job.trial(f"{job.name}-{number:04d}", settle(job, settings), f"{job.storage}/{job.name}/trials")

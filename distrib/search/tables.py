@@ -1,0 +1,110 @@
+"""What a search leaves: its trials and rungs as tables, and the plots that are drawn from them."""
+
+import csv
+import io
+import json
+
+from distrib.job import Tune
+from distrib.search import plots
+from distrib.search.books import Books, Outcome, front
+from distrib.search.sampler import importance
+from distrib.search.values import Asha
+
+EPSILON, WIDTH = "objective.attack.threat.epsilon", "model.width"
+STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
+
+
+def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
+    """Every table and plot, by file name."""
+    found = {"trials.csv": trials_csv(job, books), "trials.json": trials_json(job, books)}
+    if isinstance(job.stopping, Asha):
+        found["rungs.csv"] = _csv(rungs(job, books))
+    rows = [row(job, one) for one in outcomes]
+    best = front(outcomes, ("robust", "clean", "cost"))
+    axes = [*job.space, "clean_accuracy", "robust_accuracy"]
+    drawn = {
+        "history.png": plots.history(rows),
+        "pareto.png": plots.pareto(rows, [one.trial.number for one in best]),
+        "parallel.png": plots.parallel(rows, axes),
+    }
+    step = next((path for path in STEP_SIZES if path in job.space), None)
+    if EPSILON in job.space and step:
+        drawn["epsilon_step_size.png"] = plots.pairs(rows, EPSILON, step, job.score.attack.threat.epsilon)
+    if WIDTH in job.space:
+        drawn["width.png"] = plots.against(rows, WIDTH)
+    shares = importance(job.space, outcomes)
+    if shares:
+        drawn["importance.png"] = plots.bars(shares, "share of the differences in robust accuracy (fANOVA)")
+        found["importance.json"] = json.dumps(shares, indent=2).encode()
+    return found | drawn
+
+
+def row(job: Tune, one: Outcome) -> dict:
+    """A trial as one flat row."""
+    return {
+        "trial": one.trial.number,
+        "state": one.trial.state,
+        **{path: _plain(value) for path, value in one.trial.settings.items()},
+        "epochs": one.epochs,
+        "best_epoch": one.best_epoch,
+        "robust_accuracy": one.robust_accuracy,
+        "clean_accuracy": one.clean_accuracy,
+        "score": one.score,
+        "cost_hours": round(one.cost_hours, 6),
+        "error": one.trial.error,
+    }
+
+
+def _plain(value: object) -> object:
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def trials_csv(job: Tune, books: Books) -> bytes:
+    """Every trial, also those that failed before their first epoch."""
+    known = {one.trial.number: row(job, one) for one in books.outcomes()}
+    empty = {"epochs": 0, "best_epoch": "", "robust_accuracy": "", "clean_accuracy": "", "score": "", "cost_hours": 0}
+    return _csv([
+        known.get(number)
+        or {"trial": number, "state": trial.state, **{path: _plain(one) for path, one in trial.settings.items()},
+            **empty, "error": trial.error}
+        for number, trial in books.trials.items()
+    ])  # fmt: skip
+
+
+def trials_json(job: Tune, books: Books) -> bytes:
+    """The same, with the accuracies of every epoch."""
+    names = ("validation_robust_accuracy", "validation_clean_accuracy", "train_loss")
+    rows = [
+        {
+            "trial": number, "state": trial.state, "settings": trial.settings, "error": trial.error,
+            "epochs": [{name: epoch[name] for name in names} for epoch in books.history(number)],
+        }
+        for number, trial in books.trials.items()
+    ]  # fmt: skip
+    return json.dumps(rows, indent=2).encode()
+
+
+def rungs(job: Tune, books: Books) -> list[dict]:
+    """What the stopping rule decided at every rung: the score there (best epoch so far), and who went on."""
+    assert isinstance(job.stopping, Asha)
+    rung, found = float(job.stopping.grace_epochs), []
+    while rung < job.train.optim.epochs:
+        for number, trial in books.trials.items():
+            history = books.history(number)
+            if len(history) >= rung:
+                at = history[: int(rung + 0.999)]
+                score = Outcome.of(job, trial, at, books.units).score
+                ended = trial.state == "stopped" and len(history) == len(at)
+                found.append({"rung_epoch": len(at), "trial": number, "score": score,
+                              "decision": "stopped" if ended else "went on"})  # fmt: skip
+        rung *= job.stopping.reduction_factor
+    return found
+
+
+def _csv(rows: list[dict]) -> bytes:
+    text = io.StringIO()
+    if rows:
+        table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,250 @@
+"""What a search remembers, whom it calls best, what it says it will cost, and what it leaves in tables."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from documents import TUNE, changed
+
+from distrib.data.beton import open_split
+from distrib.errors import InputError, JobError
+from distrib.job import Tune
+from distrib.jobfile import parse
+from distrib.search import cost, sampler, tables
+from distrib.search.books import Books, Outcome, Trial, best, front
+from distrib.search.space import drawn, settle
+from distrib.search.values import Asha, Choice, Integers, LogUniform, Optuna, Uniform
+
+EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
+
+
+def tune(changes: dict | None = None) -> Tune:
+    job = parse(changed(TUNE, changes or {}), [], "here")
+    assert isinstance(job, Tune)
+    return job.resolved()
+
+
+def epoch(robust: float, clean: float = 0.9) -> dict:
+    return {
+        "validation_robust_accuracy": robust, "validation_clean_accuracy": clean, "train_loss": 1.0,
+        "train_seconds": 30.0, "validation_seconds": 6.0,
+    }  # fmt: skip
+
+
+def outcome(
+    number: int, *robust: float, clean: float = 0.9, job: Tune | None = None, state: str = "finished"
+) -> Outcome:
+    settings = {EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]}
+    history = [epoch(one, clean) for one in robust]
+    return Outcome.of(job or tune(), Trial(number, settings, "finished"), history, units=2)
+
+
+class Kept(Books):
+    """Books whose trials have these histories instead of checkpoints."""
+
+    def __init__(self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]]):
+        super().__init__(job, folder, 2)
+        self.known = {}
+        for number, (state, history) in enumerate(histories, 1):
+            self.add({EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]})
+            self.note(number, state, "it broke" if state == "failed" else "")
+            self.known[number] = history
+
+    def history(self, number: int) -> list[dict]:
+        return self.known[number]
+
+
+def test_books_are_found_again_as_they_were_left(tmp_path: Path):
+    job = tune()
+    books = Books(job, tmp_path, 1)
+    for settings in drawn(job) or ():
+        books.add(settings)
+    books.note(2, "stopped")
+    books.note(3, "failed", "because")
+    again = Books(job, tmp_path, 1)
+    assert again.trials == books.trials and [one.number for one in again.trials.values()] == [1, 2, 3]
+    assert [one.ended for one in again.trials.values()] == [False, True, True]
+    assert again.trials[3].error == "because" and again.outcomes() == []
+    assert again.add({WIDTH: 1}).number == 4
+    (tmp_path / "trials.json").write_text("[{]")
+    with pytest.raises(InputError, match=r"trials\.json: damaged"):
+        Books(job, tmp_path, 1)
+
+
+def test_a_trial_is_worth_its_best_epoch_and_costs_all_of_them():
+    found = outcome(1, 0.3, 0.5, 0.4)
+    assert (found.best_epoch, found.robust_accuracy, found.epochs) == (2, 0.5, 3)
+    assert found.cost_hours == pytest.approx(3 * 36 * 2 / 3600) and found.score == 0.5
+
+
+def test_a_trial_below_the_floor_ranks_behind_all_above_it():
+    job = tune({"score.min_clean_accuracy": 0.8})
+    poor, worse, sound = (
+        outcome(1, 0.7, clean=0.79, job=job), outcome(2, 0.9, clean=0.5, job=job), outcome(3, 0.01, clean=0.8, job=job)
+    )  # fmt: skip
+    assert sound.score > 0 > poor.score > worse.score
+    assert best([poor, worse, sound]) == sound and best([worse, poor]) == poor
+    equal = [outcome(1, 0.5, 0.5), outcome(2, 0.5)]
+    assert best(equal).trial.number == 2, "the cheaper of equals"
+
+
+def test_the_front_is_what_nothing_beats():
+    first, second, third = outcome(1, 0.5, clean=0.9), outcome(2, 0.4, clean=0.95), outcome(3, 0.4, clean=0.9)
+    assert front([first, second, third], ("robust", "clean")) == [first, second]
+    assert front([first, second, third], ("robust",)) == [first]
+    twin = outcome(4, 0.5, clean=0.9)
+    assert front([first, twin], ("robust", "clean")) == [first, twin], "neither beats the other"
+    longer = outcome(5, 0.5, 0.5, clean=0.9)
+    assert front([first, longer], ("robust", "clean", "cost")) == [first]
+
+
+@pytest.mark.parametrize(
+    ("domain", "settings"),
+    [
+        (Choice(choice=(1, {"arch": "x"}, True)), (1, {"arch": "x"})),
+        (Integers(integers=(2, 8), step=2), (2, 6)),
+        (Uniform(uniform=(0.1, 0.4)), (0.1, 0.25)),
+        (LogUniform(loguniform=(1e-4, 1e-1)), (1e-4, 0.02)),
+    ],
+)
+def test_settings_go_to_optuna_and_back(domain, settings):
+    for value in settings:
+        given = sampler.raw({"a": domain}, {"a": value})
+        sampler.distributions({"a": domain})["a"].to_internal_repr(given["a"])  # raises if it is none of its values
+        assert sampler.settings_of({"a": domain}, given) == {"a": value}
+
+
+def test_importance_finds_the_field_that_matters():
+    draw = np.random.default_rng(0)
+    space = {EPSILON: Uniform(uniform=(0.05, 0.3)), WIDTH: Choice(choice=(0.25, 0.5))}
+    found = []
+    for number in range(1, 31):
+        settings = {EPSILON: float(draw.uniform(0.05, 0.3)), WIDTH: (0.25, 0.5)[int(draw.integers(2))]}
+        robust = settings[EPSILON] + 0.01 * settings[WIDTH]
+        found.append(Outcome.of(tune(), Trial(number, settings, "finished"), [epoch(robust)], 1))
+    shares = sampler.importance(space, found)
+    assert shares[EPSILON] > 0.9 > 0.1 > shares[WIDTH] and sum(shares.values()) == pytest.approx(1)
+    assert sampler.importance(space, found[:5]) == {}, "too few to say"
+    flat = [Outcome.of(tune(), one.trial, [epoch(0.5)], 1) for one in found]
+    assert sampler.importance(space, flat) == {}, "nothing to explain"
+
+
+def test_optuna_asks_first_for_what_was_begun_and_knows_what_ended():
+    import optuna
+
+    job = tune({"search": {"method": "optuna", "num_trials": 9}})
+    left = [Trial(7, {EPSILON: 0.123, STEP: 1.5, WIDTH: 0.5})]
+    memory = sampler.memory(job, [outcome(1, 0.3), outcome(2, 0.6)], left)
+    assert isinstance(job.search, Optuna)
+    study = optuna.load_study(study_name=sampler.STUDY, storage=memory, sampler=sampler.sampler(job.search, False, 2))
+    assert [one.value for one in study.trials[:2]] == [0.3, 0.6] and study.best_value == 0.6
+    asked = study.ask(sampler.distributions(job.space))
+    assert sampler.settings_of(job.space, asked.params) == left[0].settings
+
+
+def test_kinds_of_trial_are_told_by_what_their_time_depends_on():
+    job = tune()
+    one, other = ({EPSILON: epsilon, STEP: 1.0, WIDTH: 0.25} for epsilon in (0.1, 0.3))
+    assert cost.kind_of(settle(job, one)) == cost.kind_of(settle(job, other))
+    assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(job, one | {WIDTH: 0.5}))
+    longer = tune({"train.objective.attack.num_steps": 9})
+    assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(longer, one))
+
+
+def test_the_estimate_is_images_by_speed_and_the_budget_is_kept(digits: Path):
+    card = open_split(digits, "train", "training").card
+    job = tune({"search": {"method": "random", "num_trials": 6}})
+    speeds = dict.fromkeys(cost.kinds(job), 100.0)
+    found = cost.estimate(job, speeds, card, held_out=30, units=1)
+    # 6 trials x 4 epochs x (270 images trained on + 30 judged at 7/6 of a training step) / 100 images/s
+    assert found.at_most == pytest.approx(6 * 4 * (270 + 30 * 7 / 6) / 100 / 3600) and found.about == found.at_most
+    halved = tune({"search": {"method": "random", "num_trials": 6},
+                   "stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})  # fmt: skip
+    assert cost.estimate(halved, speeds, card, 30, 1).about == pytest.approx(found.at_most * (2 + 2 / 2) / 4)
+    faster = cost.estimate(tune({"cluster.num_workers": 2}), speeds, card, 30, units=2)
+    assert faster.at_most == pytest.approx(found.at_most / 2), "half the trials; two workers take half as long"
+    cost.within_budget(tune({"budget_hours": 1}), found, "core")
+    with pytest.raises(JobError, match=r"6 trials would take about 0\.02 core-hours.*0\.01 are allowed"):
+        cost.within_budget(tune({"budget_hours": 0.01}), found, "core")
+
+
+def test_a_step_of_every_kind_can_be_timed(digits: Path):
+    card = open_split(digits, "train", "training").card
+    job = tune({"space": {WIDTH: {"choice": [0.25, 2]}}})
+    speeds = [cost.timed(card, training, workers=2, threads=1) for training in cost.kinds(job).values()]
+    assert all(speed > 0 for speed in speeds)
+
+
+HISTORIES = [
+    ("finished", [epoch(0.1), epoch(0.3), epoch(0.5), epoch(0.4)]),
+    ("stopped", [epoch(0.1), epoch(0.2)]),
+    ("failed", []),
+]
+
+
+def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
+    job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
+    assert isinstance(job.stopping, Asha)
+    books = Kept(job, tmp_path, HISTORIES)
+    found = tables.files(job, books, [one for one in books.outcomes() if one.trial.state != "failed"])
+    rows = list(csv.DictReader(io.StringIO(found["trials.csv"].decode())))
+    assert [row["state"] for row in rows] == ["finished", "stopped", "failed"]
+    assert (rows[0]["robust_accuracy"], rows[0]["best_epoch"], rows[0]["epochs"]) == ("0.5", "3", "4")
+    assert rows[2]["error"] == "it broke" and rows[2]["robust_accuracy"] == ""
+    rungs = list(csv.DictReader(io.StringIO(found["rungs.csv"].decode())))
+    assert [(row["rung_epoch"], row["trial"], row["decision"]) for row in rungs] == [
+        ("2", "1", "went on"), ("2", "2", "stopped")
+    ]  # fmt: skip
+    assert [len(row["epochs"]) for row in json.loads(found["trials.json"])] == [4, 2, 0]
+    drawn = {name for name in found if name.endswith(".png")}
+    assert drawn == {"history.png", "pareto.png", "parallel.png", "epsilon_step_size.png", "width.png"}
+    assert all(found[name].startswith(b"\x89PNG") for name in drawn)
+
+
+def test_plots_are_drawn_of_one_trial_and_of_settings_that_are_no_numbers(tmp_path: Path):
+    job = tune({"space": {"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn"}]}}})
+    books = Books(job, tmp_path, 1)
+    only = Outcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
+    found = tables.files(job, books, [only])
+    assert {"history.png", "pareto.png", "parallel.png"} <= found.keys() and "width.png" not in found
+
+
+def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
+    """Three reached the rung at 2 epochs with 0.5, 0.4 and 0.2; half shall go on: the cutoff is their median."""
+    from ray.tune.schedulers import TrialScheduler
+
+    from distrib.cluster.tune import Known, scheduler, worth
+
+    job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
+    ended = [("finished", [epoch(0.1), epoch(one), epoch(one), epoch(one)]) for one in (0.5, 0.4)]
+    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.2)]), ("running", [epoch(0.9), epoch(0.9)])])
+    decisions = {}
+    for robust in (0.39, 0.41):
+        rule, trial = scheduler(job, books), Known("new")
+        rule.on_trial_add(None, trial)
+        assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)])) == TrialScheduler.CONTINUE
+        decisions[robust] = rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1), epoch(robust)]))
+    assert decisions == {0.39: TrialScheduler.STOP, 0.41: TrialScheduler.CONTINUE}
+
+
+def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
+    """It would pause where it knows too little, and a paused training cannot go on."""
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import TrialScheduler
+
+    from distrib.cluster.tune import Known, scheduler, worth
+
+    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
+    pending = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
+    for known, expected in (([], TrialScheduler.CONTINUE), ([0.5, 0.6], TrialScheduler.STOP)):
+        folder = tmp_path / str(len(known))
+        folder.mkdir()
+        books = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
+        rule, trial = scheduler(job, books), Known("new")
+        rule.on_trial_add(pending, trial)
+        rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)]))
+        assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)])) == expected
