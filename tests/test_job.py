@@ -273,8 +273,11 @@ def frozen(value: object, seen: list) -> None:
     elif isinstance(value, tuple):
         for item in value:
             frozen(item, seen)
+    elif isinstance(value, dict):  # the space of a search, and settings that are mappings: pydantic has no frozen ones
+        for item in value.values():
+            frozen(item, seen)
     else:
-        assert not isinstance(value, (list, dict, set)), f"{value!r} can be changed in place"
+        assert not isinstance(value, (list, set)), f"{value!r} can be changed in place"
 
 
 @jobs

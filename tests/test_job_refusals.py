@@ -242,11 +242,11 @@ WRONG_KINDS: dict[str, tuple] = {
     "no kind": ({"name": "x"}, "kind is missing; it is one of prepare, train, evaluate"),
     "wrong kind": (
         TRAIN | {"kind": "trian"},
-        "kind: 'trian' is none of prepare, train, evaluate, study (did you mean train?)",
+        "kind: 'trian' is none of prepare, train, evaluate, study, tune (did you mean train?)",
     ),
     "kind in capitals": (
         TRAIN | {"kind": "Train"},
-        "kind: 'Train' is none of prepare, train, evaluate, study (did you mean train?)",
+        "kind: 'Train' is none of prepare, train, evaluate, study, tune (did you mean train?)",
     ),
     "evaluate without a threat": (
         EVALUATE | {"evaluation": {}},
@@ -261,7 +261,7 @@ WRONG_KINDS: dict[str, tuple] = {
 }
 
 WRONG_TEXTS: dict[str, tuple] = {
-    "empty": ("", ": a job is a mapping that begins with kind: prepare, train, evaluate or study"),
+    "empty": ("", ": a job is a mapping that begins with kind: prepare, train, evaluate, study or tune"),
     "comments only": ("# kind: train\n", ": a job is a mapping"),
     "a list": ("- kind: train\n", ": a job is a mapping"),
     "one word": ("train\n", ": a job is a mapping"),

@@ -51,7 +51,7 @@ def note(text: str, name: str) -> str:
 
 @jobs
 def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(path: Path, tmp_path: Path):
-    one = read(path, ["loader=memory"])
+    one = read(path, ["train.loader=memory" if path.name.startswith("tune-") else "loader=memory"])
     whole = one if isinstance(one, Prepare) else one.resolved()
     before = listing(tmp_path)
     text = plan(one)

@@ -196,10 +196,11 @@ def scheduler(job: Tune, books: Books) -> TrialScheduler:
                 stop_last_trials=False,
             )  # fmt: skip
         case Median():
+            # Less time than for ever, and it would pause trials while it knows too little: they cannot be paused
             rule = MedianStoppingRule(
                 time_attr="epoch", metric="score", mode="max", grace_period=job.stopping.grace_epochs,
                 min_samples_required=job.stopping.min_trials,
-                min_time_slice=math.inf,  # or it would pause trials while it knows too little
+                min_time_slice=math.inf,  # pyright: ignore[reportArgumentType]
             )  # fmt: skip
         case _:
             return FIFOScheduler()
