@@ -22,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distrib import checkpoints
 from distrib.cluster.train import Order, fit
-from distrib.errors import DistribError, RunError
+from distrib.errors import DistribError, JobError, RunError
 from distrib.files import write_bytes
 from distrib.job import Tune, digest, dump
 from distrib.runs import ROBUST
@@ -54,7 +54,9 @@ class Events:
 
 def trial_main(config: dict, board: ActorHandle) -> None:
     """A trial, as Ray Tune runs it: the whole distributed training. An error of our own is left in ``error.txt``."""
-    ticket: Ticket = config["ticket"]
+    ticket: Ticket | None = config["ticket"]
+    if ticket is None:
+        return
     error_file = ticket.order.run / ERROR
     error_file.unlink(missing_ok=True)
     history = checkpoints.history(ticket.order.run / ROBUST, lambda text: None)
@@ -97,7 +99,12 @@ def search(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
 
     def config(trial: Trial) -> dict:
-        order = trial_job(job, trial.number, trial.settings)
+        try:
+            order = trial_job(job, trial.number, trial.settings)
+        except JobError as error:  # only Optuna can choose what does not go together: space.check tried the rest
+            books.run(trial.number).mkdir(parents=True, exist_ok=True)
+            write_bytes(books.run(trial.number) / ERROR, str(error).encode())
+            return {"number": trial.number, "ticket": None}
         told = Order(order, dump(order), digest(order), data, books.run(trial.number), {ROBUST: order},
                      f"{trial.number}/")  # fmt: skip
         return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score)}

@@ -146,7 +146,10 @@ class Watch:
     def __init__(self, job: Tune, books: Books, parent: Tracker, display: Display):
         self.job, self.books, self.parent, self.display = job, books, parent, display
         self.open: dict[int, tuple[Tracker, Journal]] = {}
-        self.epochs: dict[int, float] = {}
+        self.epochs: dict[int, int] = {}
+        """Of each trial that is open: how many it will train."""
+        self.done: dict[int, float] = {}
+        """The share of each trial that is done."""
         self.best: tuple[float, int] | None = None
 
     def started(self, trial: Trial) -> None:
@@ -155,8 +158,9 @@ class Watch:
             return
         try:
             job = space.trial_job(self.job, trial.number, trial.settings)
-        except JobError:
+        except JobError:  # its settings do not go together: it is about to fail
             return
+        self.epochs[trial.number] = job.optim.epochs
         tags = {"mlflow.parentRunId": self.parent.run_id, "distrib.search": self.job.name}
         folder = self.books.run(trial.number)
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,14 +176,14 @@ class Watch:
         known = self.open.get(number)
         match notice:
             case Progress():
-                self.epochs[number] = notice.step / notice.steps
+                self.done[number] = notice.step / notice.steps
             case EpochEnd():
                 if known is not None:
                     known[1].add(ROBUST, notice.epoch, notice.metrics)
                 robust = notice.metrics["validation_robust_accuracy"]
                 score = self.job.score.of(notice.metrics["validation_clean_accuracy"], robust)
                 self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
-                self.epochs[number] = notice.epoch / self.job.train.optim.epochs
+                self.done[number] = notice.epoch / self.epochs.get(number, notice.epoch)
             case _:
                 return
         self._show()
@@ -187,7 +191,6 @@ class Watch:
     def ended(self, trial: Trial) -> None:
         """A trial came to its end."""
         tracker, journal = self.open.pop(trial.number, (None, None))
-        self.epochs[trial.number] = 1.0
         self.display.say(f"trial {trial.number}: {trial.state}{f' ({trial.error[:300]})' if trial.error else ''}")
         if tracker is None or journal is None:
             return
@@ -207,7 +210,7 @@ class Watch:
         trials = self.books.trials
         states = [trial.state for trial in trials.values()]
         total = self.job.search.num_trials if isinstance(self.job.search, Optuna) else len(trials)
-        done = sum(1.0 if trial.ended else self.epochs.get(number, 0.0) for number, trial in trials.items())
+        done = sum(1.0 if trial.ended else self.done.get(number, 0.0) for number, trial in trials.items())
         top = f", best so far {self.best[0]:.1%} (trial {self.best[1]})" if self.best else ""
         detail = ", ".join(f"{states.count(state)} {state}" for state in ("running", "finished", "stopped", "failed"))
         self.display.advance("search", done, total, detail + top)

@@ -24,7 +24,7 @@ Settings = dict[str, Setting]
 
 
 def check(job: Tune) -> None:
-    """Tries every end of every domain against the train job, before anything starts.
+    """Tries every end of every domain, and all settings that are drawn, before anything starts.
 
     Raises :class:`JobError` with the field, what was tried and what is wrong with it.
     """
@@ -41,6 +41,8 @@ def check(job: Tune) -> None:
             training = settle(job, base | {path: value})
             job.trial("trial", training, job.storage)
             warmups.append(max(training.optim.warmup_epochs, getattr(training.objective, "epsilon_warmup_epochs", 0)))
+    for number, settings in enumerate(drawn(job) or (), 1):
+        trial_job(job, number, settings)
     if not isinstance(job.stopping, Never) and job.stopping.grace_epochs < max(warmups):
         raise JobError(
             f"stopping.grace_epochs: {job.stopping.grace_epochs} epochs, but the warm-up lasts {max(warmups):g}: "

@@ -140,6 +140,12 @@ def test_a_space_that_does_not_fit_the_job_is_refused(space: dict, fields: dict,
     assert words in str(caught.value), str(caught.value)
 
 
+def test_settings_that_do_not_go_together_are_refused_too():
+    space = {"optim.epochs": {"grid": [2, 9]}, "objective.epsilon_warmup_epochs": {"grid": [1, 3]}}
+    with pytest.raises(JobError, match=r"optim.epochs = 2, objective.epsilon_warmup_epochs = 3: .* 3 of 2 epochs"):
+        check(with_space(space, search={"method": "grid"}))
+
+
 def test_a_space_that_fits_is_let_through():
     check(tune())
     check(with_space({"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn", "width": 0.25}]}}))
