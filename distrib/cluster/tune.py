@@ -246,6 +246,10 @@ class Chosen(OptunaSearch):
         )
         self.job, self.books, self.config, self.left = job, books, config, list(left)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Ray would keep it for Tuner.restore, which is not used; the books remember."""
+        Path(checkpoint_path).touch()
+
     def suggest(self, trial_id: str) -> dict:
         """The configuration of the next trial: of one that was begun before a restart, else of a new one."""
         chosen = super().suggest(trial_id)

@@ -54,10 +54,11 @@ class Books:
                 raise InputError(f"{self.file}: damaged ({error}); delete {folder} to search anew") from None
             self.trials = {one.number: one for one in found}
 
-    def add(self, settings: Settings) -> Trial:
-        """A new trial."""
-        number = max(self.trials, default=0) + 1
-        self.trials[number] = Trial(number, settings)
+    def add(self, settings: Settings, *more: Settings) -> Trial:
+        """New trials, all of them at once; the last of them."""
+        for one in (settings, *more):
+            number = max(self.trials, default=0) + 1
+            self.trials[number] = Trial(number, one)
         self._write()
         return self.trials[number]
 

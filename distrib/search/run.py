@@ -64,18 +64,21 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri))
     data = prepared(job.train, display)
-    with session(job.cluster, dashboard=True) as resources, tracked(job, folder, display) as tracker:
+    with session(job.cluster, dashboard=True) as resources:
         use_gpu = resources.use_gpu(job.cluster)
         units = job.cluster.max_workers * (1 if use_gpu else job.cluster.cpus_per_worker)
         concurrent = slots(job, resources, use_gpu)
         books = Books(job, folder, units)
-        _begin(job, books, data, use_gpu, units, concurrent, display)
-        _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
-        outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
-        if not outcomes:
-            first = next((trial.error for trial in books.trials.values() if trial.error), "no trial came to an end")
-            raise RunError(f"every trial failed; the first: {first}")
-        return _result(job, books, outcomes, folder, tracker, clock)
+        if not books.trials:
+            _weigh(job, data, use_gpu, units, concurrent, display)
+        with tracked(job, folder, display) as tracker:
+            _write_down(job, books, display)
+            _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
+            outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
+            if not outcomes:
+                first = next((trial.error for trial in books.trials.values() if trial.error), "no trial came to an end")
+                raise RunError(f"every trial failed; the first: {first}")
+            return _result(job, books, outcomes, folder, tracker, clock)
 
 
 def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
@@ -94,27 +97,31 @@ def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
     return job.concurrent or fit
 
 
-def _begin(job: Tune, books: Books, data: Path, use_gpu: bool, units: int, concurrent: int, display: Display) -> None:
-    """Writes the trials down and says what they will cost, unless that was done before a restart."""
+def _weigh(job: Tune, data: Path, use_gpu: bool, units: int, concurrent: int, display: Display) -> None:
+    """Says what the search will cost. Raises :class:`JobError` if that is more than it may."""
     from distrib.cluster.spread import spread
 
-    if books.trials:
-        done = sum(trial.ended for trial in books.trials.values())
-        display.say(f"search: resumed, {done} of {len(books.trials)} trials known so far have ended")
-        return
     card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
     kinds = cost.kinds(job)
     shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker)
-    items = [(name, training) for name, training in kinds.items()]
-    speeds = {item[0]: found for item, found in spread(_timed, shared, items, job.cluster, use_gpu)}
+    speeds = {item[0]: speed for item, speed in spread(_timed, shared, kinds.items(), job.cluster, use_gpu)}
     found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
     display.say(
         f"search: {found.trials} trials, {concurrent} at a time; about {found.about:.2g} {unit}-hours, at most "
         f"{found.at_most:.2g} (timed: {len(kinds)} kinds of trial; start-up is not in it)"
     )
     cost.within_budget(job, found, unit)
-    for settings in space.drawn(job) or ():
-        books.add(settings)
+
+
+def _write_down(job: Tune, books: Books, display: Display) -> None:
+    """Enters the trials in the books, unless that was done before a restart."""
+    if books.trials:
+        done = sum(trial.ended for trial in books.trials.values())
+        display.say(f"search: resumed, {done} of {len(books.trials)} trials known so far have ended")
+        return
+    drawn = space.drawn(job)
+    if drawn:
+        books.add(*drawn)
 
 
 def _timed(shared: tuple, name: str, training) -> float:
