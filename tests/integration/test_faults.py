@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -63,6 +64,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace: Path, finished: dict
     assert [run.info.status for run in runs if run.info.run_name == "exploding"] == ["FAILED"]
 
 
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    """MLflow, used in this process, leaves its addresses in the environment, where every later process finds them."""
+    before = dict(os.environ)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("own_environment")
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -77,8 +90,6 @@ def test_what_cannot_be_reached_is_told_before_anything_starts(
     override: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ):
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
     status = main(train_command("name=unreachable", override)[3:])
     said = capfd.readouterr().err
     assert status == 2 and words in said and "Traceback" not in said and len(said) < 2000, said
