@@ -241,6 +241,8 @@ class Tune(Run):
 
     @model_validator(mode="after")
     def _whole(self) -> "Tune":
+        if len(self.name) > 56:
+            raise ValueError("name: at most 56 characters; those of the trials are longer by a number")
         if not isinstance(self.cluster.num_workers, int):
             raise ValueError("cluster.num_workers: trials have a fixed number of workers; give one number")
         grids = [path for path, domain in self.space.items() if isinstance(domain, Grid)]
@@ -249,6 +251,9 @@ class Tune(Run):
             raise ValueError(f"space.{others[0]}: search method grid crosses grids; make it a grid, or draw at random")
         if isinstance(self.search, Optuna) and grids:
             raise ValueError(f"space.{grids[0]}: optuna chooses for itself; make it a choice")
+        warmup = max(self.train.optim.warmup_epochs, getattr(self.train.objective, "epsilon_warmup_epochs", 0.0))
+        if self.winner is not None and self.winner.epochs is not None and self.winner.epochs <= warmup:
+            raise ValueError(f"winner.epochs: {self.winner.epochs}, and the warm-up alone lasts {warmup:g}; raise it")
         if len(self.score.objectives) > 1 and not isinstance(self.stopping, Never):
             raise ValueError("stopping: with several objectives no trial is behind all others; use stop: never")
         if not isinstance(self.stopping, Never):

@@ -32,6 +32,9 @@ from distrib.search.space import trial_job
 from distrib.search.values import Asha, Median, Optuna, Score
 
 ERROR = "error.txt"
+RESERVED: dict[str, float] = {"memory": 1}
+"""What Tune reserves for a trial's own small process: a byte, for nothing at all is refused, and a share of a CPU would
+be missing where its workers need every CPU that there is."""
 MODES = {"robust": "max", "clean": "max", "cost": "min"}
 
 
@@ -42,6 +45,8 @@ class Ticket:
     order: Order
     use_gpu: bool
     score: Score
+    units: int
+    """Cores or GPUs that the trial takes."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,8 @@ def trial_main(config: dict, board: ActorHandle) -> None:
         return
     error_file = ticket.order.run / ERROR
     error_file.unlink(missing_ok=True)
-    history = checkpoints.history(ticket.order.run / ROBUST, lambda text: None)
     try:
-        fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, history)])
+        fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, ticket.order.run / ROBUST, ticket.units)])
     except DistribError as error:  # the same would happen again: not for Tune, which would start the trial anew
         write_bytes(error_file, str(error).encode())
 
@@ -69,22 +73,22 @@ def trial_main(config: dict, board: ActorHandle) -> None:
 class Scored(TuneReportCallback):
     """Tells Ray Tune after every epoch what the trial is worth so far: its best epoch by robust accuracy."""
 
-    def __init__(self, score: Score, history: list[dict]):
+    def __init__(self, score: Score, run: Path, units: int):
         super().__init__()
-        self.score, self.history = score, list(history)
+        self.score, self.run, self.units = score, run, units
 
     def after_report(self, run_context: Any, metrics: list[dict], checkpoint: Any) -> None:
         """Called by Ray Train with what each rank reported."""
-        epoch = metrics[0]["epoch"]
-        self.history = [*self.history[: epoch - 1], metrics[0]]
-        super().after_report(run_context, [worth(self.score, self.history)], checkpoint)
+        epoch = metrics[0]["epoch"]  # its checkpoint is stored already; a report may be lost, a checkpoint is not
+        history = checkpoints.history(self.run, lambda text: None)[:epoch]
+        super().after_report(run_context, [worth(self.score, history, self.units)], checkpoint)
 
 
-def worth(score: Score, history: list[dict]) -> dict:
+def worth(score: Score, history: list[dict], units: int) -> dict:
     """What Ray Tune is told of a trial with this history."""
     best = history[checkpoints.best_epoch(history) - 1]
     clean, robust = best["validation_clean_accuracy"], best["validation_robust_accuracy"]
-    cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
+    cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history) * units / 3600
     return {
         "epoch": len(history), "score": score.of(clean, robust), "robust": robust, "clean": clean, "cost": cost,
     }  # fmt: skip
@@ -107,7 +111,7 @@ def search(
             return {"number": trial.number, "ticket": None}
         told = Order(order, dump(order), digest(order), data, books.run(trial.number), {ROBUST: order},
                      f"{trial.number}/")  # fmt: skip
-        return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score)}
+        return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score, books.units)}
 
     left = [trial for trial in books.trials.values() if not trial.ended]
     several = len(job.score.objectives) > 1
@@ -116,12 +120,12 @@ def search(
         space, count = {}, job.search.num_trials - len(books.trials) + len(left)
     else:
         algorithm, space, count = None, {"trial": tune.grid_search([config(trial) for trial in left])}, 1
-    if not left and count < 1:
+    if not left and (algorithm is None or count < 1):
         return
     experiment = books.folder / ".tune"
     shutil.rmtree(experiment, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), {"CPU": 0.01}),
+        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), RESERVED),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=count,
@@ -179,7 +183,7 @@ class Ledger(Callback):
         if error.exists():
             self._end(number, "failed", error.read_text())
         else:
-            epochs = trial.last_result.get("epoch", 0)
+            epochs = len(self.books.history(number))
             whole = trial_job(self.job, number, self.books.trials[number].settings).optim.epochs
             self._end(number, "finished" if epochs >= whole else "stopped")
 
@@ -197,14 +201,15 @@ def scheduler(job: Tune, books: Books) -> TrialScheduler:
     """The stopping rule, told of every epoch that is in the books."""
     match job.stopping:
         case Asha():
-            rule = ASHAScheduler(
+            rule = Rungs(
+                job, books,
                 time_attr="epoch", metric="score", mode="max", max_t=job.train.optim.epochs,
                 grace_period=job.stopping.grace_epochs, reduction_factor=job.stopping.reduction_factor,
                 stop_last_trials=False,
             )  # fmt: skip
         case Median():
             # Less time than for ever, and it would pause trials while it knows too little: they cannot be paused
-            rule = MedianStoppingRule(
+            rule = Medians(
                 time_attr="epoch", metric="score", mode="max", grace_period=job.stopping.grace_epochs,
                 min_samples_required=job.stopping.min_trials,
                 min_time_slice=math.inf,  # pyright: ignore[reportArgumentType]
@@ -219,8 +224,35 @@ def scheduler(job: Tune, books: Books) -> TrialScheduler:
         nobody: Any = None
         rule.on_trial_add(nobody, known)
         for epochs in range(1, len(history) + 1):
-            rule.on_trial_result(nobody, known, worth(job.score, history[:epochs]))
+            said = rule.on_trial_result(nobody, known, worth(job.score, history[:epochs], books.units))
+            if said == TrialScheduler.STOP and isinstance(rule, Medians):
+                break  # it takes no more of a trial that it has stopped
     return rule
+
+
+class Rungs(ASHAScheduler):
+    """Successive halving that knows what a resumed trial has behind it: no rung is judged twice, or late."""
+
+    def __init__(self, job: Tune, books: Books, **fields: Any):
+        super().__init__(**fields)
+        self.job, self.books = job, books
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Called when a trial is new to this process."""
+        super().on_trial_add(tune_controller, trial)
+        if not isinstance(trial, Known):
+            history = self.books.history(number_of(trial.config))
+            for epochs in range(1, len(history) + 1):
+                self.on_trial_result(tune_controller, trial, worth(self.job.score, history[:epochs], self.books.units))
+
+
+class Medians(MedianStoppingRule):
+    """Median stopping that bears a trial which failed before its first epoch."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        """Called at the end of a trial."""
+        if "epoch" in result:
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 @dataclass(frozen=True)

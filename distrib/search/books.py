@@ -119,8 +119,12 @@ class Outcome:
 
 
 def best(outcomes: list[Outcome]) -> Outcome:
-    """The trial with the highest score; the cheaper, then the earlier one of equals."""
-    return max(outcomes, key=lambda one: (one.score, -one.cost_hours, -one.trial.number))
+    """The trial with the highest score; the cheaper, then the earlier one of equals.
+
+    One that was stopped early is it only where none was finished: the rule has called others better.
+    """
+    finished = [one for one in outcomes if one.trial.state == "finished"]
+    return max(finished or outcomes, key=lambda one: (one.score, -one.cost_hours, -one.trial.number))
 
 
 def front(outcomes: list[Outcome], objectives: tuple[str, ...]) -> list[Outcome]:

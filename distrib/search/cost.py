@@ -115,8 +115,9 @@ def _share(job: Tune) -> float:
 
 def within_budget(job: Tune, found: Estimate, unit: str) -> None:
     """Raises :class:`JobError` if the search would take more than it may."""
-    if job.budget_hours is not None and found.about > job.budget_hours:
+    if job.budget_hours is not None and found.at_most > job.budget_hours:
         raise JobError(
-            f"budget_hours: {found.trials} trials would take about {found.about:.2g} {unit}-hours (at most "
-            f"{found.at_most:.2g}), and {job.budget_hours:g} are allowed; fewer trials or epochs, or a larger budget"
+            f"budget_hours: {found.trials} trials would take {found.at_most:.2g} {unit}-hours (about "
+            f"{found.about:.2g} if as many are stopped early as can be), and {job.budget_hours:g} are allowed; search "
+            "less, or allow more"
         )

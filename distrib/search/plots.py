@@ -75,13 +75,13 @@ def pairs(rows: Sequence[dict], epsilon: str, step_size: str, evaluated: float) 
     sums, counts = (np.histogram2d(x, y, bins=edges, weights=weights)[0] for weights in (100 * z, None))
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     cells = axes.pcolormesh(*edges, means.T, cmap="viridis")
-    axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4)
+    axes.plot(x, y, "o", color="white", markeredgecolor="black", markersize=4, clip_on=False, zorder=3)
     if x.min() <= evaluated <= x.max():
         axes.axvline(evaluated, color="tab:red", linestyle="--", label=f"evaluated at {evaluated:.4g}")
         axes.legend(fontsize=8)
     figure.colorbar(cells, ax=axes, label="validation robust accuracy, %")
 
-    axes.set(xlabel="training epsilon", ylabel=f"{_short(step_size)}")
+    axes.set(xlabel="training epsilon", ylabel=f"{_short(step_size)}, as drawn")
     return saved(figure)
 
 

@@ -9,6 +9,8 @@ STORAGE/NAME/
 """
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from distrib import tracking
@@ -140,11 +142,11 @@ def _run_trials(
         with listening(watch.hear) as board:
             search(job, books, data, concurrent, use_gpu, board, Events(watch.started, watch.ended))
     except BaseException:
-        watch.close("KILLED")
+        watch.interrupted()
         raise
     finally:
         display.end()
-    watch.close("FAILED")
+    watch.settle()
 
 
 class Watch:
@@ -158,14 +160,53 @@ class Watch:
         self.done: dict[int, float] = {}
         """The share of each trial that is done."""
         self.best: tuple[float, int] | None = None
+        self.closed: set[int] = set()
+        self.warned = False
+        self.lock = threading.RLock()
+        """The workers are heard in one thread, trials begin and end in another."""
 
     def started(self, trial: Trial) -> None:
         """A trial begins, or begins again."""
+        with self.lock:
+            self._attempt(self._open, trial)
+
+    def ended(self, trial: Trial) -> None:
+        """A trial came to its end."""
+        with self.lock:
+            self.display.say(f"trial {trial.number}: {trial.state}{f' ({trial.error[:300]})' if trial.error else ''}")
+            self._attempt(self._close, trial)
+
+    def settle(self) -> None:
+        """Closes what could not be closed before, also before a restart. Raises if MLflow still does not take it."""
+        with self.lock:
+            for trial in self.books.trials.values():
+                if trial.ended and trial.number not in self.closed:
+                    self._open(trial)
+                    self._close(trial)
+
+    def interrupted(self) -> None:
+        """The search is being ended: so are the runs of the trials that are under way."""
+        with self.lock:
+            for number in list(self.open):
+                tracker, _ = self.open.pop(number)
+                self._attempt(lambda trial, tracker=tracker: tracker.close("KILLED"), self.books.trials[number])
+
+    def _attempt(self, what: Callable[[Trial], None], trial: Trial) -> None:
+        """Does it, or says that it will be done later: an error here would be taken for one of the trial."""
+        try:
+            what(trial)
+        except Exception as error:  # whatever the server's failure raises, the trials go on
+            if not self.warned:
+                reason = str(error).splitlines()[0][:120]
+                self.display.say(f"warning: {self.parent.uri} does not answer ({reason}); the trials go on")
+            self.warned = True
+
+    def _open(self, trial: Trial) -> None:
         if trial.number in self.open:
             return
         try:
             job = space.trial_job(self.job, trial.number, trial.settings)
-        except JobError:  # its settings do not go together: it is about to fail
+        except JobError:  # its settings do not go together: it has no run
             return
         self.epochs[trial.number] = job.optim.epochs
         tags = {"mlflow.parentRunId": self.parent.run_id, "distrib.search": self.job.name}
@@ -173,13 +214,29 @@ class Watch:
         folder.mkdir(parents=True, exist_ok=True)
         tracker = opened(job, folder, tags)
         tracker.tags({f"search.{path}": str(value) for path, value in trial.settings.items()})
-        self.open[trial.number] = tracker, Journal(tracker, self.display)
+        journal = Journal(tracker, self.display)
+        journal.catch_up(ROBUST, self.books.history(trial.number))
+        self.open[trial.number] = tracker, journal
+
+    def _close(self, trial: Trial) -> None:
+        if trial.number in self.open:
+            tracker, journal = self.open[trial.number]
+            journal.catch_up(ROBUST, self.books.history(trial.number))
+            journal.settle()
+            if trial.error:
+                tracker.tags({"error": trial.error[:5000]})
+            tracker.close(STATUS[trial.state])
+            del self.open[trial.number]
+        self.closed.add(trial.number)
 
     def hear(self, phase: str, notice: object) -> None:
         """What a worker posted."""
+        with self.lock:
+            self._hear(int(phase.partition("/")[0]), notice)
+
+    def _hear(self, number: int, notice: object) -> None:
         from distrib.trainer import EpochEnd, Progress
 
-        number = int(phase.partition("/")[0])
         known = self.open.get(number)
         match notice:
             case Progress():
@@ -194,24 +251,6 @@ class Watch:
             case _:
                 return
         self._show()
-
-    def ended(self, trial: Trial) -> None:
-        """A trial came to its end."""
-        tracker, journal = self.open.pop(trial.number, (None, None))
-        self.display.say(f"trial {trial.number}: {trial.state}{f' ({trial.error[:300]})' if trial.error else ''}")
-        if tracker is None or journal is None:
-            return
-        journal.catch_up(ROBUST, self.books.history(trial.number))
-        if trial.error:
-            tracker.tags({"error": trial.error[:5000]})
-        tracker.close(STATUS[trial.state])
-
-    def close(self, status: str) -> None:
-        """Ends the MLflow runs of trials that are still open."""
-        for number in list(self.open):
-            tracker, journal = self.open.pop(number)
-            journal.catch_up(ROBUST, self.books.history(number))
-            tracker.close(status)
 
     def _show(self) -> None:
         trials = self.books.trials

@@ -1,5 +1,6 @@
 """The search's only door to Optuna: distributions, samplers, and the importance of what was searched."""
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from optuna.distributions import (
 
 from distrib.job import Tune
 from distrib.search.books import Outcome, Trial
-from distrib.search.space import Settings, round_to
+from distrib.search.space import Settings, number
 from distrib.search.values import Choice, Domain, Grid, Integers, LogUniform, Method, Optuna, Space, Uniform
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"robust": "maximize", "clean": "maximize", "cost": "minimize"}
@@ -35,8 +36,13 @@ def _distribution(domain: Domain) -> BaseDistribution:
             return CategoricalDistribution(tuple(range(len(domain.grid))))
         case Integers():
             return IntDistribution(*domain.integers, step=domain.step)
+        case Uniform(step=float(step)):
+            low, high = domain.uniform
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a bound that is off its steps by the sixteenth digit
+                return FloatDistribution(low, low + step * math.floor((high - low) / step + 1e-9), step=step)
         case Uniform():
-            return FloatDistribution(*domain.uniform, step=domain.step)
+            return FloatDistribution(*domain.uniform)
         case LogUniform():
             return FloatDistribution(*domain.loguniform, log=True)
 
@@ -46,18 +52,32 @@ def settings_of(space: dict[str, Domain], chosen: dict[str, Any]) -> Settings:
     found = {}
     for path, domain in space.items():
         value = chosen[path]
-        found[path] = _listed(domain)[value] if isinstance(domain, Choice | Grid) else value
-        if isinstance(value, float):
-            found[path] = round_to(value)
+        match domain:
+            case Choice() | Grid():
+                found[path] = _listed(domain)[value]
+            case Uniform() | LogUniform():
+                found[path] = number(domain, value)
+            case _:
+                found[path] = value
     return found
 
 
 def raw(space: dict[str, Domain], settings: Settings) -> dict[str, Any]:
     """Settings as Optuna knows them."""
-    return {
-        path: _listed(domain).index(settings[path]) if isinstance(domain, Choice | Grid) else settings[path]
-        for path, domain in space.items()
-    }
+    return {path: _raw(domain, settings[path]) for path, domain in space.items()}
+
+
+def _raw(domain: Domain, value: Any) -> Any:
+    match domain:
+        case Choice() | Grid():
+            return _listed(domain).index(value)
+        case Uniform(step=float(step)):  # settings are rounded; Optuna takes its own numbers only
+            low, high = domain.uniform
+            return min(low + step * round((value - low) / step), high)
+        case Uniform() | LogUniform():
+            return min(max(value, domain.bounds[0]), domain.bounds[1])
+        case _:
+            return value
 
 
 def _listed(domain: Choice | Grid) -> tuple:

@@ -14,7 +14,7 @@ from distrib.job import Train, Training, Tune, dump
 from distrib.search.values import Choice, Domain, Draw, Grid, Integers, LogUniform, Never, Optuna, Setting, Uniform
 
 TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
-FIXED = ("evaluation", "data", "loader", "keep_checkpoints")
+FIXED = ("evaluation", "data", "loader", "keep_checkpoints", "seed")
 """Parts of a training that are the same for every trial: what is measured on what."""
 DIGITS = 6
 """Of a drawn number, so that a trial's job file can be read and written again."""
@@ -39,7 +39,7 @@ def check(job: Tune) -> None:
     for path, domain in job.space.items():
         for value in ends(domain):
             training = settle(job, base | {path: value})
-            job.trial("trial", training, job.storage)
+            _whole(job, "trial", training, job.storage, {path: value})
             warmups.append(max(training.optim.warmup_epochs, getattr(training.objective, "epsilon_warmup_epochs", 0)))
     for number, settings in enumerate(drawn(job) or (), 1):
         trial_job(job, number, settings)
@@ -61,7 +61,7 @@ def ends(domain: Domain) -> list[Setting]:
             low, high = domain.integers
             return [low, high - (high - low) % domain.step]
         case _:
-            return [_number(domain, bound) for bound in domain.bounds]
+            return [number(domain, bound) for bound in domain.bounds]
 
 
 def settle(job: Tune, settings: Settings) -> Training:
@@ -108,17 +108,17 @@ def _draw(domain: Domain, generator: np.random.Generator) -> Setting:
             return low + domain.step * int(generator.integers((high - low) // domain.step + 1))
         case LogUniform():
             low, high = domain.loguniform
-            return _number(domain, math.exp(generator.uniform(math.log(low), math.log(high))))
+            return number(domain, math.exp(generator.uniform(math.log(low), math.log(high))))
         case Uniform(step=float(step)):
             low, high = domain.uniform
             return round_to(low + step * int(generator.integers(math.floor((high - low) / step + 1e-9) + 1)))
         case Uniform():
-            return _number(domain, generator.uniform(*domain.uniform))
+            return number(domain, generator.uniform(*domain.uniform))
         case Grid():
             raise AssertionError("grids are crossed, not drawn")
 
 
-def _number(domain: Uniform | LogUniform, value: float) -> float:
+def number(domain: Uniform | LogUniform, value: float) -> float:
     """The number of the domain next to ``value``."""
     low, high = domain.bounds
     if domain.step is not None:
@@ -155,4 +155,14 @@ def _put(document: dict, path: str, value: Setting) -> None:
 
 def trial_job(job: Tune, number: int, settings: Settings) -> Train:
     """The train job of trial ``number``, in the search's own folder."""
-    return job.trial(f"{job.name}-{number:04d}", settle(job, settings), f"{job.storage}/{job.name}/trials")
+    training = settle(job, settings)
+    return _whole(job, f"{job.name}-{number:04d}", training, f"{job.storage}/{job.name}/trials", settings)
+
+
+def _whole(job: Tune, name: str, training: Training, storage: str, settings: Settings) -> Train:
+    try:
+        return job.trial(name, training, storage)
+    except ValidationError as error:
+        tried = ", ".join(f"{path} = {json.dumps(value)}" for path, value in settings.items())
+        lines = [f"space: with {tried}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()]
+        raise JobError("\n".join(lines)) from None

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 from distrib.job import Tune
 from distrib.search import plots
@@ -87,17 +88,20 @@ def trials_json(job: Tune, books: Books) -> bytes:
 def rungs(job: Tune, books: Books) -> list[dict]:
     """What the stopping rule decided at every rung: the score there (best epoch so far), and who went on."""
     assert isinstance(job.stopping, Asha)
-    rung, found = float(job.stopping.grace_epochs), []
-    while rung < job.train.optim.epochs:
+    places, found = [float(job.stopping.grace_epochs)], []
+    while (further := places[-1] * job.stopping.reduction_factor) < job.train.optim.epochs:
+        places.append(further)
+    histories = {number: books.history(number) for number in books.trials}
+    for rung in places:
         for number, trial in books.trials.items():
-            history = books.history(number)
+            history = histories[number]
             if len(history) >= rung:
-                at = history[: int(rung + 0.999)]
+                at = history[: math.ceil(rung)]
                 score = Outcome.of(job, trial, at, books.units).score
-                ended = trial.state == "stopped" and len(history) == len(at)
+                # A stopped trial was stopped at the last rung it reached; an epoch more may have been under way
+                ended = trial.state == "stopped" and rung == max(place for place in places if len(history) >= place)
                 found.append({"rung_epoch": len(at), "trial": number, "score": score,
                               "decision": "stopped" if ended else "went on"})  # fmt: skip
-        rung *= job.stopping.reduction_factor
     return found
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from documents import TUNE, changed
 
@@ -106,13 +107,16 @@ def test_the_front_is_what_nothing_beats():
         (Choice(choice=(1, {"arch": "x"}, True)), (1, {"arch": "x"})),
         (Integers(integers=(2, 8), step=2), (2, 6)),
         (Uniform(uniform=(0.1, 0.4)), (0.1, 0.25)),
+        (Uniform(uniform=("2/255", "16/255"), step=0.00784314), (0.0156863, 0.0470588)),
+        (LogUniform(loguniform=("4/255", "16/255")), (0.0156863, 0.0627451)),
         (LogUniform(loguniform=(1e-4, 1e-1)), (1e-4, 0.02)),
     ],
 )
 def test_settings_go_to_optuna_and_back(domain, settings):
     for value in settings:
         given = sampler.raw({"a": domain}, {"a": value})
-        sampler.distributions({"a": domain})["a"].to_internal_repr(given["a"])  # raises if it is none of its values
+        known = sampler.distributions({"a": domain})
+        optuna.trial.create_trial(params=given, distributions=known, value=0.0)  # raises if it is none of its values
         assert sampler.settings_of({"a": domain}, given) == {"a": value}
 
 
@@ -132,8 +136,6 @@ def test_importance_finds_the_field_that_matters():
 
 
 def test_optuna_asks_first_for_what_was_begun_and_knows_what_ended():
-    import optuna
-
     job = tune({"search": {"method": "optuna", "num_trials": 9}})
     left = [Trial(7, {EPSILON: 0.123, STEP: 1.5, WIDTH: 0.5})]
     memory = sampler.memory(job, [outcome(1, 0.3), outcome(2, 0.6)], left)
@@ -166,7 +168,7 @@ def test_the_estimate_is_images_by_speed_and_the_budget_is_kept(digits: Path):
     faster = cost.estimate(tune({"cluster.num_workers": 2}), speeds, card, 30, units=2)
     assert faster.at_most == pytest.approx(found.at_most / 2), "half the trials; two workers take half as long"
     cost.within_budget(tune({"budget_hours": 1}), found, "core")
-    with pytest.raises(JobError, match=r"6 trials would take about 0\.02 core-hours.*0\.01 are allowed"):
+    with pytest.raises(JobError, match=r"6 trials would take 0\.02 core-hours.*0\.01 are allowed"):
         cost.within_budget(tune({"budget_hours": 0.01}), found, "core")
 
 
@@ -179,7 +181,7 @@ def test_a_step_of_every_kind_can_be_timed(digits: Path):
 
 HISTORIES = [
     ("finished", [epoch(0.1), epoch(0.3), epoch(0.5), epoch(0.4)]),
-    ("stopped", [epoch(0.1), epoch(0.2)]),
+    ("stopped", [epoch(0.1), epoch(0.2), epoch(0.2)]),  # an epoch more was under way
     ("failed", []),
 ]
 
@@ -197,7 +199,7 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
     assert [(row["rung_epoch"], row["trial"], row["decision"]) for row in rungs] == [
         ("2", "1", "went on"), ("2", "2", "stopped")
     ]  # fmt: skip
-    assert [len(row["epochs"]) for row in json.loads(found["trials.json"])] == [4, 2, 0]
+    assert [len(row["epochs"]) for row in json.loads(found["trials.json"])] == [4, 3, 0]
     drawn = {name for name in found if name.endswith(".png")}
     assert drawn == {"history.png", "pareto.png", "parallel.png", "epsilon_step_size.png", "width.png"}
     assert all(found[name].startswith(b"\x89PNG") for name in drawn)
@@ -224,9 +226,45 @@ def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
     for robust in (0.39, 0.41):
         rule, trial = scheduler(job, books), Known("new")
         rule.on_trial_add(None, trial)
-        assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)])) == TrialScheduler.CONTINUE
-        decisions[robust] = rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1), epoch(robust)]))
+        assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1)) == TrialScheduler.CONTINUE
+        decisions[robust] = rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1), epoch(robust)], 1))
     assert decisions == {0.39: TrialScheduler.STOP, 0.41: TrialScheduler.CONTINUE}
+
+
+def test_the_median_rule_bears_what_it_is_told_after_a_restart(tmp_path: Path):
+    """It refuses more of a trial that it would have stopped, and trips over one that failed before its first epoch."""
+    from ray.tune.schedulers import TrialScheduler
+
+    from distrib.cluster.tune import Known, scheduler, worth
+
+    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
+    ended = [("finished", [epoch(one)] * 4) for one in (0.5, 0.6)]
+    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.1), epoch(0.2)]), ("failed", [])])
+    rule, failed, trial = scheduler(job, books), Known("failed"), Known("new")
+    for one in (failed, trial):
+        rule.on_trial_add(None, one)
+    rule.on_trial_complete(None, failed, {})
+    rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1))
+    assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)] * 2, 1)) == TrialScheduler.STOP
+
+
+def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: Path):
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import TrialScheduler
+
+    from distrib.cluster.tune import scheduler, worth
+
+    job = tune({"stopping": {"stop": "asha", "grace_epochs": 1, "reduction_factor": 3}})
+    better = [("finished", [epoch(0.5)] * 4)] * 3
+    books = Kept(job, tmp_path, [*better, ("running", [epoch(0.1), epoch(0.1)])])
+    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="resumed", config={"number": 4})
+    rule.on_trial_add(None, trial)
+    third = worth(job.score, [epoch(0.1)] * 3, 1)
+    assert rule.on_trial_result(None, trial, third) == TrialScheduler.STOP, "the rung at 3 is new to it"
+    other = SimpleNamespace(trial_id="other", config={"number": 4})
+    rule.on_trial_add(None, other)
+    assert rule.on_trial_result(None, other, third | {"epoch": 2}) == TrialScheduler.CONTINUE, "that at 1 is not"
 
 
 def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
@@ -245,5 +283,5 @@ def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
         books = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
         rule, trial = scheduler(job, books), Known("new")
         rule.on_trial_add(pending, trial)
-        rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)]))
-        assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)])) == expected
+        rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)], 1))
+        assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)], 1)) == expected

@@ -125,6 +125,8 @@ REFUSED = [
     ({EPSILON: {"uniform": [0.1, 2]}}, {}, "epsilon = 2"),
     ({"optim.lr.peak": {"choice": [1]}}, {}, "train.optim.lr is 0.1 and has no field peak"),
     ({"evaluation.threat.epsilon": {"choice": [0.1]}}, {}, "evaluation is the same for all trials"),
+    ({"seed": {"choice": [1, 2]}}, {}, "seed is the same for all trials"),
+    ({"optim.batch_size": {"choice": [1]}}, {"cluster": {"num_workers": 2}}, "2 workers cannot share batches of 1"),
     ({"data.limit": {"choice": [10]}}, {}, "data is the same for all trials"),
     ({"model": {"choice": [{"arch": "small_cnn"}]}, WIDTH: {"choice": [1]}}, {}, "space.model: holds model.width"),
     ({STEP: {"uniform": [1, 2], "divided_by": "optim.schedule"}}, {}, "divided_by: train.optim.schedule is {"),
@@ -165,6 +167,8 @@ FIELDS = [
     ({"space": {WIDTH: {"uniform": [1, 1]}}}, "1 is not below 1"),
     ({"space": {WIDTH: {"unifrom": [1, 2]}}}, "a mapping with one of grid, choice, uniform"),
     ({"space": {WIDTH: {"uniform": [1, 2], "stpe": 1}}}, "the fields here are step, divided_by, uniform"),
+    ({"name": "n" * 57}, "at most 56 characters"),
+    ({"train.optim.warmup_epochs": 2, "winner": {"epochs": 2}}, "the warm-up alone lasts 2"),
     ({"train.cluster": {"num_workers": 2}}, "train.cluster: no such field"),
     ({"train.validation": {"max_examples": 2}}, "train.validation: no such field"),
 ]  # fmt: skip
