@@ -27,7 +27,7 @@ from distrib.files import write_bytes
 from distrib.job import Tune, digest, dump
 from distrib.runs import ROBUST
 from distrib.search.books import Books, Trial
-from distrib.search.sampler import STUDY, distributions, memory, sampler, settings_of
+from distrib.search.sampler import DIRECTIONS, STUDY, distributions, memory, sampler, settings_of
 from distrib.search.space import trial_job
 from distrib.search.values import Asha, Median, Optuna, Score
 
@@ -35,7 +35,6 @@ ERROR = "error.txt"
 RESERVED: dict[str, float] = {"memory": 1}
 """What Tune reserves for a trial's own small process: a byte, for nothing at all is refused, and a share of a CPU would
 be missing where its workers need every CPU that there is."""
-MODES = {"robust": "max", "clean": "max", "cost": "min"}
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ class Chosen(OptunaSearch):
         super().__init__(
             distributions(job.space),
             metric=list(job.score.objectives) if several else "score",
-            mode=[MODES[name] for name in job.score.objectives] if several else "max",
+            mode=[DIRECTIONS[name][:3] for name in job.score.objectives] if several else "max",
             sampler=sampler(job.search, several, len(books.trials)),
             storage=memory(job, ended, left),
             study_name=STUDY,

@@ -25,7 +25,7 @@ AT_MOST = 50
 
 @dataclass(frozen=True)
 class Estimate:
-    """Core-hours (GPU-hours on GPUs) of training and validation; start-up, about 20 s a trial, is not in it."""
+    """Core-hours (GPU-hours on GPUs) of training and validation; start-up is not in it."""
 
     at_most: float
     """Where no trial is stopped early."""

@@ -224,4 +224,4 @@ class Winner(Value):
     """The best trial, judged on the test split by train.evaluation and registered."""
 
     epochs: Count | None = None
-    """Train it once more for so many epochs first; None: it is taken as the search left it."""
+    """Train it anew for so many epochs first; None: it is taken as the search left it, trained to its end."""
