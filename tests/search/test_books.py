@@ -285,3 +285,31 @@ def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
         rule.on_trial_add(pending, trial)
         rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)], 1))
         assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)], 1)) == expected
+
+
+def test_a_stopped_trial_wins_only_where_none_was_finished():
+    """The rule called another better; and what is taken as winner is trained to its end."""
+    ahead = Outcome.of(tune(), Trial(1, {WIDTH: 0.5}, "stopped"), [epoch(0.9)], 1)
+    assert best([ahead, outcome(2, 0.5)]).trial.number == 2 and best([ahead]) == ahead
+
+
+def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):
+    stopping = {"stop": "asha", "grace_epochs": 1, "reduction_factor": 2}
+    job = tune({"stopping": stopping, "train.optim.epochs": 8})
+    books = Kept(job, tmp_path, [("stopped", [epoch(0.1), epoch(0.3), epoch(0.2)]), ("finished", [epoch(0.5)] * 8)])
+    found = [(row["rung_epoch"], row["trial"], row["decision"]) for row in tables.rungs(job, books)]
+    assert found == [
+        (1, 1, "went on"), (1, 2, "went on"), (2, 1, "stopped"), (2, 2, "went on"), (4, 2, "went on")
+    ]  # fmt: skip
+
+
+def test_no_more_trials_at_a_time_than_the_cluster_holds():
+    from distrib.cluster.session import Resources
+    from distrib.search.run import slots
+
+    eight, gpus = Resources(8, 0, 1, True), Resources(64, 4, 1, True)
+    assert slots(tune({"cluster": {"num_workers": 3}}), eight, False) == 2
+    assert slots(tune({"cluster": {"num_workers": 2}}), gpus, True) == 2, "the GPUs are what is short"
+    assert slots(tune({"cluster": {"num_workers": 2}, "concurrent": 3}), eight, False) == 3
+    with pytest.raises(JobError, match=r"concurrent: 3 trials x 3 workers x 1 CPUs = 9 CPUs, .* at most 2"):
+        slots(tune({"cluster": {"num_workers": 3}, "concurrent": 3}), eight, False)
