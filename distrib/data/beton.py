@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -294,12 +295,23 @@ def _write_tensors(path: Path, samples: Samples) -> None:
     save_file({"image": images, "label": torch.from_numpy(samples.labels)}, path)
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Afterwards torch has as many threads as before: importing ffcv 1.0.2 sets one, each Loader its own number."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @cache
 def ffcv_usable() -> bool:
     """Whether ffcv can be imported here."""
     try:
-        import ffcv.fields
-        import ffcv.loader  # noqa: F401
+        with threads_kept():
+            import ffcv.fields
+            import ffcv.loader  # noqa: F401
     except Exception:  # a broken build raises anything: ImportError, OSError, AttributeError, a bare Exception
         return False
     return True

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distrib.data.augment import Augment
-from distrib.data.beton import Beton, ffcv_usable
+from distrib.data.beton import Beton, ffcv_usable, threads_kept
 from distrib.data.order import bounds, rank_order
 from distrib.errors import DataError
 from distrib.noise import Noise
@@ -72,13 +72,11 @@ class FfcvReader:
         if key not in self.loaders:
             decoder = NDArrayDecoder() if self.beton.card.encoding == "array" else SimpleRGBImageDecoder()
             number = lambda: [IntDecoder(), ToTensor(), Squeeze(1)]  # noqa: E731
-            threads = torch.get_num_threads()
             self.loaders[key] = Loader(
                 str(self.beton.path), batch_size=batch_size, num_workers=self.threads, os_cache=True,
                 order=OrderOption.SEQUENTIAL, indices=order.tolist(), drop_last=False, seed=0,
                 pipelines={"image": [decoder, ToTensor()], "label": number(), "index": number()},
             )  # fmt: skip
-            torch.set_num_threads(threads)  # the line above sets it to its own number (ffcv 1.0.2)
         loader = self.loaders[key]
         loader.indices = order
         loader.traversal_order.indices = order
@@ -88,9 +86,8 @@ class FfcvReader:
         """See :class:`Reader`."""
         if len(order) == 0:
             return
-        threads = torch.get_num_threads()
-        epoch = iter(self._loader(order.astype(np.uint64), batch_size))
-        torch.set_num_threads(threads)
+        with threads_kept():
+            epoch = iter(self._loader(order.astype(np.uint64), batch_size))
         try:
             for image, label, index in epoch:
                 yield Raw(image, label, index)

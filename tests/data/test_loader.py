@@ -262,6 +262,26 @@ def test_without_ffcv_what_needs_it_is_refused(digits_beton: Path, digits: Path,
     assert isinstance(open_reader(tensors, "auto"), MemoryReader)
 
 
+THREADS = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(3)
+from distrib.data.beton import open_split
+from distrib.data.loader import FfcvReader, TrainLoader, open_reader
+reader = open_reader(open_split(Path(sys.argv[1]), "train", "training"), "auto", 2)
+assert isinstance(reader, FfcvReader) and torch.get_num_threads() == 3, torch.get_num_threads()
+for batch in TrainLoader(reader, 100, 3, 32).epoch(0):
+    assert torch.get_num_threads() == 3, torch.get_num_threads()
+assert torch.get_num_threads() == 3, torch.get_num_threads()
+"""
+
+
+def test_ffcv_leaves_the_number_of_torch_threads_alone(digits_beton: Path):
+    """In a new process: the first import of ffcv sets it to one, which would leave a worker of many cores at a crawl."""
+    subprocess.run([sys.executable, "-c", THREADS, str(digits_beton)], check=True, timeout=120)
+
+
 WITHOUT = """
 import json, sys
 from pathlib import Path
