@@ -278,7 +278,7 @@ assert torch.get_num_threads() == 3, torch.get_num_threads()
 
 
 def test_ffcv_leaves_the_number_of_torch_threads_alone(digits_beton: Path):
-    """In a new process: the first import of ffcv sets it to one, which would leave a worker of many cores at a crawl."""
+    """In a new process: the first import of ffcv sets it to one, so a worker of many cores would use only one."""
     subprocess.run([sys.executable, "-c", THREADS, str(digits_beton)], check=True, timeout=120)
 
 
