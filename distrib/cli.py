@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distrib import __version__
-from distrib.errors import DistribError
+from distrib.errors import DistribError, JobError, RunError
 
 DESCRIPTION = """\
 Distributed training of image classifiers that withstand adversarial attack.
@@ -22,6 +22,10 @@ examples:
   distrib run jobs/digits.yaml                            train, judge and register in minutes
   distrib run jobs/mnist.yaml --set data.root=/data       the same with fields of the job set here
   distrib run jobs/mnist.yaml --dry-run                   what it would do, without doing it
+  distrib submit jobs/mnist.yaml --address http://head:8265 --directory /shared    the same on a Ray cluster
+  distrib jobs --address http://head:8265                 what was submitted there
+  distrib logs mnist --address http://head:8265 --follow    what it prints, until it ends
+  distrib stop mnist --address http://head:8265           stop it; submit it again, and it goes on
   distrib models                                          what is registered, and how robust it is
   distrib pull models:/digits@champion digits-model       bring a model here
   distrib compare models:/digits/2 models:/digits@champion   image by image, with a significance test
@@ -43,21 +47,65 @@ def parser() -> argparse.ArgumentParser:
         "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)"
     )
 
+    described = argparse.ArgumentParser(add_help=False)
+    described.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
+    described.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                           help="set a field of the job, such as optim.epochs=3 (may be repeated)")  # fmt: skip
+
+    remote = argparse.ArgumentParser(add_help=False)
+    remote.add_argument(
+        "--address", metavar="URL", default=os.environ.get("RAY_API_SERVER_ADDRESS"),
+        help="of the cluster's dashboard, such as http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS)",
+    )  # fmt: skip
+
     run = verbs.add_parser(
-        "run", help="carry out a job file", formatter_class=raw,
+        "run", help="carry out a job file", formatter_class=raw, parents=[described],
         description="Carries out a job file. The same job again goes on where it was stopped; a complete one says so.",
         epilog="examples:\n  distrib run jobs/digits.yaml\n  distrib run jobs/mnist.yaml --set data.root=/data "
         "--set optim.epochs=3 --set name=short\n  distrib run jobs/digits.yaml --json 2>/dev/null | tail -1",
     )  # fmt: skip
-    run.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
-    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                     help="set a field of the job, such as optim.epochs=3 (may be repeated)")  # fmt: skip
     run.add_argument(
         "--dry-run",
         action="store_true",
         help="resolve, check and print the job and what it would need; touch nothing",
     )
     run.add_argument("--json", action="store_true", help="the last line on stdout is the result as one JSON object")
+
+    submit = verbs.add_parser(
+        "submit", help="hand a job in to a Ray cluster", formatter_class=raw, parents=[described, remote],
+        description="Hands a job in to a Ray cluster where distrib is installed (or is sent along), and returns.\n"
+        "A run that is there already is refused while it lives; then the same command goes on where it was left.\n"
+        "The token is RAY_AUTH_TOKEN, or is read from RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.",
+        epilog="examples:\n  distrib submit jobs/mnist.yaml --address http://head:8265 --directory /shared --follow"
+        "\n  distrib jobs --address http://head:8265\n  distrib logs mnist --address http://head:8265 --follow",
+    )  # fmt: skip
+    submit.add_argument(
+        "--directory", metavar="DIR",
+        help="where the job's relative paths begin, on the cluster: a folder that every node sees (default: storage)",
+    )  # fmt: skip
+    submit.add_argument("--with-code", action="store_true", help="send this distrib along, instead of the nodes' own")
+    submit.add_argument("--follow", action="store_true", help="show the output until the end; exit as the job does")
+    submit.add_argument("--wait", action="store_true", help="the same without the output")
+    submit.add_argument("--json", action="store_true", help="the last line on stdout is the submission as JSON")
+
+    jobs = verbs.add_parser(
+        "jobs", help="list what was submitted to a Ray cluster", parents=[remote],
+        description="Lists every submission by distrib that the cluster knows, oldest first.",
+    )  # fmt: skip
+    jobs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+
+    logs = verbs.add_parser(
+        "logs", help="show what a submitted job prints", parents=[remote],
+        description="Shows the output of a run's last submission (or of one of them, NAME-NUMBER).",
+    )  # fmt: skip
+    logs.add_argument("name", metavar="NAME", help="the run's name, or NAME-NUMBER")
+    logs.add_argument("--follow", action="store_true", help="go on until the job's end, and exit as it does")
+
+    stop = verbs.add_parser(
+        "stop", help="stop a submitted job", parents=[remote],
+        description="Stops a run's last submission. It keeps its checkpoints: submit it again, and it goes on.",
+    )  # fmt: skip
+    stop.add_argument("name", metavar="NAME", help="the run's name, or NAME-NUMBER")
 
     doctor = verbs.add_parser(
         "doctor",
@@ -134,6 +182,8 @@ def _verb(options: argparse.Namespace) -> int:
     match options.verb:
         case "run":
             return _run(options)
+        case "submit" | "jobs" | "logs" | "stop":
+            return _elsewhere(options)
         case "doctor":
             return _doctor(options)
         case "models":
@@ -166,6 +216,64 @@ def _run(options: argparse.Namespace) -> int:
     else:
         print(table(result))
     return 0
+
+
+def _elsewhere(options: argparse.Namespace) -> int:
+    from distrib.cluster.submit import Remote
+    from distrib.jobfile import read
+
+    job = read(options.job, options.overrides) if options.verb == "submit" else None  # wrong input before any network
+    if not options.address:
+        raise JobError("--address: is missing; name the cluster's dashboard, such as http://HEAD:8265")
+    remote = Remote(options.address)
+    if options.verb == "jobs":
+        from distrib.report import submissions
+
+        found = remote.attempts()
+        print(json.dumps([one.as_json() for one in found]) if options.json else submissions(found))
+        return 0
+    if options.verb == "stop":
+        attempt = remote.stop(remote.attempt(options.name))
+        print(f"{attempt.id} is {attempt.status}")
+        return 0
+    if job is None:
+        attempt = remote.attempt(options.name)
+        if not options.follow:
+            print(remote.logs(attempt), end="")
+            return 0
+        return _follow(remote, attempt, lambda text: print(text, end="", flush=True)).outcome
+    attempt = remote.submit(job, options.directory, options.with_code)
+    say(f"{attempt.id} is submitted to {remote.address}: distrib logs {attempt.name} --follow shows what it does")
+    if options.follow or options.wait:
+        silent = options.wait and not options.follow
+        attempt = _follow(remote, attempt, lambda text: None if silent else print(text, end="", flush=True))
+    if options.json:
+        print(json.dumps(attempt.as_json()))
+    return attempt.outcome if attempt.over else 0
+
+
+def _follow(remote, attempt, show):
+    """The job at its end. Ctrl-C leaves it alone, or stops it where a person says so."""
+    try:
+        found = remote.follow(attempt, show, say)
+    except KeyboardInterrupt:
+        if sys.stdin.isatty() and input(f"\nstop {attempt.id} there too? [y/N] ").strip().lower().startswith("y"):
+            found = remote.stop(attempt)
+        else:
+            raise RunError(
+                f"{attempt.id} goes on; distrib logs {attempt.name} --follow shows it, "
+                f"distrib stop {attempt.name} ends it"
+            ) from None
+    say(
+        f"{found.id} is {found.status}"
+        + (f": {found.message.splitlines()[0]}" if found.outcome and found.message else "")
+    )
+    return found
+
+
+def say(text: str) -> None:
+    """A line for the person who watches, beside the output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _doctor(options: argparse.Namespace) -> int:

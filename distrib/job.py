@@ -54,6 +54,11 @@ class Cluster(Value):
     """Lost workers that are replaced, before the run is given up."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 300
     """How long a silent peer, or resources that do not come, are waited for."""
+    autoscaling: bool = False
+    """The cluster adds machines when it is asked for more than it has: wait for them. For GPUs say device: cuda."""
+    stage: str | None = None
+    """A folder of each machine's own disk into which packed data are copied once, and read from there; None: read
+    where they are packed."""
 
     @property
     def max_workers(self) -> int:

@@ -79,7 +79,7 @@ class Bench:
         sets = [Path(one.path) for one in suite.attacks if isinstance(one, Stored)]
         task = Task(
             subject, self.data, self.loader, suite, self.cluster.cpus_per_worker,
-            self.resources.use_gpu(self.cluster), sources,
+            self.resources.use_gpu(self.cluster), sources, self.cluster.stage,
         )  # fmt: skip
         identity = [subject.content(), *(sources[address].content() for address in sorted(sources))]
         terms = [

@@ -1,5 +1,8 @@
 """Results as text for a person."""
 
+import time
+from datetime import datetime
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -120,6 +123,21 @@ def decisions(rows: list[dict], name: str) -> str:
             f"{row['robust_accuracy']:.2%}",
             row["reason"],
         )
+    return _rendered(grid).rstrip()
+
+
+def submissions(attempts: list) -> str:
+    """Submissions to a cluster (:class:`distrib.cluster.submit.Attempt`), oldest first."""
+    if not attempts:
+        return "nothing was submitted there by distrib"
+    grid = Table(box=box.SIMPLE)
+    for heading in ("run", "submission", "status", "started", "minutes", "exit"):
+        grid.add_column(heading, justify="right" if heading in ("minutes", "exit") else "left")
+    for one in attempts:
+        minutes = ((one.ended or time.time()) - one.started) / 60
+        started = datetime.fromtimestamp(one.started).strftime("%Y-%m-%d %H:%M:%S")
+        status = "" if one.exit_status is None else str(one.exit_status)
+        grid.add_row(one.name, one.id, one.status, started, f"{minutes:.1f}", status)
     return _rendered(grid).rstrip()
 
 

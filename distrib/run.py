@@ -75,6 +75,7 @@ def run_prepare(job: Prepare, display: Display) -> dict:
 
 def run_train(job: Train, display: Display) -> dict:
     """Trains, judges, registers. A run that is complete is told again from its record."""
+    from distrib.cluster.preflight import prove
     from distrib.cluster.session import session
 
     clock = Clock.start()
@@ -89,6 +90,7 @@ def run_train(job: Train, display: Display) -> dict:
         with ExitStack() as stack:
             with clock.measure("ray_start"):
                 resources = stack.enter_context(session(job.cluster))
+                prove(resources, folder, data, job.cluster)
             with clock.measure("mlflow_start"):
                 tracker = stack.enter_context(tracked(job, folder, display))
             with clock.measure("train"):
@@ -198,6 +200,7 @@ def run_tune(job: Tune, display: Display) -> dict:
 
 def run_evaluate(job: Evaluate, display: Display) -> dict:
     """Judges a registered model or a checkpoint on the test split."""
+    from distrib.cluster.preflight import prove
     from distrib.cluster.session import session
 
     clock = Clock.start()
@@ -208,6 +211,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         uri = tracking.address(job.tracking.uri)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
         with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
+            prove(resources, folder, data, job.cluster)
             bench = Bench(
                 data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display
             )

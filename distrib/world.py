@@ -27,6 +27,11 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def agree(self, number: int) -> bool:
+        """Whether every rank has the same ``number``; every rank gets the same answer."""
+        total, squares = self.sum(torch.tensor([number, number**2], dtype=torch.float64, device=self.device)).tolist()
+        return self.size * squares == total**2
+
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replaces float ``tensors`` by their mean over the ranks, in place, with one collective."""
         tensors = list(tensors)

@@ -14,7 +14,7 @@ import yaml
 
 from distrib import __version__, cli, errors
 
-VERBS = ["run", "doctor", "models", "pull", "compare", "export"]
+VERBS = ["run", "submit", "jobs", "logs", "stop", "doctor", "models", "pull", "compare", "export"]
 PREPARE = {"kind": "prepare", "data": {"source": "digits"}, "loader": "memory"}
 RESULT = {"kind": "prepare", "folder": "/f", "splits": {"train": {"count": 3}}}
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DistribError)]

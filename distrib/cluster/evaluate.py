@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
+from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluate import frozen
 from distrib.evaluate.claim import gather
@@ -42,6 +43,10 @@ class Task:
     cuda: bool
     sources: dict[str, Subject] = field(default_factory=dict)
     """The models that transfer attacks start from, by their address."""
+    stage: str | None = None
+    """The folder of a worker's own disk that the data are copied into."""
+    here: Path = field(default_factory=Path.cwd)
+    """Where the paths of stored attacks begin: the driver's folder, which need not be that of a worker."""
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +75,7 @@ def judge(task: Task, start: int) -> tuple[ShardResult, bytes]:
         return task.sources[address].load(task.device)
 
     def stored(path: str, index: Tensor) -> Tensor:
-        return frozen.images(Path(path), index.cpu()).to(task.device)
+        return frozen.images(task.here / path, index.cpu()).to(task.device)
 
     result, worst = attack_shard(model, batch, positions, task.suite, Help(source, stored))
     return result, save({"x_adv": worst.cpu().contiguous()})
@@ -93,7 +98,7 @@ def score_again(task: Task, start: int, images: bytes) -> list[float]:
 def _shard(task: Task, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
     torch.set_num_threads(task.threads)
     order = task.order()[start : start + task.suite.shard_size]
-    batch = points(task.data, task.loader, task.threads, order, task.device)
+    batch = points(staged(task.data, task.stage), task.loader, task.threads, order, task.device)
     return task.subject.load(task.device), batch, np.arange(start, start + len(order))
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,18 +16,41 @@ SERVER = "RAY_API_SERVER_ADDRESS"
 
 
 @dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: float
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
 class Resources:
     """What the cluster has."""
 
-    cpus: float
-    gpus: float
-    nodes: int
+    nodes: tuple[Node, ...]
     local: bool
+    """Started for this job, on this machine."""
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    def room(self, cpus_per_worker: int, use_gpu: bool) -> int:
+        """How many workers the nodes hold: none is spread over two."""
+        return sum(
+            min(int(node.cpus // cpus_per_worker), int(node.gpus) if use_gpu else sys.maxsize) for node in self.nodes
+        )
 
     def use_gpu(self, cluster: Cluster) -> bool:
         """Whether the job's workers get a GPU each. Raises :class:`JobError` where they cannot have what they ask."""
         most, least = cluster.max_workers, cluster.min_workers
-        if cluster.device == "cuda" and self.gpus < least:
+        if cluster.device == "cuda" and self.gpus < least and not cluster.autoscaling:
             raise JobError(
                 f"cluster.device: cuda needs {least} GPUs, but the cluster has {self.gpus:g}; use auto or cpu"
             )
@@ -34,13 +58,21 @@ class Resources:
 
     def check(self, cluster: Cluster) -> None:
         """Raises :class:`JobError` for a request that could never be placed, with the arithmetic."""
-        self.use_gpu(cluster)
-        least = cluster.min_workers
-        needed = least * cluster.cpus_per_worker
-        if needed > self.cpus:
+        use_gpu = self.use_gpu(cluster)
+        least, each = cluster.min_workers, cluster.cpus_per_worker
+        if cluster.autoscaling:
+            return
+        if least * each > self.cpus:
             raise JobError(
-                f"cluster.num_workers: {least} workers x {cluster.cpus_per_worker} CPUs = {needed} CPUs, but the "
+                f"cluster.num_workers: {least} workers x {each} CPUs = {least * each} CPUs, but the "
                 f"cluster has {self.cpus:g}; ask for fewer"
+            )
+        room = self.room(each, use_gpu)
+        if least > room:
+            nodes = ", ".join(f"{node.cpus:g} CPUs{f' {node.gpus:g} GPUs' if use_gpu else ''}" for node in self.nodes)
+            raise JobError(
+                f"cluster.cpus_per_worker: {least} workers of {each} CPUs{' and a GPU' if use_gpu else ''} each, but "
+                f"the nodes ({nodes}) hold {room}; ask for less"
             )
 
 
@@ -87,8 +119,9 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
             raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
         raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
     try:
-        total = ray.cluster_resources()
-        found = Resources(total.get("CPU", 0), total.get("GPU", 0), len(ray.nodes()), address is None)
+        totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals)
+        found = Resources(nodes, local=address is None)
         found.check(cluster)
         yield found
     finally:

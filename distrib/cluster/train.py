@@ -21,7 +21,8 @@ from distrib.cluster.board import Note, Started
 from distrib.cluster.network import PinnedTorchConfig
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
-from distrib.errors import DistribError, NonFiniteLoss, RunError
+from distrib.data.stage import staged
+from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
 from distrib.job import Elastic, Train
 from distrib.state import State, load, save
 from distrib.world import current
@@ -52,8 +53,9 @@ def worker(config: dict) -> None:
     device = get_device()
     torch.set_num_threads(job.cluster.cpus_per_worker)
     world = current(device)
-    train = open_split(order.data, "train", "training")
-    held_out = open_split(order.data, "validation", "training")
+    data = staged(order.data, job.cluster.stage)
+    train = open_split(data, "train", "training")
+    held_out = open_split(data, "validation", "training")
     readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
     assert job.validation.attack is not None
     validation = trainer.Validation(
@@ -74,6 +76,10 @@ def worker(config: dict) -> None:
         state = State(model, part.optim, loader.steps, world, part.precision)
         run = order.run / phase
         stored = checkpoints.latest(run, lambda text: post(Note(text)))
+        if not world.agree(stored.epoch if stored else 0):
+            raise InputError(
+                f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see"
+            )
         if stored is not None:
             load(state, stored.folder)
         history = list(stored.history) if stored else []

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from distrib import tracking
 from distrib.clock import Clock
+from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
 from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
@@ -67,6 +68,7 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     tracking.client(tracking.address(job.tracking.uri))
     data = prepared(job.train, display)
     with session(job.cluster, dashboard=True) as resources:
+        prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)
         units = job.cluster.max_workers * (1 if use_gpu else job.cluster.cpus_per_worker)
         concurrent = slots(job, resources, use_gpu)
@@ -86,9 +88,9 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
 def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
     """How many trials the cluster holds at a time. Raises :class:`JobError` with the arithmetic."""
     workers, each = job.cluster.max_workers, job.cluster.cpus_per_worker
-    fit = int(resources.cpus // (workers * each))
-    if use_gpu:
-        fit = min(fit, int(resources.gpus // workers))
+    fit = resources.room(each, use_gpu) // workers
+    if job.cluster.autoscaling:
+        return job.concurrent or max(fit, 1)
     if job.concurrent is not None and job.concurrent > fit:
         asked = job.concurrent * workers
         raise JobError(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from distrib import __version__, checkpoints, tracking
 from distrib.clock import Clock
+from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
@@ -44,6 +45,7 @@ def run_study(job: Study, display: Display) -> dict:
         data = prepared(job, display)
         subjects = _given(job, data, display)
         with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
+            prove(resources, folder, data, job.cluster)
             if isinstance(job.study, Capacity):
                 subjects = _trained(job, folder, data, tracker, resources, display, clock)
             findings = _findings(job, subjects, folder, data, resources, display)
@@ -106,7 +108,15 @@ def _findings(
     job: Study, subjects: dict[str, Subject], folder: Path, data: Path, resources: Resources, display: Display
 ) -> Findings:
     study, test = job.study, open_split(data, "test", "evaluation").card
-    task = Task(study, subjects, data, job.loader, job.cluster.cpus_per_worker, resources.use_gpu(job.cluster))
+    task = Task(
+        study,
+        subjects,
+        data,
+        job.loader,
+        job.cluster.cpus_per_worker,
+        resources.use_gpu(job.cluster),
+        job.cluster.stage,
+    )
 
     def done(part: Callable, parts: list[tuple]) -> dict[tuple, dict]:
         return _parts(part, parts, task, job, folder / "parts", test.content_sha256, display)

@@ -9,6 +9,7 @@ from torch import nn
 
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
+from distrib.data.stage import staged
 from distrib.evaluate.points import chosen, points
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.witness import exact_float32
@@ -26,6 +27,8 @@ class Task:
     loader: LoaderName
     threads: int
     cuda: bool
+    stage: str | None = None
+    """The folder of a worker's own disk that the data are copied into."""
 
     @property
     def device(self) -> torch.device:
@@ -40,7 +43,9 @@ class Task:
 
     def batch(self, n: int | None, seed: int, start: int, stop: int) -> Batch:
         """The test images from place ``start`` to ``stop`` of those that ``n`` and ``seed`` choose."""
-        return points(self.data, self.loader, self.threads, self.order(n, seed)[start:stop], self.device)
+        return points(
+            staged(self.data, self.stage), self.loader, self.threads, self.order(n, seed)[start:stop], self.device
+        )
 
     def order(self, n: int | None, seed: int) -> np.ndarray:
         """The test images that ``n`` and ``seed`` choose."""

@@ -26,13 +26,23 @@ RANKS = {
     "tracking": 8, "promotion": 10, "registry": 11, "compare": 12,
     "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 10,
     "cluster.spread": 9, "judgement": 12, "record": 10, "training": 10, "study.run": 13, "run": 14, "export": 13,
-    "evaluate.points": 4, "study.values": 4, "study.sheet": 1, "study.task": 6, "study.landscape": 9,
+    "evaluate.points": 4, "data.stage": 3, "cluster.preflight": 9, "cluster.submit": 9,
+    "study.values": 4, "study.sheet": 1, "study.task": 6, "study.landscape": 9,
     "study.curves": 9, "study.transfer": 9, "study.capacity": 9, "plan": 14, "cli": 15,
 }  # fmt: skip
 
 DOORS = {
     "ffcv": {"data.beton", "data.loader"},
-    "ray": {"cluster.board", "cluster.network", "cluster.session", "cluster.train", "cluster.spread", "cluster.tune"},
+    "ray": {
+        "cluster.board",
+        "cluster.network",
+        "cluster.session",
+        "cluster.train",
+        "cluster.spread",
+        "cluster.tune",
+        "cluster.preflight",
+        "cluster.submit",
+    },
     "mlflow": {"tracking", "registry", "promotion", "evaluate.frozen_validate"},
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluate.reference"},

@@ -304,10 +304,10 @@ def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):
 
 
 def test_no_more_trials_at_a_time_than_the_cluster_holds():
-    from distrib.cluster.session import Resources
+    from distrib.cluster.session import Node, Resources
     from distrib.search.run import slots
 
-    eight, gpus = Resources(8, 0, 1, True), Resources(64, 4, 1, True)
+    eight, gpus = Resources((Node(8),), True), Resources((Node(64, 4),), True)
     assert slots(tune({"cluster": {"num_workers": 3}}), eight, False) == 2
     assert slots(tune({"cluster": {"num_workers": 2}}), gpus, True) == 2, "the GPUs are what is short"
     assert slots(tune({"cluster": {"num_workers": 2}, "concurrent": 3}), eight, False) == 3

@@ -1,0 +1,102 @@
+"""What every machine of a cluster must be able to do, proved on each before anything is trained.
+
+It sees the run's folder, and what it writes there is seen by the driver: checkpoints live in it. It sees the packed
+data, and they are those that the driver packed. MLflow is not among it: the driver alone speaks to it.
+"""
+
+import socket
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distrib import __version__
+from distrib.cluster.session import Resources
+from distrib.data.beton import open_split
+from distrib.data.split import SPLITS
+from distrib.data.stage import staged
+from distrib.errors import DistribError, InputError, JobError, RunError
+from distrib.job import Cluster
+
+
+def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None:
+    """Returns when every node with a CPU has passed; on a cluster of this machine alone there is nothing to prove.
+
+    Raises :class:`InputError` as a node raised it, or :class:`RunError` where one does not answer in time.
+    """
+    if resources.local:
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    probe, word = run / f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
+    probe.mkdir()
+    try:
+        (probe / "driver").write_text(word)
+        cards = {split: open_split(data, split, "evaluation").card.sha256 for split in SPLITS}
+        task = ray.remote(num_cpus=0, max_retries=1)(look)
+        answers = {
+            node["NodeID"]: task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(probe), node["NodeID"], word, str(data), cards, cluster.stage)  # pyright: ignore[reportCallIssue]
+            for node in nodes
+        }
+        for node in nodes:
+            _heard(answers[node["NodeID"]], node["NodeManagerAddress"], cluster)
+            if not (probe / node["NodeID"]).is_file():
+                raise _unshared(node["NodeManagerAddress"], run)
+    finally:
+        for file in probe.glob("*"):
+            with suppress(OSError):
+                file.unlink()
+        with suppress(OSError):
+            probe.rmdir()
+
+
+def look(probe: str, node: str, word: str, data: str, cards: dict[str, str], stage: str | None) -> None:
+    """Runs on a node. Raises :class:`InputError` for what it does not see, with its host's name."""
+    host, run = socket.gethostname(), Path(probe).parent
+    try:
+        seen = (Path(probe) / "driver").read_text()
+        (Path(probe) / node).write_text(word)
+    except OSError:
+        seen = ""
+    if seen != word:
+        raise _unshared(host, run)
+    try:
+        for split, sha256 in cards.items():
+            beton = open_split(Path(data), split, "evaluation")  # pyright: ignore[reportArgumentType]
+            if beton.card.sha256 != sha256 or beton.path.stat().st_size != beton.card.size_bytes:
+                raise InputError("other data than the driver packed")
+        staged(Path(data), stage)
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"data.store: on {host} the packed data in {data} cannot be used ({error}); name a folder that every "
+            "machine sees"
+        ) from None
+
+
+def _heard(answer, address: str, cluster: Cluster) -> None:
+    try:
+        ray.get(answer, timeout=cluster.timeout_seconds)
+    except GetTimeoutError:
+        raise RunError(
+            f"node {address} has not answered for {cluster.timeout_seconds} s; look at it, or drop it"
+        ) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, DistribError):
+            raise error.cause from None
+        reason = str(error.cause or error).strip().splitlines()[-1]
+        raise JobError(
+            f"node {address} cannot run distrib {__version__} ({reason}); install it there, or submit with --with-code"
+        ) from None
+    except RayError as error:
+        raise RunError(f"node {address} was lost ({str(error).strip().splitlines()[0]})") from None
+
+
+def _unshared(host: str, run: Path) -> InputError:
+    return InputError(
+        f"storage: {run} on {host} is not the folder that the driver has; name one that every machine sees (NFS, a "
+        "ReadWriteMany volume), such as --set storage=/shared/runs"
+    )
