@@ -33,7 +33,7 @@ bench: setup   ## every measurement in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 lock: setup    ## resolve pyproject.toml again, keeping the pins that still fit; ARGS=--upgrade for new ones
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra server \
 	  --custom-compile-command "make lock" $(ARGS) pyproject.toml -o requirements.lock
 
 clean:   ## remove caches and build leavings; data, runs and .venv stay

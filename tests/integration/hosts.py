@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ class Hosts:
 
     mark: str
     folder: Path
+    """That all of them share."""
+    room: str
+    """Ray's own; a socket's path has at most 107 letters, and pytest's folders are long."""
     token: str
     hosts: list[int] = field(default_factory=list)
 
@@ -66,7 +70,7 @@ class Hosts:
         words = ["ray", "start", f"--node-ip-address={own}", f"--num-cpus={cpus}"]
         if number == 1:
             words += ["--head", f"--port={PORT}", f"--dashboard-host={own}", f"--dashboard-port={DASHBOARD}"]
-            words += [f"--temp-dir={self.folder / 'ray'}"]
+            words += [f"--temp-dir={self.room}"]
         else:
             words += [f"--address={head}:{PORT}"]
         if hidden is not None:
@@ -104,7 +108,7 @@ def ip(*words: str) -> str:
 @contextmanager
 def network(folder: Path) -> Iterator[Hosts]:
     """A bridge without hosts yet; afterwards all that was started on it is gone."""
-    found = Hosts(secrets.token_hex(2), folder, secrets.token_hex(32))
+    found = Hosts(secrets.token_hex(2), folder, tempfile.mkdtemp(prefix="hosts-"), secrets.token_hex(32))
     bridge = f"d{found.mark}"
     ip("link", "add", bridge, "type", "bridge")
     try:
@@ -116,3 +120,4 @@ def network(folder: Path) -> Iterator[Hosts]:
             found.kill(number)
             ip("netns", "del", found.name(number))
         ip("link", "del", bridge)
+        shutil.rmtree(found.room, ignore_errors=True)

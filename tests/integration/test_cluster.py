@@ -185,7 +185,7 @@ def test_followed_lost_followed_again_stopped_and_gone_on_with(cluster: Hosts):
     words = [*submission(cluster, "long", "--follow", address=line.address), "--set", "optim.epochs=400"]
     process = subprocess.Popen(
         command(*words), cwd=cluster.folder, env=cluster.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells have & ignore it
     )  # fmt: skip
     try:
         wait_for(lambda: epochs(cluster, "long"), process)
@@ -248,7 +248,7 @@ def test_the_code_is_sent_along_and_data_are_staged_once(cluster: Hosts):
     done = call(cluster, *submission(cluster, "sent", *more), PYTHONPATH=str(code.parent))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     card = json.loads((cluster.folder / "runs" / "sent" / "card" / "card.json").read_text())
-    assert card["environment"]["distrib"] == "9.9.9"
+    assert card["software"]["distrib"] == "9.9.9"
     (copy,) = stage.glob("digits-*")
     assert sorted(path.name for path in copy.iterdir()) == [
         "test.beton", "test.json", "train.beton", "train.json", "validation.beton", "validation.json"
