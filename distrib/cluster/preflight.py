@@ -4,10 +4,10 @@ It sees the run's folder, and what it writes there is seen by the driver: checkp
 data, and they are those that the driver packed. MLflow is not among it: the driver alone speaks to it.
 """
 
-import socket
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distrib import __version__
 from distrib.cluster.session import Resources
 from distrib.data.beton import open_split
-from distrib.data.split import SPLITS
+from distrib.data.split import SPLITS, Split
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, JobError, RunError
 from distrib.job import Cluster
@@ -35,16 +35,16 @@ def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None
     try:
         (probe / "driver").write_text(word)
         cards = {split: open_split(data, split, "evaluation").card.sha256 for split in SPLITS}
-        task = ray.remote(num_cpus=0, max_retries=1)(look)
+        task: Any = ray.remote(num_cpus=0, max_retries=1)(look)
         answers = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(probe), node["NodeID"], word, str(data), cards, cluster.stage)  # pyright: ignore[reportCallIssue]
+            ).remote(node["NodeManagerAddress"], probe, word, data, cards, cluster.stage)
             for node in nodes
         }
         for node in nodes:
             _heard(answers[node["NodeID"]], node["NodeManagerAddress"], cluster)
-            if not (probe / node["NodeID"]).is_file():
+            if not (probe / node["NodeManagerAddress"]).is_file():
                 raise _unshared(node["NodeManagerAddress"], run)
     finally:
         for file in probe.glob("*"):
@@ -54,25 +54,24 @@ def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None
             probe.rmdir()
 
 
-def look(probe: str, node: str, word: str, data: str, cards: dict[str, str], stage: str | None) -> None:
-    """Runs on a node. Raises :class:`InputError` for what it does not see, with its host's name."""
-    host, run = socket.gethostname(), Path(probe).parent
+def look(node: str, probe: Path, word: str, data: Path, cards: dict[Split, str], stage: str | None) -> None:
+    """Runs on ``node`` (its address). Raises :class:`InputError` for what it does not see."""
     try:
-        seen = (Path(probe) / "driver").read_text()
-        (Path(probe) / node).write_text(word)
+        seen = (probe / "driver").read_text()
+        (probe / node).write_text(word)
     except OSError:
         seen = ""
     if seen != word:
-        raise _unshared(host, run)
+        raise _unshared(node, probe.parent)
     try:
         for split, sha256 in cards.items():
-            beton = open_split(Path(data), split, "evaluation")  # pyright: ignore[reportArgumentType]
+            beton = open_split(data, split, "evaluation")
             if beton.card.sha256 != sha256 or beton.path.stat().st_size != beton.card.size_bytes:
                 raise InputError("other data than the driver packed")
-        staged(Path(data), stage)
+        staged(data, stage)
     except (OSError, InputError) as error:
         raise InputError(
-            f"data.store: on {host} the packed data in {data} cannot be used ({error}); name a folder that every "
+            f"data.store: on node {node} the packed data in {data} cannot be used ({error}); name a folder that every "
             "machine sees"
         ) from None
 
@@ -95,8 +94,8 @@ def _heard(answer, address: str, cluster: Cluster) -> None:
         raise RunError(f"node {address} was lost ({str(error).strip().splitlines()[0]})") from None
 
 
-def _unshared(host: str, run: Path) -> InputError:
+def _unshared(node: str, run: Path) -> InputError:
     return InputError(
-        f"storage: {run} on {host} is not the folder that the driver has; name one that every machine sees (NFS, a "
-        "ReadWriteMany volume), such as --set storage=/shared/runs"
+        f"storage: {run} on node {node} is not the folder that the driver has; name one that every machine sees (NFS, "
+        "a ReadWriteMany volume), such as --set storage=/shared/runs"
     )

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -107,6 +109,7 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if address:
         _reachable(address)
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **quiet)
@@ -118,6 +121,8 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
         if address:
             raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
         raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
     try:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals)

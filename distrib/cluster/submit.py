@@ -59,7 +59,7 @@ class Attempt:
         """The exit status that the job's own command had; 1 where it had none."""
         if self.status == "SUCCEEDED":
             return 0
-        return self.exit_status or 1
+        return max(self.exit_status or 1, 1)  # it is negative for one that a signal ended
 
     def as_json(self) -> dict:
         """Plain values."""

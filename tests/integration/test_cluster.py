@@ -97,7 +97,9 @@ def test_a_folder_that_one_machine_does_not_see_is_told_before_training(cluster:
     try:
         done = call(cluster, *submission(cluster, "unshared", "--follow"))
         assert done.returncode == 2, done.stdout[-2000:]
-        assert re.search(r"storage: .*unshared on .* is not the folder that the driver has", done.stdout)
+        assert re.search(
+            rf"storage: .*unshared on node {cluster.address(3)} is not the folder that the driver has", done.stdout
+        )
         assert "Traceback" not in done.stdout and "training:" not in done.stdout
         assert epochs(cluster, "unshared") == [] and not list((hidden / "unshared").glob(".probe*"))
     finally:
@@ -108,7 +110,7 @@ def test_a_folder_that_one_machine_does_not_see_is_told_before_training(cluster:
 def wait_until_gone(cluster: Hosts, nodes: int) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        done = call(cluster, *submission(cluster, "probe", "--set", "cluster.num_workers=99"))
+        done = call(cluster, *submission(cluster, "probe", "--set", "cluster.num_workers=60"))
         if f"but the cluster has {nodes};" in done.stderr:
             return
         time.sleep(1)
@@ -122,7 +124,7 @@ def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: epochs(cluster, "lost"), process)
+        wait_for(lambda: epochs(cluster, "lost"), process, 400)
         reached = epochs(cluster, "lost")[-1]
         cluster.kill(2)
         assert reached < 6, "it was to die in the midst of training"
@@ -188,7 +190,7 @@ def test_followed_lost_followed_again_stopped_and_gone_on_with(cluster: Hosts):
         text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells have & ignore it
     )  # fmt: skip
     try:
-        wait_for(lambda: epochs(cluster, "long"), process)
+        wait_for(lambda: epochs(cluster, "long"), process, 400)
         second = call(cluster, *submission(cluster, "long", "--set", "optim.epochs=400"))
         assert second.returncode == 2 and "name: 'long' is RUNNING there already, as long-1" in second.stderr
         line.cut()
