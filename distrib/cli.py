@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distrib import __version__
 from distrib.errors import DistribError, JobError, RunError
+from distrib.tracking import told
 
 DESCRIPTION = """\
 Distributed training of image classifiers that withstand adversarial attack.
@@ -160,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        status = _verb(options)
+        with told():
+            status = _verb(options)
         sys.stdout.flush()  # here, where a reader that has left is caught
         return status
     except DistribError as error:

@@ -6,19 +6,24 @@ bounds and never stops a training; what could not be logged is logged later from
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from distrib.errors import RegistryError, RunError
+from distrib.errors import DistribError, RegistryError, RunError
 
 BOUNDS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # a server with passwords hashes one for every request
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 makes one call to a dead server last four minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody asked to tell others what is trained here
 }
+
+REFUSED = (401, 403)
 
 
 def address(uri: str | None) -> str:
@@ -49,10 +54,47 @@ def client(uri: str):
         found = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if isinstance(error, MlflowException) and error.get_http_status_code() in REFUSED:
+            raise _told(error) from None
         raise RegistryError(
             f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0][:200]}); {cure}"
         ) from None
     return found
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What MLflow raises inside, in words: :class:`RegistryError` where it refuses, else :class:`RunError`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__ != "mlflow.exceptions":
+            raise
+        raise _told(error) from None
+
+
+def _told(error: Any) -> DistribError:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    asked = re.search(r"endpoint (\S+)", text)
+    what = asked[1] if asked else "that"
+    match error.get_http_status_code():
+        case 401:
+            return RegistryError(
+                "tracking.uri: MLflow refuses this user and password; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        case 403 if "host" in text.lower():
+            return RegistryError(
+                "tracking.uri: MLflow does not answer to this host's name; start it with --allowed-hosts, or call it "
+                "by a name that it knows"
+            )
+        case 403:
+            return RegistryError(
+                f"tracking.uri: MLflow does not let this user do {what}; set MLFLOW_TRACKING_USERNAME to one who may, "
+                "or have the right granted"
+            )
+        case _:
+            return RunError(f"MLflow failed: {text[:300]}")
 
 
 class Tracker:

@@ -72,7 +72,7 @@ def status(url: str, host: str | None = None, user: str = "") -> int:
     if user:
         request.add_header("Authorization", "Basic " + base64.b64encode(user.encode()).decode())
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -131,14 +131,15 @@ def process(words: list[str], folder: Path, env: dict[str, str], ready: str) -> 
             server.wait(timeout=30)
 
 
-def command_of_the_manifest(port: int) -> list[str]:
-    """How k8s/mlflow starts the server, but on the loopback interface and a free port."""
+def of_the_manifest(port: int) -> tuple[list[str], dict[str, str]]:
+    """How k8s/mlflow starts the server, but on the loopback interface and a free port; and its plain variables."""
     deployment = yaml.safe_load((ROOT / "k8s" / "mlflow" / "deployment.yaml").read_text())
     (box,) = deployment["spec"]["template"]["spec"]["containers"]
+    plain = {one["name"]: one["value"] for one in box["env"] if "value" in one}
     changed = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=5000": f"--port={port}", "--workers=2": "--workers=1"}
     assert set(changed) < set(box["command"])
     words = [changed.get(word, word) for word in box["command"]]
-    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    return [str(Path(sys.executable).parent / words[0]), *words[1:]], plain
 
 
 @contextmanager
@@ -155,18 +156,19 @@ def tracking_server(folder: Path) -> Iterator[Server]:
         (folder / "auth.ini").write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nadmin_username = admin\n"
         )
-        env = environment() | {
+        words, plain = of_the_manifest(port)
+        env = environment() | plain | {
             "MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/artifacts",
             "MLFLOW_S3_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
             "AWS_SECRET_ACCESS_KEY": KEYS["aws_secret_access_key"], "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-this-test",
             "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN, "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-            "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": str(folder),
+            "HOME": str(folder),
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         }  # fmt: skip
         upgrade = [str(binaries / "mlflow"), "db", "upgrade", database]
         subprocess.run(upgrade, check=True, env=env, capture_output=True, timeout=180)
         server = Server(f"http://127.0.0.1:{port}", database, s3)
-        with process(command_of_the_manifest(port), folder, env, f"{server.uri}/health"):
+        with process(words, folder, env, f"{server.uri}/health"):
             made = server.python(
                 "import os; from mlflow.server import get_app_client\n"
                 "client = get_app_client('basic-auth', tracking_uri=os.environ['MLFLOW_TRACKING_URI'])\n"

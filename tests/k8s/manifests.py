@@ -1,5 +1,6 @@
 """The manifests as kustomize renders them, and what is in them."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,13 @@ K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 KUBECTL = shutil.which("kubectl")
 WHY_NOT = "kubectl, which renders the manifests, is not on PATH"
+
+
+def locked(package: str) -> str:
+    """The version that requirements.lock pins."""
+    found = re.search(rf"^{re.escape(package)}==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert found, package
+    return found[1]
 
 
 @cache

@@ -3,9 +3,6 @@
 import copy
 import os
 import re
-import subprocess
-import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import operator_rules
 import pytest
 import schema
 import yaml
-from manifests import K8S, KUBECTL, OVERLAYS, ROOT, WHY_NOT, cluster_of, containers, objects, of_kind, pods, rendered
+from manifests import K8S, KUBECTL, OVERLAYS, WHY_NOT, cluster_of, containers, locked, objects, of_kind, pods, rendered
 
 from distrib import __version__, cli
 from distrib.cluster.session import Node, Resources
@@ -31,13 +28,6 @@ CORE_VERSIONS = ("1.30", "1.35")
 """The oldest and the newest that are supported."""
 CRDS = Path(os.environ.get("DISTRIB_TEST_CRDS") or "none")
 no_crds = pytest.mark.skipif(not CRDS.is_dir(), reason="DISTRIB_TEST_CRDS names no folder with KubeRay's schemas")
-LOCK = (ROOT / "requirements.lock").read_text()
-
-
-def locked(package: str) -> str:
-    found = re.search(rf"^{re.escape(package)}==([\w.]+)", LOCK, re.MULTILINE)
-    assert found, package
-    return found[1]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -327,30 +317,9 @@ def test_the_command_and_its_job_are_ones_that_distrib_takes(overlay: str, docum
     assert "run: " in plan(here)
 
 
-def test_versions_are_those_of_the_lock():
+def test_the_version_of_ray_is_that_of_the_lock():
     for overlay in OVERLAYS:
         for document in of_kind(overlay, *RAY):
             cluster = cluster_of(document)
             if cluster is not None:
                 assert cluster["rayVersion"] == locked("ray")
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    (base,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", dockerfile, re.MULTILINE)
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert base.startswith(f"rayproject/ray:{locked('ray')}-py311") and required.startswith(">=3.11")
-
-
-def test_the_dockerfile_has_no_fault_that_hadolint_knows():
-    words = [str(Path(sys.executable).parent / "hadolint"), "--failure-threshold", "warning", str(ROOT / "Dockerfile")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_dockerfile_keeps_the_house_rules():
-    text = (ROOT / "Dockerfile").read_text()
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000"
-    assert not any(line.startswith(("ADD ", "ENTRYPOINT", "CMD")) for line in lines)
-    assert "requirements.lock" in text and "--require-hashes" in text and ":latest" not in text
-    assert not re.search(r"https?://", "\n".join(lines)), "nothing is downloaded by address"
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert ignored[0] == "*", "what is sent to the builder is listed, not what is left out"
