@@ -1,0 +1,52 @@
+"""What is said before any cluster is asked."""
+
+from pathlib import Path
+
+import pytest
+
+from distrib import cli
+from distrib.cluster.submit import Attempt
+
+JOB = str(Path(__file__).parents[2] / "jobs" / "digits.yaml")
+NOBODY = "http://127.0.0.1:9"
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return cli.main(words)
+
+
+REFUSED = [
+    (["submit", "nothing.yaml", "--address", NOBODY], r"nothing.yaml: there is no such job file"),
+    (["submit", JOB, "--set", "optim.epochs=x", "--address", NOBODY], r"optim.epochs: expected a valid integer"),
+    (["submit", JOB], r"--address: is missing; name the cluster's dashboard, such as http://HEAD:8265"),
+    (["jobs"], r"--address: is missing"),
+    (["jobs", "--address", "ray://head:10001"], r"--address ray://head:10001: name the cluster's dashboard"),
+    (["jobs", "--address", "head"], r"--address head: name the cluster's dashboard"),
+    (["jobs", "--address", NOBODY], r"http://127.0.0.1:9 is no Ray dashboard that answers"),
+    (["logs", "x", "--address", "127.0.0.1:9"], r"http://127.0.0.1:9 is no Ray dashboard that answers"),
+    (["stop", "x", "--address", NOBODY], r"is no Ray dashboard that answers"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSED, ids=[" ".join(words)[:40] for words, _ in REFUSED])
+def test_a_wrong_command_is_one_line(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(words, monkeypatch, tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and told in err and len(err.splitlines()) == 1, err
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_status", "outcome"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", -9, 1), ("FAILED", None, 1), ("STOPPED", None, 1)],
+)
+def test_the_exit_status_is_the_jobs_own(status: str, exit_status: int | None, outcome: int):
+    attempt = Attempt("x-1", "x", 1, status, 0.0, 1.0, exit_status, "")
+    assert attempt.over and attempt.outcome == outcome
+    assert not Attempt("x-1", "x", 1, "RUNNING", 0.0, None, None, "").over

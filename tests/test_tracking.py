@@ -1,0 +1,33 @@
+"""What MLflow refuses, in words."""
+
+import pytest
+
+from distrib.errors import DistribError, RegistryError, RunError
+from distrib.tracking import told
+
+ANSWERS = [
+    (401, "You are not authenticated.", RegistryError, r"refuses this user and password; set MLFLOW_TRACKING_USERNAME"),
+    (403, "Permission denied", RegistryError, r"does not let this user do /api/x; set MLFLOW_TRACKING_USERNAME"),
+    (403, "Invalid Host header - possible DNS rebinding", RegistryError, r"start it with --allowed-hosts"),
+    (500, "the disk is full", RunError, r"MLflow failed: .*the disk is full"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "text"), ANSWERS)
+def test_every_answer_has_a_cure(status: int, body: str, kind: type[DistribError], text: str):
+    from mlflow.exceptions import RestException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, PERMISSION_DENIED, UNAUTHENTICATED, ErrorCode
+
+    codes = {401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 500: INTERNAL_ERROR, 400: BAD_REQUEST}
+    message = f"API request to endpoint /api/x failed with error code {status} != 200. Response body: '{body}'"
+    answer = {"error_code": ErrorCode.Name(codes[status]), "message": message}
+    with pytest.raises(kind, match=text) as caught, told():
+        raise RestException(answer)
+    assert type(caught.value) is kind and caught.value.__suppress_context__
+
+
+def test_what_is_not_mlflows_is_left_alone():
+    with pytest.raises(KeyError), told():
+        raise KeyError("x")
+    with pytest.raises(RegistryError, match="as it was"), told():
+        raise RegistryError("as it was")
