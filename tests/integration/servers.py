@@ -155,6 +155,7 @@ def tracking_server(folder: Path) -> Iterator[Server]:
         boto3.client("s3", endpoint_url=s3, region_name="us-east-1", **KEYS).create_bucket(Bucket=BUCKET)
         (folder / "auth.ini").write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nadmin_username = admin\n"
+            "auth_cache_ttl_seconds = 60\n"
         )
         words, plain = of_the_manifest(port)
         env = environment() | plain | {
