@@ -93,6 +93,7 @@ def landscape_grid(curves: dict[tuple[str, int], dict], labels: Iterable[str], w
             axes.set_ylim(bottom=0)
         axes.set_title(f"{label}: a {found['label']}", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
     across = {"final": "final loss", "segments": "from one maximum to another", "trajectories": "PGD step"}[what]
     figure.supxlabel(across, fontsize=9)
     figure.supylabel("restarts" if what == "final" else "loss", fontsize=9)
