@@ -182,6 +182,14 @@ class Line:
             one.close()
 
 
+@pytest.fixture
+def stopped_afterwards(cluster: Hosts) -> Iterator[None]:
+    """The run ``long`` holds no CPU when the test is over, however it ended."""
+    yield
+    call(cluster, "stop", "long", "--address", cluster.dashboard)
+
+
+@pytest.mark.usefixtures("stopped_afterwards")
 def test_followed_lost_followed_again_stopped_and_gone_on_with(cluster: Hosts):
     line = Line(cluster.address(1), DASHBOARD)
     words = [*submission(cluster, "long", "--follow", address=line.address), "--set", "optim.epochs=400"]
@@ -208,12 +216,12 @@ def test_followed_lost_followed_again_stopped_and_gone_on_with(cluster: Hosts):
     assert process.returncode == 1 and "does not answer; the job goes on there" in err and "answers again" in err
     assert "long-1 goes on; distrib logs long --follow shows it" in err and "Traceback" not in err
     shown = re.findall(r"robust epoch (\d+)/400", out)
-    assert len(shown) == len(set(shown)) and int(shown[-1]) > reached, "every line once, also those of the time apart"
+    assert shown and len(shown) == len(set(shown)), "no line twice"
 
     assert (listed := json.loads(call(cluster, "jobs", "--address", cluster.dashboard, "--json").stdout)[-1])
     assert (listed["id"], listed["status"]) == ("long-1", "RUNNING")
     logs = call(cluster, "logs", "long", "--address", cluster.dashboard)
-    assert logs.returncode == 0 and logs.stdout.startswith(out.rsplit("\n", 2)[0])
+    assert logs.returncode == 0 and logs.stdout.startswith(out.rsplit("\n", 2)[0]), "and none left out"
     stopped = call(cluster, "stop", "long", "--address", cluster.dashboard)
     assert stopped.returncode == 0 and stopped.stdout == "long-1 is STOPPED\n"
     (run,) = mlflow_runs(cluster, "long")
