@@ -28,7 +28,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY distrib ./distrib
 RUN /opt/distrib/bin/uv pip install --no-cache --no-deps --compile-bytecode --python /opt/distrib/bin/python . \
     && find /opt/distrib -name '_libffcv*.so' -exec ldd {} + | awk '/=> \// { print $3 }' | xargs -n 1 readlink -f \
-       | xargs dpkg -S 2>/dev/null | cut -d: -f1 | sort -u > /opt/distrib/system-packages
+       | { xargs dpkg -S 2>/dev/null || true; } | cut -d: -f1 | sort -u > /opt/distrib/system-packages \
+    && test -s /opt/distrib/system-packages
 
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
@@ -38,13 +39,15 @@ LABEL org.opencontainers.image.title="distrib" \
       org.opencontainers.image.version="0.1.0"
 USER 0
 COPY --from=build /opt/distrib /opt/distrib
-# What FFCV was linked against, found out above; KubeRay's older probes call wget.
+# What FFCV was linked against, found out above, and OpenCV's Python package; KubeRay's older probes call wget.
 # hadolint ignore=DL3008,SC2046
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends wget $(cat /opt/distrib/system-packages) \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+       wget libgl1 libglib2.0-0 $(cat /opt/distrib/system-packages) \
     && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/distrib/bin:$PATH \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true
 WORKDIR /tmp
 USER 1000
+RUN python -c "import cv2, ffcv.fields, ffcv.loader, ray, mlflow, distrib"

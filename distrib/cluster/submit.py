@@ -7,6 +7,7 @@ Logs and states are asked for again and again, so a connection that is lost cost
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -84,6 +85,7 @@ class Remote:
         if token:  # before ray is imported, for the calls of its own that read it
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
+        os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # it would win over the argument, as RAY_ADDRESS would
         with self._answering():
             self._client = _client(self.address, token)
 
@@ -110,7 +112,8 @@ class Remote:
                 shutil.copytree(package, Path(folder) / "distrib", ignore=shutil.ignore_patterns("__pycache__"))
             environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **_tracking()}
             self._client.submit_job(
-                entrypoint=f'cd {shlex.quote(start)} && exec python -m distrib.cli run "$OLDPWD/job.yaml"',
+                # -P: a folder named distrib where the job starts is not the code that was sent, or installed
+                entrypoint=f'{_enter(start, directory)} && exec python -P -m distrib.cli run "$OLDPWD/job.yaml"',
                 submission_id=f"{name}-{number}",
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata={MARK: name, "digest": digest(job)},
@@ -126,10 +129,15 @@ class Remote:
     def attempt(self, name: str) -> Attempt:
         """The submission NAME-NUMBER, or the last one of the run NAME."""
         found = self.attempts()
-        exact = [one for one in found if one.id == name] or [one for one in found if one.name == name]
+        exact = [one for one in found if one.id == name]
+        named = [one for one in found if one.name == name]
+        if exact and named:
+            others = ", ".join(one.id for one in named)
+            raise JobError(f"{name}: a submission of the run {exact[0].name}, and a run; of that, name one of {others}")
+        exact = exact or named
         if not exact:
             known = sorted({one.name for one in found})
-            raise JobError(
+            raise UnknownJob(
                 f"{name}: {self.address} knows no such job" + (f"; it knows {', '.join(known)}" if known else "")
             )
         return exact[-1]
@@ -166,7 +174,7 @@ class Remote:
                     ) from None
                 time.sleep(POLL_SECONDS)
                 continue
-            except JobError:
+            except UnknownJob:
                 raise RunError(
                     f"{attempt.id}: {self.address} has forgotten this job (was its head replaced?); submit it again, "
                     "and it goes on from its last checkpoint"
@@ -229,6 +237,10 @@ class Remote:
             raise JobError(f"--address {self.address}: {text.strip().splitlines()[0][:200]}") from None
 
 
+class UnknownJob(JobError):
+    """The cluster has no job of this name."""
+
+
 class Unreachable(JobError):
     """The cluster does not answer: it may, when asked again."""
 
@@ -276,6 +288,11 @@ def _start(job: AnyJob, directory: str | None) -> str:
     return start
 
 
+def _enter(start: str, directory: str | None) -> str:
+    """The shell's words for it; a run's own storage is made, as ``distrib run`` makes it."""
+    return f"cd {shlex.quote(start)}" if directory else f"mkdir -p {shlex.quote(start)} && cd {shlex.quote(start)}"
+
+
 def _tracking() -> dict[str, str]:
     """MLFLOW_TRACKING_URI of this shell, if it means the same there. Raises :class:`JobError` if it has a password."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -284,7 +301,10 @@ def _tracking() -> dict[str, str]:
             "MLFLOW_TRACKING_URI: everyone who sees the cluster's dashboard would see its password; leave user and "
             "password out, and give the nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    return {"MLFLOW_TRACKING_URI": uri} if uri.startswith(("http://", "https://", "sqlite:////")) else {}
+    host = re.match(r"https?://\[?([^/]+?)\]?(:\d+)?(/|$)", uri)
+    if host is None or host[1] in ("localhost", "::1") or host[1].startswith("127."):
+        return {}
+    return {"MLFLOW_TRACKING_URI": uri}
 
 
 def _attempt(details) -> Attempt | None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from distrib.data.beton import open_split
+from distrib.data.beton import Card, open_split
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
 
@@ -25,7 +25,9 @@ def staged(data: Path, stage: str | None) -> Path:
         room.mkdir(parents=True, exist_ok=True)
         with (room / f".{data.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not copy.is_dir() or [open_split(copy, split, "evaluation").card for split in SPLITS] != cards:
+            if not _whole(copy, cards):
+                for left in room.glob(f".{data.name}-*"):  # of a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 _copy(data, copy)
     except OSError as error:
         raise DataError(
@@ -33,6 +35,17 @@ def staged(data: Path, stage: str | None) -> Path:
             "written to, with room for it"
         ) from None
     return copy
+
+
+def _whole(copy: Path, cards: list[Card]) -> bool:
+    """Whether the copy has these cards, and files as long as they say."""
+    try:
+        found = [open_split(copy, split, "evaluation") for split in SPLITS]
+        return [one.card for one in found] == cards and all(
+            one.path.stat().st_size == one.card.size_bytes for one in found
+        )
+    except (DataError, OSError):
+        return False
 
 
 def _copy(data: Path, copy: Path) -> None:

@@ -41,6 +41,24 @@ def test_a_copy_of_other_data_is_replaced(data: Path, tmp_path: Path):
     assert open_split(copy, "train", "evaluation").card == open_split(data, "train", "evaluation").card
 
 
+@pytest.mark.parametrize("gone", ["test.json", "train", "short"])
+def test_a_damaged_copy_is_made_anew(data: Path, tmp_path: Path, gone: str):
+    copy = staged(data, str(tmp_path / "local"))
+    packed = open_split(copy, "train", "evaluation").path
+    (tmp_path / "local" / f".{data.name}-killed").mkdir()
+    match gone:
+        case "test.json":
+            (copy / gone).unlink()
+        case "train":
+            packed.unlink()
+        case _:
+            packed.write_bytes(packed.read_bytes()[:-1])
+    assert staged(data, str(tmp_path / "local")) == copy
+    for split in SPLITS:
+        open_split(copy, split, "evaluation").verify()
+    assert [path.name for path in (tmp_path / "local").iterdir() if path.is_dir()] == [data.name], "swept"
+
+
 def test_many_workers_of_one_machine_make_one_copy(data: Path, tmp_path: Path):
     with concurrent.futures.ProcessPoolExecutor(4) as pool:
         found = set(pool.map(staged, [data] * 8, [str(tmp_path / "local")] * 8))
