@@ -19,6 +19,8 @@ SHARDED = [
     " {attack: square, queries: 200, meets: standing}]",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.timeout(900)  # the first test's time holds the trainings and evaluations that all look at
+
 
 def evaluation(name: str, *overrides: str) -> list[str]:
     sets = [word for override in (f"name={name}", *overrides) for word in ("--set", override)]
