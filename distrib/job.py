@@ -53,7 +53,7 @@ class Cluster(Value):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Lost workers that are replaced, before the run is given up."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 300
-    """How long a silent peer, or resources that do not come, are waited for."""
+    """How long a silent peer is waited for, and one attempt to start the workers; Ray repeats that while nodes lack."""
     autoscaling: bool = False
     """The cluster adds machines when it is asked for more than it has: wait for them. For GPUs say device: cuda."""
     stage: str | None = None

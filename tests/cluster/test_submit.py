@@ -1,11 +1,14 @@
 """What is said before any cluster is asked."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import pytest
 
 from distrib import cli
-from distrib.cluster.submit import Attempt
+from distrib.cluster.submit import Attempt, Remote, _tracking
+from distrib.errors import JobError
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "digits.yaml")
 NOBODY = "http://127.0.0.1:9"
@@ -51,3 +54,38 @@ def test_the_exit_status_is_the_jobs_own(status: str, exit_status: int | None, o
     attempt = Attempt("x-1", "x", 1, status, 0.0, 1.0, exit_status, "")
     assert attempt.over and attempt.outcome == outcome
     assert not Attempt("x-1", "x", 1, "RUNNING", 0.0, None, None, "").over
+
+
+@pytest.mark.parametrize(
+    ("uri", "sent"),
+    [
+        ("http://mlflow:5000", True), ("https://mlflow.example.com/team", True), ("http://10.0.0.7:5000", True),
+        ("http://localhost:5000", False), ("http://127.0.0.1:5000", False), ("http://[::1]:5000", False),
+        ("sqlite:////home/me/mlflow.db", False), ("", False),
+    ],
+)  # fmt: skip
+def test_only_an_address_that_means_the_same_there_is_sent_along(uri: str, sent: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert _tracking() == ({"MLFLOW_TRACKING_URI": uri} if sent else {})
+
+
+def test_the_address_that_is_named_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Ray's client would rather ask the one in the environment; here a server that is another one."""
+    asked = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(JobError, match=r"http://127\.0\.0\.1:9 is no Ray dashboard"):
+            Remote(NOBODY)
+        assert asked == []
+    finally:
+        server.shutdown()
+        server.server_close()

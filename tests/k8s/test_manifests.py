@@ -157,10 +157,14 @@ def test_the_rules_catch(mutation: str):
 def test_every_other_kind_fits_kubernetes(overlay: str, version: str):
     import kubernetes_validate
 
-    documents = [document for document in [*objects(overlay), namespace()] if document["kind"] not in RAY]
+    documents = [document for document in [*objects(overlay), namespace(), loader()] if document["kind"] not in RAY]
     assert documents
     for document in documents:
         kubernetes_validate.validate(document, version, strict=True)
+
+
+def loader() -> dict:
+    return yaml.safe_load((K8S / "admin" / "loader.yaml").read_text())
 
 
 def namespace() -> dict:
@@ -221,7 +225,7 @@ def test_what_is_named_is_there(overlay: str):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_passes_the_restricted_standard(overlay: str):
     """Pod Security, restricted, and what we ask of ourselves beyond it."""
-    for name, template in pods(objects(overlay)):
+    for name, template in [*pods(objects(overlay)), ("loader", loader())]:
         spec = template["spec"]
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] > 0, name
