@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LIMIT = 10_000
 POLL_SECONDS = 0.2
@@ -60,9 +61,11 @@ Listener = Callable[[str, object], None]
 def listening(listen: Listener) -> Iterator[ActorHandle]:
     """A new board; a thread hands what is posted to ``listen``, until the block ends, and then once more.
 
+    The board is on the driver's own node, so that no other node takes it along when it is lost.
     What ``listen`` raises is raised at the end of the block, unless the block raises itself.
     """
-    board: Any = ray.remote(Board).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     ended, failures = threading.Event(), []
 
     def loop() -> None:
