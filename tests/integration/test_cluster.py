@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -115,6 +116,27 @@ def wait_until_gone(cluster: Hosts, nodes: int) -> None:
             return
         time.sleep(1)
     raise AssertionError(done.stderr)
+
+
+BOARDS = """
+import ray
+from distrib.cluster.board import listening
+
+ray.init(address="auto", log_to_driver=False)
+here, heard, where = ray.get_runtime_context().get_node_id(), [], []
+for turn in range(6):
+    with listening(lambda phase, notice: heard.append(notice)) as board:
+        where.append(ray.get(board.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60))
+        ray.get(board.post.remote("robust", turn), timeout=60)
+assert heard == [0, 1, 2, 3, 4, 5], heard
+assert where == [here] * 6, (here, where)
+"""
+
+
+def test_the_notice_board_stays_with_the_driver(cluster: Hosts):
+    """Else the loss of another machine takes the board along, and the run with it."""
+    done = cluster.run(1, [sys.executable, "-c", BOARDS])
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
