@@ -82,10 +82,11 @@ class Resources:
 def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
 
-    A local cluster's dashboard is on the loopback interface; Ray's other processes listen on all (2.60) and ask for the
-    token of ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled". It offers as many CPUs as the job asks for, even
-    if the machine has fewer: two workers on one core are slow, not wrong. With ``dashboard`` it also answers questions
-    about its actors, without which Ray does not give back what an early-stopped trial held (ray#54305).
+    A local cluster's dashboard is on the loopback interface. Ray's other processes listen on all of them (2.60): who
+    joins must show the token of ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled"; metrics are for everyone to
+    read. It offers as many CPUs as the job asks for, even if the machine has fewer: two workers on one core are slow,
+    not wrong. With ``dashboard`` it also answers questions about its actors, without which Ray does not give back what
+    an early-stopped trial held (ray#54305).
     Raises :class:`JobError`, :class:`RunError`.
     """
     settings = {
