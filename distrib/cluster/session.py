@@ -78,15 +78,18 @@ class Resources:
             )
 
 
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+REFUSALS = (ConnectionError, ValueError, RuntimeError, OSError)
+
+
 @contextmanager
 def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
 
-    A local cluster's dashboard is on the loopback interface. Ray's other processes listen on all of them (2.60): who
-    joins must show the token of ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled"; metrics are for everyone to
-    read. It offers as many CPUs as the job asks for, even if the machine has fewer: two workers on one core are slow,
-    not wrong. With ``dashboard`` it also answers questions about its actors, without which Ray does not give back what
-    an early-stopped trial held (ray#54305).
+    A local cluster listens on the loopback interface only, and who joins it must show the token of
+    ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled". It offers as many CPUs as the job asks for, even if the
+    machine has fewer: two workers on one core are slow, not wrong. With ``dashboard`` it also answers questions about
+    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305).
     Raises :class:`JobError`, :class:`RunError`.
     """
     settings = {
@@ -100,40 +103,76 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
         os.environ.setdefault(name, value)
     import ray
 
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    local = {"_node_ip_address": "127.0.0.1", "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     os.environ.pop(SERVER, None)
-    if dashboard and not address:
-        # Its processes would look for the dashboard, and give up where the machine runs a second cluster
-        local["dashboard_port"] = _free_port()
-        os.environ[SERVER] = f"http://127.0.0.1:{local['dashboard_port']}"
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    if address:
-        _reachable(address)
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    wanted = cluster.max_workers * cluster.cpus_per_worker
     terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            wanted = cluster.max_workers * cluster.cpus_per_worker
-            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), **local, **quiet)
-            _private_token()
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        if address:
-            raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
-        raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
-    try:
+    with _joined(address) if address else _local(max(wanted, os.cpu_count() or 1), dashboard):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals)
         found = Resources(nodes, local=address is None)
         found.check(cluster)
         yield found
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """A cluster that is there already, and stays."""
+    import ray
+
+    _reachable(address)
+    try:
+        ray.init(address=address, **QUIET)
+    except REFUSALS as error:
+        raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
+    try:
+        yield
     finally:
         ray.shutdown()
-        os.environ.pop(SERVER, None)
+
+
+@contextmanager
+def _local(cpus: int, dashboard: bool) -> Iterator[None]:
+    """A cluster of this machine, for this job."""
+    import ray
+
+    where = {"_node_ip_address": "127.0.0.1", "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+    if dashboard:
+        # Its processes would look for the dashboard, and give up where the machine runs a second cluster
+        where["dashboard_port"] = _free_port()
+        os.environ[SERVER] = f"http://127.0.0.1:{where['dashboard_port']}"
+    with _on_loopback():
+        try:
+            try:
+                ray.init("local", num_cpus=cpus, **where, **QUIET)
+            except REFUSALS as error:
+                raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
+            _private_token()
+            yield
+        finally:
+            ray.shutdown()
+            os.environ.pop(SERVER, None)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's way on macOS and Windows: a cluster of one machine, its addresses 127.0.0.1. On Linux, where clusters may
+    have many, it takes another address even where it is told this one, and listens on every interface (2.60)."""
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # for the processes that Ray starts; the constant for this one
+    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before[0] is not None:
+            os.environ[name] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def _free_port() -> int:

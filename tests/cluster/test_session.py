@@ -1,5 +1,9 @@
 """What a cluster can hold, and how it is said what it cannot."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from distrib.cluster.session import Node, Resources
@@ -46,3 +50,26 @@ def test_gpus_and_cpus_are_counted_on_the_same_node():
 def test_auto_takes_gpus_only_where_every_worker_gets_one(device: str, workers: int, gpu: bool):
     cluster = Cluster.model_validate({"device": device, "num_workers": workers})
     assert GPUS.use_gpu(cluster) is gpu
+
+
+LISTENERS = """
+import os, psutil, ray  # as in a process that used Ray before: what it read from its environment is read
+from distrib.cluster.session import session
+from distrib.job import Cluster
+with session(Cluster(num_workers=1), dashboard=True):
+    assert ray.get(ray.remote(num_cpus=1)(lambda: 1).remote()) == 1  # a worker listens as well
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for one in process.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN:
+                print(one.laddr.ip.removeprefix("::ffff:"), process.name())
+print("after", os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"), os.environ.get("RAY_API_SERVER_ADDRESS"))
+"""
+
+
+def test_a_local_cluster_listens_on_the_loopback_interface_only(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", LISTENERS], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *listeners, after = done.stdout.splitlines()
+    assert {"raylet", "gcs_server"} <= {line.split(maxsplit=1)[1] for line in listeners}
+    assert [line for line in listeners if not line.startswith(("127.0.0.1 ", "::1 "))] == []
+    assert after == "after None None"
