@@ -1,6 +1,7 @@
 """Validation errors of a job, in words: the path of the key, what was expected, the nearest valid name."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -56,7 +57,11 @@ def _line(detail: ErrorDetails, annotation: Any) -> str:
         case "value_error":
             return str(context["error"])
         case "string_pattern_mismatch":
-            return f"{found!r} is no name: use letters, digits, dots, dashes and underscores, at most 63"
+            longest = re.search(r"\{0,(\d+)\}", context["pattern"])  # after the first character, in a name
+            if longest is None:
+                return f"{found!r} is no path: fields with dots between them, as in model.width"
+            most = int(longest[1]) + 1
+            return f"{found!r} is no name: use letters, digits, dots, dashes and underscores, at most {most}"
         case "model_type" | "model_attributes_type":
             return f"expected a mapping with {', '.join(_fields(annotation, detail['loc']))}, not {found!r}"
         case _:

@@ -139,6 +139,14 @@ def test_a_key_named_like_a_tag_is_a_key():
     assert [line.split(":")[0] for line in lines({"pet": {**CAT, "cat": 1}})] == ["pet.cat"]
 
 
+@pytest.mark.parametrize(("longest", "told"), [(30, "at most 31"), (62, "at most 63")])
+def test_a_name_is_told_how_long_it_may_be(longest: int, told: str):
+    name = Annotated[str, Field(pattern=f"^[a-z][a-z]{{0,{longest}}}$")]
+    (line,) = lines({"a name": "x" * (longest + 2)}, dict[str, name])
+    assert line.endswith(f"dashes and underscores, {told}")
+    TypeAdapter(name).validate_python("x" * (longest + 1))
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("epoch", " (did you mean epochs?)"), ("lr", " (did you mean lr?)"), ("qqq", ""), (3, ""), (None, "")],

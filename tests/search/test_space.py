@@ -167,6 +167,7 @@ FIELDS = [
     ({"space": {WIDTH: {"uniform": [1, 1]}}}, "1 is not below 1"),
     ({"space": {WIDTH: {"unifrom": [1, 2]}}}, "a mapping with one of grid, choice, uniform"),
     ({"space": {WIDTH: {"uniform": [1, 2], "stpe": 1}}}, "the fields here are step, divided_by, uniform"),
+    ({"space": {"Model width": {"choice": [1]}}}, "'Model width' is no path: fields with dots between them"),
     ({"name": "n" * 57}, "at most 56 characters"),
     ({"train.optim.warmup_epochs": 2, "winner": {"epochs": 2}}, "the warm-up alone lasts 2"),
     ({"train.cluster": {"num_workers": 2}}, "train.cluster: no such field"),
