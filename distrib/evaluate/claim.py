@@ -91,13 +91,13 @@ def conclude(found: Evidence) -> Claim:
     every, standing = worst_case(found)
     worst = standing[every]
     return Claim(
-        tier=tier_of(suite.attacks),
+        tier=tier_of(suite.attacks, suite.threat),
         clean_accuracy=float(clean.mean()),
         n_clean=len(clean),
         robust_accuracy=float(worst.mean()),
         interval=wilson(int(worst.sum()), len(worst)),
         n=len(worst),
-        attacks={name: float((fate == STOOD)[asked[name]].mean()) for name, fate in found.fate.items()},
+        attacks=_accuracies(found),
         attacks_n={name: int(which.sum()) for name, which in asked.items()},
         cumulative=tuple(attack.name for attack in suite.attacks if attack.meets == "standing"),
         attack_seconds={name: round(sum(shard.seconds[name] for shard in found.shards), 2) for name in found.fate},
@@ -121,18 +121,37 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def _before(found: Evidence, name: str) -> np.ndarray:
+    """Images that count as standing when an attack begins: where it meets what stands, all before it count."""
+    standing, cumulative = found.clean.copy(), {one.name for one in found.suite.attacks if one.meets == "standing"}
+    if name in cumulative:
+        for other, fate in found.fate.items():
+            if other == name:
+                break
+            standing &= fate != BROKEN
+    return standing
+
+
+def _accuracies(found: Evidence) -> dict[str, float]:
+    """Under each attack, on the images that it was asked for."""
+    return {
+        name: float((_before(found, name) & (fate == STOOD))[fate != NOT_ASKED].mean())
+        for name, fate in found.fate.items()
+    }
+
+
 def _stages(found: Evidence) -> dict[str, float]:
     fate = found.fate.get("autoattack")
     if fate is None:
         return {}
     asked = fate != NOT_ASKED
-    before = (found.clean & np.isin(fate, (STOOD, BROKEN)) & asked).sum()
+    before = _before(found, "autoattack") & asked
     stage = np.array([part for shard in found.shards for part in shard.stage])
     ran = {part for shard in found.shards for part in shard.parts}
-    result, left = {}, int(before)
+    result, left = {}, int(before.sum())
     for part in (*STANDARD[:1], "fab", *STANDARD[1:]):
         if part in ran:
-            left -= int((stage == part).sum())
+            left -= int((before & (stage == part)).sum())
             result[part] = left / int(asked.sum())
     return result
 

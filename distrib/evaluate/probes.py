@@ -47,6 +47,8 @@ class Probes:
     """For each image: the cross-entropy has no gradient there; attacks by gradient see nothing."""
     epsilon_curve: list[tuple[float, int, int]]
     """(epsilon, images standing under PGD-40, images tried), up to the whole box."""
+    fell: list[bool]
+    """For each image: that PGD-40 at the evaluation's own epsilon was tried, and broke it."""
     float32_right: int
     """Of the probed worst images, how many are classified rightly in float32."""
     bfloat16_right: int
@@ -63,6 +65,7 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
     logits, optimises = _watched(model, few)
     spread = (logits.amax(dim=1) - logits.amin(dim=1)).median().item()
     probed = torch.from_numpy(positions < PROBED).to(batch.x.device).nonzero()[:, 0]
+    curve, fell = _epsilon_curve(model, batch, probed, suite)
     float32_right, bfloat16_right, reduced = _precision(model, worst[probed], batch.y[probed])
     return Probes(
         repeat_change=max(_change(logits, _call(model, few)) for _ in range(4)),
@@ -72,7 +75,8 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
         probabilities=bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]))),
         spread=spread,
         zero_gradient=_zero_gradient(model, batch, suite.batch_size),
-        epsilon_curve=list(_epsilon_curve(model, batch, probed, suite)),
+        epsilon_curve=curve,
+        fell=fell,
         float32_right=float32_right,
         bfloat16_right=bfloat16_right,
         reduced=reduced,
@@ -112,7 +116,10 @@ def _fingerprint(model: nn.Module) -> float:
 
 
 def _watched(model: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
-    """The logits of ``x``, and whether the model differentiates while it computes them."""
+    """The logits of ``x``, and whether the model differentiates while it computes them.
+
+    Everything that differentiates ends in one function of torch.autograd, under whatever name it was imported.
+    """
     called = False
 
     def watch(original: Callable) -> Callable:
@@ -123,7 +130,7 @@ def _watched(model: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
 
         return watched
 
-    with _patched(torch.autograd, "grad", watch), _patched(torch.autograd, "backward", watch), torch.enable_grad():
+    with _patched(torch.autograd, "_engine_run_backward", watch), torch.enable_grad():
         return model(x).detach().float(), called
 
 
@@ -149,11 +156,12 @@ def _zero_gradient(model: nn.Module, batch: Batch, batch_size: int) -> list[bool
 
 def _epsilon_curve(
     model: nn.Module, batch: Batch, probed: Tensor, suite: Evaluation
-) -> Iterator[tuple[float, int, int]]:
+) -> tuple[list[tuple[float, int, int]], list[bool]]:
     """PGD-40 on the margin, which no scale of the logits blinds, at growing epsilon; images of all kinds count."""
     assert suite.threat is not None
+    curve, fell = [], torch.zeros(len(batch.y), dtype=torch.bool, device=batch.y.device)
     if len(probed) == 0:
-        return
+        return curve, fell.tolist()
     x, y, index = batch.x[probed], batch.y[probed], batch.index[probed]
     kind = L2 if isinstance(suite.threat, L2) else Linf
     for epsilon in epsilons(suite.threat, x[0].numel()):
@@ -162,7 +170,11 @@ def _epsilon_curve(
             loss="cw_margin", kappa=1e6,
         )  # fmt: skip
         x_adv = attack.perturb(model, x, y, Noise.of(index, suite.seed, "epsilon curve"))
-        yield epsilon, int((_call(model, x_adv).argmax(dim=1) == y).sum()), len(y)
+        stood = _call(model, x_adv).argmax(dim=1) == y
+        curve.append((epsilon, int(stood.sum()), len(y)))
+        if epsilon == suite.threat.epsilon:
+            fell[probed] = ~stood
+    return curve, fell.tolist()
 
 
 @torch.no_grad()

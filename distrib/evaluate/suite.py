@@ -4,6 +4,7 @@ A tier is a list of attacks with a name. ``quick`` is for work in progress; ``pa
 ``standard`` is what a robustness figure needs today; ``paranoid`` looks for what the standard may have missed.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -106,7 +107,7 @@ class Transfer(_Climb):
 
     @property
     def name(self) -> str:
-        """In tables: transfer-mnist-b-1-pgd-40."""
+        """In tables: transfer-mnist-b-1-pgd-40, transfer-robust-epoch-00014-3f9a1c-pgd-40."""
         return f"transfer-{_slug(self.source)}-{self.crafted.name}"
 
 
@@ -166,9 +167,10 @@ WITHOUT_GRADIENT = (RandomNoise, Square, Transfer, Stored)
 
 
 def _slug(text: str) -> str:
-    """The end of an address as one word: models:/mnist/3 -> mnist-3."""
+    """The end of an address as one word: models:/mnist/3 -> mnist-3; a path's with a mark, for ends are often alike."""
     parts = PurePath(text.removeprefix("models:/")).parts[-2:]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-") or "source"
+    mark = [] if text.startswith("models:/") else [hashlib.sha256(text.encode()).hexdigest()[:6]]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join([*parts, *mark])).strip("-")
 
 
 QUICK = (Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20))
@@ -187,6 +189,14 @@ def _paper(grey: bool) -> tuple[EvaluationAttack, ...]:
             pgd(40, target="random"), pgd(40, loss="cw_margin"), pgd(40, loss="cw_margin", kappa=50.0),
         )  # fmt: skip
     return (Fgsm(attack="fgsm"), pgd(7), pgd(20), pgd(30, loss="cw_margin"))
+
+
+def once(attacks: Sequence[EvaluationAttack]) -> None:
+    """Raises ValueError where two have one name: figures are kept by it, and it leaves out the step size."""
+    names = [attack.name for attack in attacks]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"the attack {min(twice)} is listed twice")
 
 
 def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[EvaluationAttack, ...]:
@@ -211,11 +221,14 @@ def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[Eva
             )
 
 
-def tier_of(attacks: Sequence[EvaluationAttack]) -> Tier | Literal["custom"]:
-    """The highest tier whose attacks are all among these; transfer from other models apart."""
-    names = {attack.name for attack in attacks}
+def tier_of(attacks: Sequence[EvaluationAttack], threat: Threat) -> Tier | Literal["custom"]:
+    """The highest tier whose attacks are all among these, step sizes included; transfer from other models apart."""
+
+    def strengths(of: Sequence[EvaluationAttack]) -> set[tuple]:
+        return {(one.name, round(one.resolve(threat).step(0), 9) if isinstance(one, Pgd) else 0) for one in of}
+
     for tier in ("paranoid", "standard", "paper", "quick"):
-        if any(names >= {attack.name for attack in attacks_of(tier, grey)} for grey in (True, False)):
+        if any(strengths(attacks) >= strengths(attacks_of(tier, grey)) for grey in (True, False)):
             return tier
     return "custom"
 
@@ -246,10 +259,7 @@ class Evaluation(Value):
             raise ValueError("sources belong to tier: paranoid; list attacks of the kind transfer otherwise")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError("sources: one of them is listed twice")
-        names = [attack.name for attack in self.attacks]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ValueError(f"the attack {min(twice)} is listed twice")
+        once(self.attacks or attacks_of(self.tier or "standard", True, self.sources))
         return self
 
     def resolved(self, threat: Threat, grey: bool) -> "Evaluation":

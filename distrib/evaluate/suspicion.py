@@ -12,9 +12,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 
+from distrib.evaluate.probes import PROBED
 from distrib.evaluate.reference import STANDARD, parts_for
 from distrib.evaluate.suite import WITHOUT_GRADIENT, Evaluation, Fgsm, Pgd
-from distrib.evaluate.witness import BROKEN, STOOD, ShardResult
+from distrib.evaluate.witness import BROKEN, NOT_ASKED, STOOD, ShardResult
 from distrib.values import Value
 
 SAME = 1e-4
@@ -89,8 +90,11 @@ def _output(found: Evidence) -> Iterator[Flag]:
 def _labels(found: Evidence) -> Iterator[Flag]:
     """Of labels and predictions: the accuracy of a model that answers another question means nothing."""
     share = found.clean.mean()
-    if len(set(found.predicted.tolist())) == 1 and len(found.label) >= 10 and share < 0.5:
-        detail = f"every image is classified as {found.predicted[0]}: the model has collapsed"
+    classes, counts = np.unique(found.predicted, return_counts=True)
+    usual, said = classes[counts.argmax()], counts.max() / len(found.label)
+    others = int((found.label != usual).sum())
+    if (said == 1 and others >= 3) or (said >= 0.98 and others >= 0.05 * len(found.label) and others >= 10):
+        detail = f"{said:.1%} of the images are classified as {usual}, and {others} are not: the model has collapsed"
         yield Flag(name="constant_output", blocking=True, detail=detail)
         return
     counts = np.zeros((found.num_classes, found.num_classes), dtype=int)
@@ -124,8 +128,9 @@ def _gradients(found: Evidence) -> Iterator[Flag]:
         only_fgsm = found.clean & (fgsm == BROKEN) & (fate == STOOD)
         only_pgd = found.clean & (fgsm == STOOD) & (fate == BROKEN)
         more, differing = int(only_fgsm.sum()) - int(only_pgd.sum()), int(only_fgsm.sum()) + int(only_pgd.sum())
-        if more > 0.01 * len(fate) and binomtest(int(only_fgsm.sum()), differing, 0.5, "greater").pvalue < 0.01:
-            detail = f"fgsm breaks {more} more of {len(fate)} images than {attack.name}: gradients mislead"
+        asked = int(((fgsm != NOT_ASKED) & (fate != NOT_ASKED)).sum())
+        if more > 0.01 * asked and binomtest(int(only_fgsm.sum()), differing, 0.5, "greater").pvalue < 0.01:
+            detail = f"fgsm breaks {more} more of {asked} images than {attack.name}: gradients mislead"
             yield Flag(name="fgsm_stronger_than_pgd", blocking=True, detail=detail, examples=_listed(found, only_fgsm))
 
 
@@ -134,7 +139,8 @@ def _black_box(found: Evidence) -> Iterator[Flag]:
     white, tried = np.zeros(len(found.label), dtype=bool), np.zeros(len(found.label), dtype=bool)
     for attack in found.suite.attacks:
         if not isinstance(attack, WITHOUT_GRADIENT) and attack.name != "autoattack":
-            tried |= np.isin(found.fate[attack.name], (STOOD, BROKEN))
+            if not isinstance(attack, Fgsm):  # one step alone is no search
+                tried |= np.isin(found.fate[attack.name], (STOOD, BROKEN))
             white |= found.fate[attack.name] == BROKEN
     if "autoattack" in found.fate:
         tried |= np.isin(found.fate["autoattack"], (STOOD, BROKEN))
@@ -169,7 +175,8 @@ def _convergence(found: Evidence) -> Iterator[Flag]:
             a, b = found.fate[weak.name], found.fate[strong.name]
             gain = int((found.clean & (a == STOOD) & (b == BROKEN)).sum())
             gain -= int((found.clean & (a == BROKEN) & (b == STOOD)).sum())
-            yield from _gain("steps_not_converged", gain, len(a), f"{weak.name} to {strong.name}")
+            asked = int(((a != NOT_ASKED) & (b != NOT_ASKED)).sum())
+            yield from _gain("steps_not_converged", gain, asked, f"{weak.name} to {strong.name}")
     for attack in found.suite.attacks:
         curves = [shard.starts[attack.name] for shard in found.shards if attack.name in shard.starts]
         if curves:
@@ -201,6 +208,23 @@ def _curve(found: Evidence) -> Iterator[Flag]:
             detail = f"accuracy rises from {before:.1%} at epsilon {small:.3g} to {after:.1%} at {large:.3g}"
             yield Flag(name="epsilon_curve_rises", blocking=False, detail=detail)
             break
+
+
+def _listed_attacks(found: Evidence) -> Iterator[Flag]:
+    """Of the listed attacks: what the evaluation's own probe breaks at epsilon, they must break too."""
+    fell = np.array([one for shard in found.shards for one in shard.probes.fell])
+    fates = np.stack(list(found.fate.values()))
+    tried = (np.arange(len(fell)) < PROBED) & (fates != NOT_ASKED).all(axis=0)
+    only = tried & found.clean & (fates != BROKEN).all(axis=0) & fell
+    share = only.sum() / max(1, tried.sum())
+    if only.sum() >= 3 and share > 0.02:
+        detail = (
+            f"PGD-40 on the margin breaks {int(only.sum())} of {int(tried.sum())} images that no listed attack breaks: "
+            "the figure is too high; take a stronger tier"
+        )
+        yield Flag(
+            name="listed_attacks_too_weak", blocking=bool(share > 0.1), detail=detail, examples=_listed(found, only)
+        )
 
 
 def epsilon_curve(shards: Sequence[ShardResult]) -> list[tuple[float, float, int]]:
@@ -247,4 +271,4 @@ def _listed(found: Evidence, which: np.ndarray) -> tuple[int, ...]:
     return tuple(found.index[which][:LISTED].tolist())
 
 
-CHECKS = (_output, _labels, _gradients, _black_box, _convergence, _curve, _figures, _classes)
+CHECKS = (_output, _labels, _gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes)

@@ -19,7 +19,17 @@ from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluate import reference
 from distrib.evaluate.probes import Probes, probe
-from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
+from distrib.evaluate.suite import (
+    WITHOUT_GRADIENT,
+    AutoAttack,
+    Evaluation,
+    Fgsm,
+    Pgd,
+    RandomNoise,
+    Square,
+    Stored,
+    Transfer,
+)
 from distrib.noise import Noise
 from distrib.threat import Threat, outside
 
@@ -110,7 +120,7 @@ def attack_shard(
     with undisturbed(model, "eval"):
         logits = logits_of(model, x, suite.batch_size)
         clean = logits.argmax(dim=1) == y
-        standing, worst = clean.clone(), x.clone()
+        standing, upright, worst = clean.clone(), clean.clone(), x.clone()
         depth, finder = torch.full_like(logits[:, 0], math.inf), [""] * len(y)
         place = torch.from_numpy(positions).to(x.device)
         fate: dict[str, list[int]] = {}
@@ -121,7 +131,10 @@ def attack_shard(
         seconds: dict[str, float] = {}
         for attack in suite.attacks:
             asked = place < (attack.n or math.inf)
-            rows = (asked & (standing if attack.meets == "standing" else clean)).nonzero()[:, 0]
+            blind = isinstance(attack, WITHOUT_GRADIENT)
+            # What only attacks without a gradient broke is not spared one with it: it should break that too
+            met = clean if attack.meets == "all" else standing if blind else upright
+            rows = (asked & met).nonzero()[:, 0]
             began = time.perf_counter()
             fates = torch.where(asked, torch.where(clean, SPARED, BROKEN), NOT_ASKED)
             largest[attack.name] = 0.0
@@ -142,6 +155,8 @@ def attack_shard(
                 stood = found.argmax(dim=1) == part.y
                 fates[rows] = torch.where(stood, STOOD, BROKEN)
                 standing[rows] &= stood
+                if not blind:
+                    upright[rows] &= stood
                 # a broken image's margin is at most 0; -inf orders it before one that stands with a margin of 0
                 lower = torch.where(stood, margin(found, part.y), margin(found, part.y) - 1e-6)
                 deeper = lower < depth[rows]

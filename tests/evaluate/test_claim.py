@@ -32,6 +32,7 @@ def quiet(count: int, **fields) -> Probes:
     plain = {
         "repeat_change": 0.0, "company_change": 1e-6, "state_changed": False, "optimises": False,
         "probabilities": False, "spread": 10.0, "zero_gradient": [False] * count, "epsilon_curve": [(1.0, 0, count)],
+        "fell": [False] * count,
         "float32_right": 0, "bfloat16_right": 0, "reduced": count,
     }  # fmt: skip
     return Probes(**plain | fields)
@@ -64,6 +65,53 @@ def claim(*shards: ShardResult, attacks: tuple[dict, ...] = (FGSM, PGD), classes
 
 def flags(found: Claim) -> set[str]:
     return {flag.name for flag in found.flags}
+
+
+def test_a_share_is_one_of_the_images_that_were_asked():
+    """20 of 100 more are broken by twice the steps; that 400 others were not asked makes it no smaller."""
+    rest = "." * 400
+    pgd_40 = {"attack": "pgd", "num_steps": 40, "n": 100}
+    some = shard("1" * 500, fgsm="1" * 500, pgd_20="1" * 100 + rest, pgd_40="0" * 20 + "1" * 80 + rest)
+    told = [flag for flag in claim(some, attacks=(FGSM, PGD | {"n": 100}, pgd_40)).flags]
+    assert [flag.detail for flag in told] == [
+        "pgd-20 to pgd-40: 20.0% more images broken; a stronger attack would go on"
+    ]
+    some = shard("1" * 500, fgsm="0" * 4 + "1" * 496, pgd_20="1" * 100 + rest)
+    assert flags(claim(some, attacks=(FGSM, PGD | {"n": 100}))) == set()
+    some = shard("1" * 500, fgsm="0" * 8 + "1" * 492, pgd_20="1" * 100 + rest)
+    assert flags(claim(some, attacks=(FGSM, PGD | {"n": 100}))) == {"fgsm_stronger_than_pgd"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "collapsed"),
+    [
+        ([0] * 76 + [1] * 24, [0] * 100, True),
+        ([0] * 97 + [1] * 3, [0] * 100, True),
+        ([0] * 98 + [1] * 2, [0] * 100, False),
+        ([0] * 76 + [1] * 24, [0] * 98 + [1] * 2, True),
+        ([0] * 76 + [1] * 24, [0] * 80 + [1] * 20, False),
+        ([0] * 98 + [1] * 2, [0] * 98 + [1] * 2, False),
+        ([0] * 100, [0] * 100, False),
+    ],
+)
+def test_a_model_that_says_one_class_has_collapsed_however_often_that_is_right(labels, predicted, collapsed):
+    told = claim(shard("1" * 100, fgsm="1" * 100, label=labels, predicted=predicted), attacks=(FGSM,), classes=2)
+    assert ("constant_output" in flags(told)) is collapsed, told.flags
+
+
+def test_what_only_a_black_box_broke_still_meets_a_standing_white_box():
+    """The fate under the white box is its own; the accuracy of what still stood counts all before it."""
+    square, later = {"attack": "square", "queries": 9}, {"attack": "autoattack", "meets": "standing"}
+    stages = {"parts": list(parts_for(10, True)), "stage": ["apgd-ce"] * 5 + [""] * 95}
+    some = shard("1" * 100, fgsm="1" * 100, pgd_20="1" * 100, square_9="0" * 5 + "1" * 95,
+                 autoattack="0" * 5 + "1" * 95, **stages)  # fmt: skip
+    found = claim(some, attacks=(FGSM, PGD, square, later))
+    assert found.flags == () and found.attacks["autoattack"] == found.robust_accuracy == 0.95
+    assert set(found.stages.values()) == {0.95}
+    some = shard("1" * 100, fgsm="1" * 100, pgd_20="1" * 100, square_9="0" * 5 + "1" * 95, autoattack="1" * 100,
+                 **stages | {"stage": [""] * 100})  # fmt: skip
+    found = claim(some, attacks=(FGSM, PGD, square, later))
+    assert flags(found) == {"black_box_beats_white_box"} and found.attacks["autoattack"] == 0.95
 
 
 def test_the_worst_case_is_the_mean_of_minima_not_the_minimum_of_means():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.autograd import grad
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.loader import Batch
@@ -175,6 +176,23 @@ class OptimisesInside(Wrapped):
         return self.model((x + 0.01 * gradient.sign()).clamp(0, 1))
 
 
+class OptimisesUnderAnotherName(Wrapped):
+    """The same with a function of torch that was imported by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            given = x.detach().requires_grad_()
+            (gradient,) = grad(self.model(given).logsumexp(dim=1).sum(), given)
+        return self.model((x + 0.01 * gradient.sign()).clamp(0, 1))
+
+
+class Sigmoid(Wrapped):
+    """Outputs squeezed until their cross-entropy hardly grows; the margin still does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).sigmoid()
+
+
 class Constant(Wrapped):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x) * 1e-3 + 10 * F.one_hot(torch.tensor(3), 10)
@@ -197,6 +215,7 @@ BROKEN = [
     (SteepThreshold, "restarts_not_converged"),
     (RandomLayer, "stored_examples_disagree"),
     (OptimisesInside, "optimisation_inside_forward"),
+    (OptimisesUnderAnotherName, "optimisation_inside_forward"),
     (Constant, "constant_output"),
 ]
 
@@ -211,6 +230,16 @@ def test_a_broken_defence_is_caught_by_name(verdicts: dict[type, Claim], defence
     claim = verdicts[defence]
     assert flag in names(claim), claim.flags
     assert any(one.blocking for one in claim.flags)
+
+
+def test_a_list_of_attacks_that_is_too_weak_is_told(natural: nn.Module):
+    """The evaluation's own probe at epsilon finds what the tier quick does not."""
+    quick = SUITE.model_copy(update={"attacks": SUITE.attacks[:2]})
+    assert "listed_attacks_too_weak" not in names(judged(natural, quick))
+    claim = judged(Sigmoid(natural), quick)
+    (flag,) = [flag for flag in claim.flags if flag.name == "listed_attacks_too_weak"]
+    at_epsilon = dict((epsilon, accuracy) for epsilon, accuracy, _ in claim.epsilon_curve)[EPSILON]
+    assert flag.blocking and claim.robust_accuracy > at_epsilon + 0.05
 
 
 def test_wrong_labels_are_told_from_a_bad_model(natural: nn.Module):
@@ -244,7 +273,8 @@ SLOW = ("preact_resnet",)
 )
 def test_of_a_healthy_model_there_is_nothing_to_say(kind: str):
     build, epsilon = HEALTHY[kind]
-    claim = judged(trained(build, epsilon, epochs=6))
+    margin = Pgd(attack="pgd", num_steps=40, loss="cw_margin")  # without it the linear model's figure is too high
+    claim = judged(trained(build, epsilon, epochs=6), SUITE.model_copy(update={"attacks": (*SUITE.attacks, margin)}))
     assert claim.flags == ()
     assert claim.clean_accuracy > 0.85 and 0.2 < claim.robust_accuracy < claim.clean_accuracy
 

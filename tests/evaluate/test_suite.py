@@ -111,8 +111,8 @@ def test_the_paper_tier_is_the_papers_table():
 def test_the_paranoid_tier_holds_the_standard_and_its_doubts():
     found = names("paranoid", sources=["models:/mnist-b/1", "runs/natural/robust/epoch-00003"])
     assert found == [
-        "fgsm", "pgd-20", "pgd-40", "noise-100", "transfer-mnist-b-1-pgd-40", "transfer-robust-epoch-00003-pgd-40",
-        "autoattack", "pgd-100x20", "pgd-200",
+        "fgsm", "pgd-20", "pgd-40", "noise-100", "transfer-mnist-b-1-pgd-40",
+        "transfer-robust-epoch-00003-c59bf0-pgd-40", "autoattack", "pgd-100x20", "pgd-200",
     ]  # fmt: skip
 
 
@@ -120,10 +120,28 @@ def test_the_paranoid_tier_holds_the_standard_and_its_doubts():
 @pytest.mark.parametrize("grey", [True, False])
 def test_a_tier_is_known_by_its_attacks(tier: str, grey: bool):
     resolved = TypeAdapter(Evaluation).validate_python({"tier": tier}, strict=False).resolved(LINF, grey)
-    assert tier_of(resolved.attacks) == tier
-    assert tier_of((*resolved.attacks, pgd(7, restarts=9))) == tier
-    assert tier_of(resolved.attacks[1:]) != tier
+    assert tier_of(resolved.attacks, LINF) == tier
+    assert tier_of((*resolved.attacks, pgd(7, restarts=9)), LINF) == tier
+    assert tier_of(resolved.attacks[1:], LINF) != tier
     assert resolved.resolved(TWO, grey) == resolved, "what is written out stays as it is"
+
+
+def test_a_tier_is_not_known_by_names_alone():
+    """Steps so small that they lead nowhere have the same name; the same step in pixel units is the same attack."""
+    (fgsm, right) = (
+        TypeAdapter(Evaluation).validate_python({"tier": "quick"}, strict=False).resolved(LINF, True).attacks
+    )
+    weak, same = (right.model_copy(update={"step_size": size}) for size in (1e-6, 2.5 / 20 * LINF.epsilon))
+    assert weak.name == same.name == right.name
+    assert (tier_of((fgsm, weak), LINF), tier_of((fgsm, same), LINF)) == ("custom", "quick")
+
+
+def test_sources_whose_paths_end_alike_are_told_apart():
+    sources = [f"runs/{one}/robust/epoch-00014" for one in "ab"]
+    found = names("paranoid", sources=sources)
+    assert len(set(found)) == len(found) == 9
+    with pytest.raises(ValidationError, match=r"the attack transfer-a-1-pgd-40 is listed twice"):
+        names("paranoid", sources=["models:/a/1", "models:/a-1"])
 
 
 def test_attacks_are_known_by_where_they_come_from():
@@ -133,7 +151,7 @@ def test_attacks_are_known_by_where_they_come_from():
     )
     assert read({"attack": "square", "queries": 9}).name == "square-9"
     assert read({"attack": "noise", "draws": 3}).name == "noise-3"
-    assert read({"attack": "stored", "path": "/x/sets/theirs"}).name == "stored-sets-theirs"
+    assert read({"attack": "stored", "path": "/x/sets/theirs"}).name == "stored-sets-theirs-1c3a15"
 
 
 @pytest.mark.parametrize(
