@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from distrib import registry
 from distrib.errors import RegistryError
-from distrib.promotion import TERMS
+from distrib.promotion import TERMS, different
 
 
 def compare(a: str, b: str, uri: str, tier: str | None = None) -> dict:
@@ -19,7 +19,7 @@ def compare(a: str, b: str, uri: str, tier: str | None = None) -> dict:
     """
     (card_a, rows_a), (card_b, rows_b) = (_card(address, uri, tier) for address in (a, b))
     terms_a, terms_b = _terms(card_a), _terms(card_b)
-    other = [f"{term}: {terms_a[term]} against {terms_b[term]}" for term in TERMS if terms_a[term] != terms_b[term]]
+    other = different(terms_a, terms_b)
     if other:
         raise RegistryError(
             f"{a} and {b} were judged on other terms and cannot be compared ({'; '.join(other)}); judge both by the "
@@ -38,10 +38,9 @@ def compare(a: str, b: str, uri: str, tier: str | None = None) -> dict:
 
 
 def _terms(card: dict) -> dict:
-    """What two cards must share, as :data:`distrib.promotion.TERMS` names it."""
-    claim = card["claim"]
-    named = {"attacks": ",".join(sorted(claim["attacks"])), "data_sha256": card["data_sha256"]}
-    return {term: named.get(term, claim.get(term)) for term in TERMS}
+    """What two cards must share, as :data:`distrib.promotion.TERMS` names it, and the attacks' names."""
+    whole = {**card["claim"], **card, "attacks": ",".join(sorted(card["claim"]["attacks"]))}
+    return {term: whole.get(term) for term in ("attacks", *TERMS)}
 
 
 def _card(address: str, uri: str, tier: str | None) -> tuple[dict, dict[int, dict]]:

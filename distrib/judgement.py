@@ -31,6 +31,8 @@ from distrib.tracking import Tracker
 from distrib.values import Value
 from distrib.world import World
 
+SHARDS = 2
+"""The form of kept shards: another one when what they hold, or how it is found, changes."""
 SHOWN = 8
 """Images that a card shows."""
 
@@ -43,6 +45,8 @@ class Verdict:
     suite: Evaluation
     judged: Judged
     claim: Claim
+    contents: dict[str, str]
+    """The hashes of the models and sets that attacks take images from, by address."""
     key: str
     """Of the kept shards: what was judged, and how."""
 
@@ -76,15 +80,19 @@ class Bench:
         """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
         began = time.perf_counter()
         sources = {one.source: self.subject(one.source) for one in suite.attacks if isinstance(one, Transfer)}
-        sets = [Path(one.path) for one in suite.attacks if isinstance(one, Stored)]
         task = Task(
             subject, self.data, self.loader, suite, self.cluster.cpus_per_worker,
             self.resources.use_gpu(self.cluster), sources, self.cluster.stage,
         )  # fmt: skip
-        identity = [subject.content(), *(sources[address].content() for address in sorted(sources))]
+        own = hashlib.sha256(subject.content()).hexdigest()
+        contents = {address: hashlib.sha256(source.content()).hexdigest() for address, source in sources.items()}
+        same = next((address for address, content in contents.items() if content == own), None)
+        if same is not None:
+            raise JobError(f"evaluation: {same} is the judged model itself; transfer from another one")
+        contents |= {one.path: frozen.identity(Path(one.path)) for one in suite.attacks if isinstance(one, Stored)}
         terms = [
-            suite.model_dump(mode="json", exclude={"batch_size"}), self.test.content_sha256, __version__,
-            [hashlib.sha256(content).hexdigest() for content in identity], [frozen.identity(one) for one in sets],
+            suite.model_dump(mode="json", exclude={"batch_size"}), self.test.content_sha256, __version__, SHARDS,
+            own, sorted(contents.items()),
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
 
@@ -94,7 +102,7 @@ class Bench:
 
         judged = evaluate(task, self.kept, key, self.cluster, progress)
         self.display.end()
-        return Verdict(subject, suite, judged, conclude(judged.evidence), key)
+        return Verdict(subject, suite, judged, conclude(judged.evidence), contents, key)
 
 
 def subject_of(address: str, test: DataCard, uri: str, trusted: bool, display: Display) -> Subject:
@@ -149,8 +157,8 @@ def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Car
         file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
     )
     card = Card.of(
-        verdict.claim, verdict.suite, model, sha256, test.image, test.classes, data["source"], test.content_sha256,
-        dump(job), digest(job),
+        verdict.claim, verdict.suite, verdict.contents, model, sha256, test.image, test.classes, data["source"],
+        test.content_sha256, dump(job), digest(job),
     )  # fmt: skip
     return card, files(card, verdict.judged.evidence, _shown(verdict, bench))
 

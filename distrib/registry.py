@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +25,12 @@ import torch
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
+from distrib.job import dump
 from distrib.promotion import judge
 from distrib.tracking import Tracker, client
+from distrib.values import Value
 
+T = TypeVar("T", bound=Value)
 LATEST = "latest-robust"
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
 
@@ -74,6 +78,24 @@ def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
         if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.card.weights_sha256:
             return str(found.version)
     return None
+
+
+def pinned(job: T, uri: str, say: Callable[[str], None]) -> T:
+    """The job with each address by alias replaced by the version that it names now: an alias may move meanwhile."""
+
+    def pin(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: pin(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [pin(inner) for inner in value]
+        parts = ADDRESS.match(value) if isinstance(value, str) else None
+        if parts is None or parts["alias"] is None:
+            return value
+        _, found = find(parts[0], uri)
+        say(f"{value}: models:/{found.name}/{found.version}")
+        return f"models:/{found.name}/{found.version}"
+
+    return type(job).model_validate(pin(dump(job)), strict=False)
 
 
 def attach(address: str, card: Card, tracker: Tracker) -> str:
@@ -247,12 +269,19 @@ def pull(address: str, folder: Path, uri: str) -> dict:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a new or empty folder")
-    with _fetched(address, uri, folder.absolute().parent) as (room, _):
+    import mlflow.artifacts
+
+    with _fetched(address, uri, folder.absolute().parent) as (room, found):
         aside = room / "whole"
         aside.mkdir()
         (room / "model").rename(aside / "model")
         for file in (aside / "model" / "extra_files").glob("*"):
             shutil.copy(file, aside / file.name)
+        later = found.tags.get("card_run", found.run_id)
+        if later != found.run_id:  # it was judged again since it was registered
+            mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
+            for file in (room / "card").iterdir():
+                shutil.copy(file, aside / file.name)
         if folder.exists():
             folder.rmdir()
         os.rename(aside, folder)
@@ -273,7 +302,7 @@ def fetch_subject(address: str, uri: str, trusted: bool, say: Callable[[str], No
 
 
 @contextmanager
-def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, object]]:
+def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, Any]]:
     """A temporary folder beside ``near``'s other files, with the version's files in ``model``; removed afterwards."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException

@@ -204,11 +204,12 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
     from distrib.cluster.session import session
 
     clock = Clock.start()
+    uri = tracking.address(job.tracking.uri)
+    job = registry.pinned(job, uri, display.say)
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared(job, display)
-        uri = tracking.address(job.tracking.uri)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
         with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
             prove(resources, folder, data, job.cluster)

@@ -28,12 +28,13 @@ def claim(robust: float, **changes) -> Claim:
     return Claim(**(whole | changes))
 
 
-def entry(weights: Weights, claimed: Claim, data: str = "d" * 64) -> registry.Entry:
+def entry(weights: Weights, claimed: Claim, data: str = "d" * 64, suite: Evaluation = STANDARD) -> registry.Entry:
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     job = {"data": {"source": "digits"}, "name": "some"}
     card = Card.of(
         claimed,
-        STANDARD,
+        suite,
+        {},
         "some",
         file_sha256(weights.path),
         (8, 8, 1),
@@ -48,13 +49,26 @@ def entry(weights: Weights, claimed: Claim, data: str = "d" * 64) -> registry.En
 
 
 def register(
-    weights: Weights, uri: str, claimed: Claim, name: str = "gate", data: str = "d" * 64, examples: str = ""
-) -> registry.Registered:
+    weights: Weights, uri: str, claimed: Claim, name: str = "gate", data: str = "d" * 64, examples: str = "",
+    suite: Evaluation = STANDARD,
+) -> registry.Registered:  # fmt: skip
     tracker = tracking.Tracker(uri, "tests", "some", None, {})
-    whole = entry(weights, claimed, data)
+    whole = entry(weights, claimed, data, suite)
     try:
         for file, content in {**whole.files, "examples.csv": examples.encode()}.items():
             tracker.text(content.decode(), f"card/{file}")
         return registry.register(whole, name, tracker)
+    finally:
+        tracker.close("FINISHED")
+
+
+def attach(weights: Weights, uri: str, address: str, claimed: Claim, data: str = "d" * 64) -> str:
+    """A later evaluation of a registered version, as ``kind: evaluate`` records it."""
+    tracker = tracking.Tracker(uri, "tests", "later", None, {})
+    whole = entry(weights, claimed, data)
+    try:
+        for file, content in whole.files.items():
+            tracker.text(content.decode(), f"card/{file}")
+        return registry.attach(address, whole.card, tracker)
     finally:
         tracker.close("FINISHED")

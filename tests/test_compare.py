@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from cards import claim, register
+from cards import STANDARD, claim, register
 
 from distrib.compare import compare
 from distrib.errors import RegistryError
@@ -45,11 +45,10 @@ def test_paired_counts_and_mcnemars_exact_p(weights: Weights, uri: str):
 @pytest.mark.parametrize(
     ("changes", "term"),
     [
-        ({"epsilon": 0.2}, "epsilon: 0.1 against 0.2"),
-        ({"norm": "l2"}, "norm: linf against l2"),
-        ({"n": 50}, "n: 100 against 50"),
+        ({"epsilon": 0.2}, "epsilon 0.1 against 0.2"),
+        ({"norm": "l2"}, "norm linf against l2"),
+        ({"n": 50}, "n 100 against 50"),
         ({"examples_sha256": "0" * 64}, "examples_sha256"),
-        ({"attacks": {"fgsm": 0.5}, "attacks_n": {"fgsm": 100}}, "attacks"),
     ],
 )
 def test_other_terms_are_refused(weights: Weights, uri: str, changes: dict, term: str):
@@ -58,6 +57,14 @@ def test_other_terms_are_refused(weights: Weights, uri: str, changes: dict, term
     )
     with pytest.raises(RegistryError, match=f"cannot be compared.*{term}"):
         compare(one, other, uri)
+
+
+def test_other_attacks_are_refused_also_by_the_same_names(weights: Weights, uri: str):
+    weak = [one.model_copy(update={"step_size": 1e-6}) if one.name == "pgd-20" else one for one in STANDARD.attacks]
+    suites = (STANDARD, STANDARD.model_copy(update={"attacks": tuple(weak)}))
+    pair = [register(weights, uri, claim(0.5), "settings", examples=table("1"), suite=one).uri for one in suites]
+    with pytest.raises(RegistryError, match=r"the attacks autoattack,fgsm,pgd-20 with other settings"):
+        compare(*pair, uri)
 
 
 def test_other_data_are_refused(weights: Weights, uri: str):

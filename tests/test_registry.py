@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cards import claim, entry, register
+from cards import STANDARD, attach, claim, entry, register
 
 from distrib import promotion, registry, tracking
 from distrib.data.beton import Card as DataCard
@@ -13,6 +13,7 @@ from distrib.errors import InputError, RegistryError, RunError
 from distrib.evaluate.subject import Weights
 from distrib.evaluate.suspicion import Flag
 from distrib.files import file_sha256
+from distrib.job import Evaluate
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
@@ -28,8 +29,8 @@ def test_champion_moves_only_to_a_better_model_on_the_same_terms(weights: Weight
         (claim(0.60), "d" * 64, "4", "had 50.00%"),
         (claim(0.90, epsilon=0.05), "d" * 64, "4", "epsilon"),
         (claim(0.90, norm="l2"), "d" * 64, "4", "norm"),
-        (claim(0.90, n=50), "d" * 64, "4", "n 100, not 50"),
-        (claim(0.90, attacks={"autoattack": 0.9}, attacks_n={"autoattack": 100}), "d" * 64, "4", "attacks"),
+        (claim(0.90, n=200), "d" * 64, "4", "n 100 against 200"),
+        (claim(0.90, n=99), "d" * 64, "4", "judged on 99 images; it takes 100"),
         (claim(0.90, tier="paper"), "d" * 64, "4", "tier paper; it takes AutoAttack"),
         (claim(0.90, examples_sha256="f" * 64), "d" * 64, "4", "examples_sha256"),
         (claim(0.90), "e" * 64, "4", "data_sha256"),
@@ -41,6 +42,97 @@ def test_champion_moves_only_to_a_better_model_on_the_same_terms(weights: Weight
         assert registered.version == str(number)
         assert reason in registered.champion, registered.champion
         assert aliases(uri, "gate") == {"champion": champion, "latest-robust": str(number)}
+
+
+def test_figures_of_other_attacks_are_not_compared(weights: Weights, uri: str):
+    """Whether their names say so, or only their settings: steps of a millionth lead nowhere."""
+    register(weights, uri, claim(0.5), name="strengths")
+    fgsm, pgd, auto = STANDARD.attacks
+    weak = STANDARD.model_copy(update={"attacks": (fgsm, pgd.model_copy(update={"step_size": 1e-6}), auto)})
+    told = register(weights, uri, claim(0.9), "strengths", suite=weak).champion
+    assert told.endswith("judged on other terms (the attacks autoattack,fgsm,pgd-20 with other settings)"), told
+    fewer = STANDARD.model_copy(update={"attacks": (auto,)})
+    claimed = claim(0.9, attacks={"autoattack": 0.9}, attacks_n={"autoattack": 100})
+    told = register(weights, uri, claimed, "strengths", suite=fewer).champion
+    assert told.endswith("(attacks autoattack,fgsm,pgd-20 against autoattack)"), told
+    order = STANDARD.model_copy(update={"attacks": (auto, pgd, fgsm)})
+    assert "had 50.00%" in register(weights, uri, claim(0.6), "strengths", suite=order).champion
+
+
+def tags(uri: str, name: str, number: str) -> dict[str, str]:
+    return dict(tracking.client(uri).get_model_version(name, number).tags)
+
+
+FLAGGED = (Flag(name="black_box_beats_white_box", blocking=True, detail="x"),)
+
+
+def test_a_flag_is_not_escaped_by_an_evaluation_too_small_to_raise_it(weights: Weights, uri: str):
+    first = register(weights, uri, claim(0.9, n=1000, flags=FLAGGED), name="escape")
+    assert first.champion == "not champion: black_box_beats_white_box"
+    told = attach(weights, uri, first.uri, claim(0.9, n=120))
+    assert told.startswith("not champion: the version's own card stands") and "n 1000" in told
+    assert "champion" not in aliases(uri, "escape")
+    assert "none before" in register(weights, uri, claim(0.6, n=1000), name="escape").champion
+
+
+def test_a_champion_that_is_flagged_since_is_no_bar(weights: Weights, uri: str):
+    first = register(weights, uri, claim(0.9), name="bar")
+    assert "though flagged" in attach(weights, uri, first.uri, claim(0.9, flags=FLAGGED))
+    told = register(weights, uri, claim(0.4), name="bar").champion
+    assert told == "champion: version 1 had 90.00%, flagged black_box_beats_white_box"
+
+
+def test_a_champion_made_by_hand_without_a_card_is_no_bar(weights: Weights, uri: str):
+    first = register(weights, uri, claim(0.5), name="hand")
+    registry_client = tracking.client(uri)
+    for key in tags(uri, "hand", first.version):
+        registry_client.delete_model_version_tag("hand", first.version, key)
+    assert register(weights, uri, claim(0.4), name="hand").champion == "champion: version 1 had no card"
+
+
+def test_another_question_does_not_take_a_version_over(weights: Weights, uri: str):
+    """A card at a smaller epsilon, or of other data, is kept beside the version's own."""
+    first = register(weights, uri, claim(0.5), name="asked")
+    before = tags(uri, "asked", "1")
+    for claimed, data, key in (
+        (claim(0.95, epsilon=0.01), "d" * 64, "card.standard.linf-0.01-dddddddd"),
+        (claim(0.95), "e" * 64, "card.standard.linf-0.1-eeeeeeee"),
+    ):
+        assert attach(weights, uri, first.uri, claimed, data) == "champion already"
+        after = tags(uri, "asked", "1")
+        assert {name: after[name] for name in before} == before | {"champion_decision": "champion already"}
+        assert key in after
+        before = after
+    assert "had 50.00%" in register(weights, uri, claim(0.7), name="asked").champion
+
+
+def test_a_new_card_takes_the_place_of_the_old_one_whole(weights: Weights, uri: str, tmp_path: Path):
+    """Tags, description, and what is pulled."""
+    more = {"fgsm": 0.9, "pgd-20": 0.8, "autoattack": 0.5, "pgd-100x20": 0.77}
+    old = register(weights, uri, claim(0.5, attacks=more, attacks_n=dict.fromkeys(more, 100)), name="whole")
+    attach(weights, uri, old.uri, claim(0.2, flags=FLAGGED))
+    after = tags(uri, "whole", "1")
+    assert "accuracy.pgd-100x20" not in after and after["accuracy.pgd-20"] == "0.2000 (n=100)"
+    card = registry.pull(old.uri, tmp_path / "here", uri)
+    assert (card["claim"]["robust_accuracy"], card["claim"]["flags"][0]["name"]) == (0.2, FLAGGED[0].name)
+    assert "black_box_beats_white_box" in (tmp_path / "here" / "card.md").read_text()
+
+
+def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
+    """What it names while the job runs, or when it is run again, is another matter."""
+    register(weights, uri, claim(0.5), name="race")
+    job = Evaluate.model_validate(
+        {"kind": "evaluate", "name": "x", "model": "models:/race@champion", "data": {"source": "digits"},
+         "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [
+             {"attack": "fgsm"}, {"attack": "transfer", "source": "models:/race@latest-robust"}]}}, strict=False,
+    )  # fmt: skip
+    told: list[str] = []
+    before = registry.pinned(job, uri, told.append)
+    register(weights, uri, claim(0.6), name="race")
+    after = registry.pinned(job, uri, told.append)
+    assert (before.model, after.model) == ("models:/race/1", "models:/race/2")
+    assert [one.evaluation.attacks[1].source for one in (before, after)] == ["models:/race/1", "models:/race/2"]
+    assert told[0] == "models:/race@champion: models:/race/1" and registry.pinned(before, uri, told.append) == before
 
 
 def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from distrib import __version__
 from distrib.evaluate.claim import Claim, worst_case
-from distrib.evaluate.suite import Evaluation, Square, Stored, Transfer
+from distrib.evaluate.suite import Evaluation, Fgsm, Pgd, Square, Stored, Transfer
 from distrib.evaluate.suspicion import Evidence
 from distrib.evaluate.witness import NOT_ASKED, STOOD
 from distrib.plots import epsilon_curve, images, restart_curves
@@ -50,6 +50,8 @@ class Card(Value):
     """The data set."""
     data_sha256: str
     """Of its test images and labels."""
+    attacks_sha256: str
+    """Of the attacks with their settings, and of the models and sets that they take images from."""
     claim: Claim
     attacks: dict[str, dict]
     """Each attack as the job file says it, with what follows from the threat."""
@@ -61,10 +63,11 @@ class Card(Value):
 
     @classmethod
     def of(
-        cls, claim: Claim, suite: Evaluation, model: str, weights_sha256: str, image: tuple[int, int, int],
+        cls, claim: Claim, suite: Evaluation, contents: dict[str, str], model: str, weights_sha256: str,
+        image: tuple[int, int, int],
         classes: tuple[str, ...], data: str, data_sha256: str, job: dict, job_digest: str,
     ) -> "Card":  # fmt: skip
-        """The card of a claim; ``image`` is (H, W, C)."""
+        """The card of a claim; ``image`` is (H, W, C), ``contents`` as for :meth:`Evaluation.identity`."""
         return cls(
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             model=model,
@@ -73,9 +76,10 @@ class Card(Value):
             classes=classes,
             data=data,
             data_sha256=data_sha256,
+            attacks_sha256=suite.identity(contents),
             claim=claim,
             attacks={attack.name: attack.model_dump(mode="json", exclude_defaults=True) for attack in suite.attacks},
-            tested=_tested(claim),
+            tested=_tested(claim, suite),
             not_tested=_not_tested(claim, suite),
             software={
                 "distrib": __version__, "python": platform.python_version(), "machine": platform.machine(),
@@ -110,21 +114,25 @@ class Card(Value):
             "clean_accuracy": f"{claim.clean_accuracy:.4f}",
             "robust_accuracy": f"{claim.robust_accuracy:.4f}",
             "flags": ",".join(flag.name for flag in claim.flags) or "none",
+            "blocking": ",".join(self.blocking) or "none",
             "data_sha256": self.data_sha256,
+            "attacks_sha256": self.attacks_sha256,
             "examples_sha256": claim.examples_sha256,
             "job_digest": self.job_digest,
-            "weights_sha256": self.weights_sha256,
             **accuracies,
         }
 
 
-def _tested(claim: Claim) -> tuple[str, ...]:
+def _tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
+    kinds = {type(attack) for attack in suite.attacks}
+    steps = "many steps beat one, " if {Fgsm, Pgd} <= kinds else ""
     ball = f"{claim.norm} perturbations up to {claim.epsilon:.4g} of pixels in [0, 1]"
     return (
         f"{ball}, by {', '.join(claim.attacks)}",
         "whether every stored image lies in the ball and in [0, 1], and is classified again as it was",
         "whether the model is deterministic, gives logits, does not change, and judges each image by itself",
-        "whether gradients are there, many steps beat one, and a growing epsilon breaks everything",
+        f"whether gradients are there, {steps}and a growing epsilon breaks everything",
+        "whether PGD-40 on the margin breaks what the listed attacks do not, on the first images",
     )
 
 

@@ -1,5 +1,6 @@
 """The model that is judged, as something that can be sent to another process."""
 
+import hashlib
 import io
 import pickle
 from dataclasses import dataclass
@@ -88,6 +89,16 @@ class Pickled:
 
 
 Subject = Weights | Exported | Pickled
+
+
+def fingerprint(subject: Subject) -> str:
+    """The same for the same tensors, whether in a checkpoint, an exported program or a pickle, under any names."""
+    state = subject.load(torch.device("cpu")).state_dict().values()
+    each = sorted(
+        hashlib.sha256(f"{tuple(one.shape)}".encode() + one.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for one in state
+    )
+    return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def in_folder(path: Path, trusted: bool) -> Exported | Pickled:

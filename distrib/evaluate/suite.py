@@ -5,6 +5,7 @@ A tier is a list of attacks with a name. ``quick`` is for work in progress; ``pa
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -261,6 +262,24 @@ class Evaluation(Value):
             raise ValueError("sources: one of them is listed twice")
         once(self.attacks or attacks_of(self.tier or "standard", True, self.sources))
         return self
+
+    def identity(self, contents: dict[str, str]) -> str:
+        """The sha256 of the attacks, settings included, in any order: what two figures must share to be compared.
+
+        ``contents`` are the hashes of the models and sets that attacks take images from, by address. For a resolved
+        evaluation.
+        """
+        assert self.threat is not None
+        found = []
+        for attack in self.attacks:
+            plain = attack.model_dump(mode="json", exclude_defaults=True, exclude={"meets", "step_size"})
+            plain |= {key: contents[plain[key]] for key in ("source", "path") if key in plain}
+            if isinstance(attack, _Climb):
+                climb = attack.crafted if isinstance(attack, Transfer) else attack
+                assert isinstance(climb, Fgsm | Pgd)
+                plain["step"] = round(climb.resolve(self.threat).step(0), 9)
+            found.append(json.dumps(plain, sort_keys=True))
+        return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
     def resolved(self, threat: Threat, grey: bool) -> "Evaluation":
         """The same with its threat and its attacks written out."""

@@ -1,5 +1,6 @@
 """Width against the adversary that was trained on (Madry et al., section 4 and Figure 4)."""
 
+import math
 from itertools import pairwise
 
 from distrib.attack import fgsm
@@ -87,7 +88,7 @@ def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
     by = {method: [row for row in rows if row["method"] == method] for method in study.methods}
     found = []
 
-    def say(target: str, achieved: str, met: bool) -> None:
+    def say(target: str, achieved: str, met: bool | None) -> None:
         found.append(Expectation(target=target, achieved=achieved, met=met))
 
     if "natural" in by:
@@ -95,7 +96,7 @@ def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
         say(
             "capacity alone helps: trained naturally, a wider net withstands FGSM better",
             f"FGSM {small['fgsm']:.1%} at width {small['width']:g}, {large['fgsm']:.1%} at width {large['width']:g}",
-            large["fgsm"] > small["fgsm"],
+            _better(large, small, "fgsm"),
         )
     if "fgsm" in by:
         worst = max(by["fgsm"], key=lambda row: row["fgsm"] - row["pgd"])
@@ -105,21 +106,30 @@ def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
             worst["fgsm"] - worst["pgd"] > 0.2,
         )
     if "pgd" in by:
+        collapsed = [row["collapsed"] for row in by["pgd"]]
         fallen = [f"{row['width']:g}" for row in by["pgd"] if row["collapsed"]]
         say(
             "weak models may fail to learn: trained on PGD, the smallest nets collapse to one class",
             f"collapsed at widths {', '.join(fallen)}" if fallen else "none collapsed",
-            bool(fallen),
+            None if all(collapsed) else any(collapsed) and collapsed == sorted(collapsed, reverse=True),
         )
         loss = [row["train_loss"] for row in by["pgd"]]
         say(
             "the value of the saddle point falls as capacity grows",
             "training loss " + ", ".join(f"{row['train_loss']:.3g} (width {row['width']:g})" for row in by["pgd"]),
-            all(b <= a * 1.02 for a, b in pairwise(loss)) and loss[-1] < loss[0],
+            all(b <= a * 1.02 for a, b in pairwise(loss)) and loss[-1] < loss[0] if len(loss) > 1 else None,
         )
         say(
             "more capacity withstands PGD better",
             ", ".join(f"{row['pgd']:.1%} (width {row['width']:g})" for row in by["pgd"]),
-            by["pgd"][-1]["pgd"] > by["pgd"][0]["pgd"],
+            _better(by["pgd"][-1], by["pgd"][0], "pgd"),
         )
     return found
+
+
+def _better(large: dict, small: dict, name: str) -> bool | None:
+    """Whether one accuracy is above the other; None where chance alone (two standard errors) may explain that."""
+    gain, variance = large[name] - small[name], sum(row[name] * (1 - row[name]) / row["n"] for row in (large, small))
+    if large is small or 0 < gain <= 2 * math.sqrt(variance):
+        return None
+    return gain > 0

@@ -13,14 +13,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from distrib import __version__, checkpoints, tracking
+from distrib import __version__, checkpoints, registry, tracking
 from distrib.clock import Clock
 from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
 from distrib.evaluate.points import chosen
-from distrib.evaluate.subject import Subject, Weights
+from distrib.evaluate.subject import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump
 from distrib.judgement import subject_of
@@ -39,6 +39,7 @@ from distrib.training import train
 def run_study(job: Study, display: Display) -> dict:
     """Carries a study out and returns its result as plain values. Raises :class:`DistribError`."""
     clock = Clock.start()
+    job = registry.pinned(job, tracking.address(job.tracking.uri), display.say)
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
@@ -84,7 +85,7 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
     fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())}
     subjects = {label: fetched[address] for label, address in models.items()}
     if isinstance(job.study, Transfer):
-        transfer.must_have_black_box(_identities(subjects))
+        transfer.must_have_black_box({label: fingerprint(one) for label, one in subjects.items()})
     return subjects
 
 
@@ -130,7 +131,9 @@ def _findings(
             return curves.conclude(study, found, count, len(test.classes))
         case Transfer():
             found = done(transfer.part, transfer.parts(study, count))
-            return transfer.conclude(study, found, count, job.data.source, _identities(subjects))
+            return transfer.conclude(
+                study, found, count, job.data.source, {label: fingerprint(one) for label, one in subjects.items()}
+            )
         case Capacity():
             losses = {cell: checkpoints.history(folder / cell, display.say)[-1]["train_loss"] for cell in subjects}
             return capacity.conclude(study, done(capacity.part, capacity.parts(study, count)), losses)

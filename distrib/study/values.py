@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.augment import Augment
-from distrib.evaluate.suite import Count, Fgsm, Pgd
+from distrib.evaluate.suite import Count, Fgsm, Pgd, once
 from distrib.models import Model
 from distrib.optim import Optim
 from distrib.threat import Threat
@@ -107,6 +107,13 @@ class Transfer(Value):
     """How many test images, drawn with the seed; None: all."""
     shard_size: Count = 250
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Transfer":
+        once(self.attacks)
+        if any(attack.n is not None or attack.meets != "all" for attack in self.attacks):
+            raise ValueError("attacks: each meets every image here; leave out their n and meets, and set the study's n")
+        return self
 
 
 Method = Literal["natural", "fgsm", "pgd"]

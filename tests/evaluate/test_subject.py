@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from distrib.attack import fgsm
 from distrib.data.beton import open_split
 from distrib.errors import CheckpointError
-from distrib.evaluate.subject import Exported, Weights
+from distrib.evaluate.subject import Exported, Weights, fingerprint
 from distrib.models import SmallCNN
 from distrib.noise import Noise
 from distrib.threat import Linf
@@ -45,6 +46,15 @@ def program(trained: nn.Module) -> bytes:
         exported = torch.export.export(trained, (torch.rand(4, 1, 8, 8),), dynamic_shapes=({0: batch},))
         torch.export.save(exported, file)
     return file.getvalue()
+
+
+def test_a_model_is_known_by_its_tensors_in_whatever_form(weights: Weights, program: bytes, tmp_path: Path):
+    assert fingerprint(weights) == fingerprint(Exported(program))
+    other = weights.load(CPU)
+    with torch.no_grad():
+        next(other.parameters())[0] += 1e-3
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    assert fingerprint(replace(weights, path=tmp_path / "other.safetensors")) != fingerprint(weights)
 
 
 def test_weights_and_program_give_the_logits_of_the_trained_model(trained: nn.Module, weights: Weights, program: bytes):

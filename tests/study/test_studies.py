@@ -184,6 +184,19 @@ def test_transfer_counts_every_cell_and_knows_the_white_box(fitted: Linear, digi
     assert sum("95.7" in one.target for one in papers.expectations) == 2
 
 
+@pytest.mark.parametrize(
+    ("attacks", "words"),
+    [
+        ([{"attack": "fgsm"}, {"attack": "fgsm"}], "the attack fgsm is listed twice"),
+        ([{"attack": "fgsm", "n": 5}], "leave out their n and meets"),
+        ([{"attack": "fgsm", "meets": "standing"}], "leave out their n and meets"),
+    ],
+)
+def test_a_transfer_study_refuses_what_it_would_not_do(attacks: list[dict], words: str):
+    with pytest.raises(ValidationError, match=words):
+        read(of="transfer", sources=labelled(a="x"), targets=labelled(b="y"), threat=THREAT, attacks=attacks)
+
+
 def test_a_model_alone_is_no_black_box():
     with pytest.raises(JobError, match="one and the same model; name another"):
         transfer.must_have_black_box({"source:a": "1", "target:b": "1"})
@@ -229,6 +242,39 @@ def test_the_papers_claims_on_capacity_are_asked_one_by_one():
     counts["pgd-0.25"], counts["fgsm-1"], losses["pgd-1"] = cell(50, 45, 80), cell(95, 60, 58), 2.4
     outcome = capacity.conclude(study, {(name, 0): one for name, one in counts.items()}, losses)
     assert [one.met for one in outcome.expectations] == [True, False, False, False, False]
+
+
+def test_a_claim_that_cannot_be_told_is_not_met():
+    """One image more is chance; where the widest net collapsed, or all did, or there is one width, nothing is shown."""
+
+    def met(collapsed: dict[str, bool], pgd: dict[str, int]) -> list[bool | None]:
+        study = parse(CAPACITY, ["study.methods=[pgd]", f"study.widths={list(map(float, pgd))}"], "here").study
+        found = {
+            (f"pgd-{width}", 0): cell(90, 80, hits, [3] if collapsed[width] else None) for width, hits in pgd.items()
+        }
+        outcome = capacity.conclude(study, found, {name: 1 / len(name) for name, _ in found})
+        weak, _, better = outcome.expectations
+        return [weak.met, better.met]
+
+    nobody = {"0.25": False, "0.5": False, "1": False}
+    assert met(nobody, {"0.25": 50, "0.5": 50, "1": 51}) == [False, None]
+    assert met(nobody, {"0.25": 50, "0.5": 60, "1": 80}) == [False, True]
+    assert met(nobody | {"0.25": True}, {"0.25": 10, "0.5": 60, "1": 80}) == [True, True]
+    assert met(nobody | {"1": True}, {"0.25": 50, "0.5": 60, "1": 10}) == [False, False]
+    assert met(dict.fromkeys(nobody, True), {"0.25": 10, "0.5": 10, "1": 10}) == [None, False]
+    assert met(nobody, {"1": 80}) == [False, None]
+
+
+def test_a_landscape_without_height_or_without_a_sag_is_told_as_it_is():
+    """A model so sure that its loss is 0 has no shares; a hill between two maxima is no sag."""
+    flat = {
+        "model": "m", "last_tenth": 0.0, "final_max": 0.0, "final_median": 0.0, "final_std": 0.0, "distance": 1.0,
+        "random_distance": 1.0, "angle": 90.0, "segment_middle": 2.0, "segment_ends": 4.0, "start_loss": 1.0,
+    }  # fmt: skip
+    assert [one.met for one in landscape._expectations([flat], ["m"])] == [True] * 5
+    spiked = landscape._expectations([flat | {"final_max": 1.0}], ["m"])[1]
+    hill = landscape._expectations([flat, flat | {"segment_middle": 5.0}], ["m"])[-1]
+    assert (spiked.met, hill.met) == (False, False) and "0.50 to 1.25 of the ends, not above them in 1" in hill.achieved
 
 
 def test_shards_of_a_capacity_study_see_collapse_only_if_all_agree(digits: Path):
