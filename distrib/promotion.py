@@ -20,7 +20,7 @@ TERMS = (*QUESTION, "attacks_sha256", "n", "examples_sha256")
 """The tags that two versions must share for their robust accuracies to be compared."""
 STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
 """Tiers by what they are worth."""
-AT_LEAST = 100
+AT_LEAST = 50
 """Images of a champion's card: on fewer, no suspicion has the power to speak."""
 
 

@@ -30,7 +30,7 @@ def test_champion_moves_only_to_a_better_model_on_the_same_terms(weights: Weight
         (claim(0.90, epsilon=0.05), "d" * 64, "4", "epsilon"),
         (claim(0.90, norm="l2"), "d" * 64, "4", "norm"),
         (claim(0.90, n=200), "d" * 64, "4", "n 100 against 200"),
-        (claim(0.90, n=99), "d" * 64, "4", "judged on 99 images; it takes 100"),
+        (claim(0.90, n=49), "d" * 64, "4", "judged on 49 images; it takes 50"),
         (claim(0.90, tier="paper"), "d" * 64, "4", "tier paper; it takes AutoAttack"),
         (claim(0.90, examples_sha256="f" * 64), "d" * 64, "4", "examples_sha256"),
         (claim(0.90), "e" * 64, "4", "data_sha256"),
