@@ -51,7 +51,7 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         "broken": torch.tensor(broken, dtype=torch.uint8),
     }
     spec = {
-        "format": "distrib/frozen-set/1",
+        "format": "distrib/frozen-set/2",
         "model": result["model"],
         "norm": result["norm"],
         "epsilon": result["epsilon"],
@@ -63,7 +63,7 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         "classes": list(test.card.classes),
         "n": len(index),
         "clean_accuracy": float(tensors["clean"].float().mean()),
-        "robust_accuracy": 1 - float(tensors["broken"].float().mean()),
+        "adversarial_accuracy": 1 - float(tensors["broken"].float().mean()),
         "job_digest": result["job_digest"],
     }
     room = files("distrib.evaluate")

@@ -58,9 +58,8 @@ def main() -> int:
     both = scores["clean"] & scores["adversarial"]
     print(f"{len(y)} images, {spec['norm']} epsilon {spec['epsilon']:.6g}, largest perturbation {size.max():.6g}")
     print(f"clean accuracy        {scores['clean'].float().mean():.2%}")
-    print(
-        f"adversarial accuracy  {both.float().mean():.2%} (rightly classified both as they are and as they were made)"
-    )
+    print(f"on the attacked alone {scores['adversarial'].float().mean():.2%}")
+    print(f"adversarial accuracy  {both.float().mean():.2%} (rightly classified both as they are and attacked)")
     return 0
 
 

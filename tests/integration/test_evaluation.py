@@ -106,7 +106,7 @@ def test_an_exported_set_is_whole_and_its_own_script_agrees(exported: Path, on_t
     delta = (tensors["x_adv"] - tensors["x"].float() / 255).abs()
     assert tensors["x_adv"].shape == (60, 1, 8, 8) and delta.max() <= spec["epsilon"] + 1e-6 and delta.max() > 0.19
     assert 1 - tensors["broken"].float().mean() == pytest.approx(on_two["robust_accuracy"])
-    assert spec["robust_accuracy"] == pytest.approx(on_two["robust_accuracy"]) and spec["n"] == 60
+    assert spec["adversarial_accuracy"] == pytest.approx(on_two["robust_accuracy"]) and spec["n"] == 60
     pulled = workplace.parent / "for-validation"
     assert call(command("pull", "models:/digits/1", pulled), workplace).returncode == 0
     done = call([sys.executable, "validate.py", pulled / "model"], exported)
