@@ -8,7 +8,7 @@ from pathlib import Path
 from distrib.errors import CheckpointError
 from distrib.state import Stored, verify
 
-SCORE = "validation_robust_accuracy"
+ROBUST, CLEAN = "validation_robust_accuracy", "validation_clean_accuracy"
 
 
 def folder_for(run: Path, epoch: int) -> Path:
@@ -49,21 +49,30 @@ def history(run: Path, say: Callable[[str], None]) -> list[dict]:
     return newest.history if newest else []
 
 
-def best_epoch(history: list[dict]) -> int:
-    """The epoch (from 1) with the highest validation robust accuracy; the first of equals."""
-    return max(range(len(history)), key=lambda i: (history[i][SCORE], -i)) + 1
+def score(epoch: dict, floor: float) -> float:
+    """What an epoch with these metrics is worth: its validation robust accuracy.
+
+    Where its clean accuracy is under ``floor`` it is worth less than 0, and the less the further below.
+    """
+    clean, robust = epoch[CLEAN], epoch[ROBUST]
+    return robust if clean >= floor else clean - floor - 1
 
 
-def best(run: Path, say: Callable[[str], None]) -> Stored:
+def best_epoch(history: list[dict], floor: float) -> int:
+    """The epoch (from 1) with the highest :func:`score`; the first of equals."""
+    return max(range(len(history)), key=lambda i: (score(history[i], floor), -i)) + 1
+
+
+def best(run: Path, floor: float, say: Callable[[str], None]) -> Stored:
     """The checkpoint that the run's history calls best. Raises :class:`CheckpointError` if it is gone or damaged."""
     known = history(run, say)
     if not known:
         raise CheckpointError(f"{run}: there is no checkpoint here")
-    return verify(folder_for(run, best_epoch(known)))
+    return verify(folder_for(run, best_epoch(known, floor)))
 
 
-def prune(run: Path, history: list[dict], keep: int) -> None:
+def prune(run: Path, history: list[dict], keep: int, floor: float) -> None:
     """Deletes all but the newest ``keep`` checkpoints and the best one."""
     found = stored_epochs(run)
-    for epoch in set(found[:-keep]) - {best_epoch(history)}:
+    for epoch in set(found[:-keep]) - {best_epoch(history, floor)}:
         shutil.rmtree(folder_for(run, epoch), ignore_errors=True)

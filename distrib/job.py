@@ -80,11 +80,13 @@ class Tracking(Value):
 
 
 class Validation(Value):
-    """How epochs are compared: robust accuracy on images held out from the train part."""
+    """How epochs are compared: robust accuracy on images held out from the train part; the best one is registered."""
 
     attack: PGD | None = None
     """None: PGD-10 with a step of epsilon/4, over the evaluation's threat."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
+    min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """An epoch below it is not the best one while there is one above it."""
 
 
 class Prepare(Value):
@@ -295,7 +297,11 @@ class Tune(Run):
             storage=storage,
             cluster=self.cluster,
             tracking=self.tracking,
-            validation=Validation(attack=self.score.attack, max_examples=self.score.max_examples),
+            validation=Validation(
+                attack=self.score.attack,
+                max_examples=self.score.max_examples,
+                min_clean_accuracy=self.score.min_clean_accuracy,
+            ),
             register_as=self.model_name,
             **{field: getattr(training, field) for field in Training.model_fields},
         ).resolved()

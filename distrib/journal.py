@@ -16,6 +16,15 @@ class Journal:
         self.pending: list[tuple[str, int, dict]] = []
         self.shown = 0.0
         self.last: dict[str, dict] = {}
+        self.nodes: dict[int, str] = {}
+
+    def started(self, rank: int, ranks: int, node: str) -> None:
+        """A worker is up. When all of them are, the run's tag ``distrib.nodes`` says on which machines."""
+        self.nodes[rank] = node
+        if all(one in self.nodes for one in range(ranks)):
+            nodes = " ".join(sorted({self.nodes[one] for one in range(ranks)}))
+            self.tracker.attempt(lambda: self.tracker.tags({"distrib.nodes": nodes}), self.display.say)
+            self.nodes = {}
 
     def catch_up(self, phase: str, history: list[dict]) -> None:
         """Logs what ``history`` has and MLflow lacks."""

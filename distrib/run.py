@@ -95,7 +95,8 @@ def run_train(job: Train, display: Display) -> dict:
                 tracker = stack.enter_context(tracked(job, folder, display))
             with clock.measure("train"):
                 train(phases, job, folder, data, tracker, resources, display, clock)
-            best = {phase: checkpoints.best(folder / phase, display.say) for phase in phases}
+            floor = job.validation.min_clean_accuracy
+            best = {phase: checkpoints.best(folder / phase, floor, display.say) for phase in phases}
             histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
             bench = Bench(data, job.loader, job.cluster, resources, folder / "evaluation", tracker.uri, False, display)
             with clock.measure("evaluate"):
@@ -152,7 +153,7 @@ def _train_result(
         "champion": registered.champion,
         **claims[main].model_dump(mode="json"),
         "natural": None if natural is None else natural.model_dump(mode="json"),
-        "best_epoch": checkpoints.best_epoch(history),
+        "best_epoch": best[main].epoch,
         "epochs": len(history),
         "num_workers": job.cluster.max_workers,
         "seconds": clock.seconds,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from distrib.checkpoints import SCORE, best, best_epoch, folder_for, latest, prune, stored_epochs
+from distrib.checkpoints import CLEAN, ROBUST, best, best_epoch, folder_for, latest, prune, stored_epochs
 from distrib.errors import CheckpointError
 from distrib.optim import SGD
 from distrib.state import State, save
 
 
 def history(*scores: float) -> list[dict]:
-    return [{SCORE: score} for score in scores]
+    return [{ROBUST: score, CLEAN: 0.9 - score} for score in scores]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_without_any_checkpoint_there_is_none(tmp_path: Path):
     assert latest(tmp_path, refuse) is None
     assert latest(tmp_path / "nowhere", refuse) is None
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        best(tmp_path, refuse)
+        best(tmp_path, 0.0, refuse)
 
 
 def test_other_folders_are_not_checkpoints(tmp_path: Path, state: State):
@@ -96,15 +96,21 @@ def test_where_all_are_damaged_the_run_does_not_start_over(tmp_path: Path, state
     [((0.5,), 1), ((0.1, 0.3, 0.2), 2), ((0.3, 0.3, 0.3), 1), ((0.1, 0.4, 0.4, 0.2), 2), ((0.0, 0.0, 0.1), 3)],
 )
 def test_the_best_epoch_is_the_first_of_the_highest(scores: tuple[float, ...], epoch: int):
-    assert best_epoch(history(*scores)) == epoch
+    assert best_epoch(history(*scores), 0.0) == epoch
+
+
+@pytest.mark.parametrize(("floor", "epoch"), [(0.5, 2), (0.6, 3), (0.75, 1), (0.95, 1)])
+def test_an_epoch_below_the_floor_is_best_only_where_none_is_above(floor: float, epoch: int):
+    """Clean accuracy is 0.8, 0.5 and 0.6; where none suffices, the one that lacks least."""
+    assert best_epoch(history(0.1, 0.4, 0.3), floor) == epoch
 
 
 def test_the_best_checkpoint_is_the_one_the_newest_history_names(tmp_path: Path, state: State):
     fill(tmp_path, state, 0.1, 0.4, 0.4, 0.2)
-    assert best(tmp_path, refuse).epoch == 2
+    assert best(tmp_path, 0.0, refuse).epoch == 2
     damage(tmp_path, 2)
     with pytest.raises(CheckpointError, match=r"epoch-00002"):
-        best(tmp_path, refuse)
+        best(tmp_path, 0.0, refuse)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
@@ -114,8 +120,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, state: State, scores: 
     for epoch in range(1, len(scores) + 1):
         state.step = epoch
         save(state, folder_for(tmp_path, epoch), epoch, history(*scores[:epoch]), {}, "digest")
-        prune(tmp_path, history(*scores[:epoch]), keep)
+        prune(tmp_path, history(*scores[:epoch]), keep, 0.0)
         top = max(scores[:epoch])
         newest = set(range(max(1, epoch - keep + 1), epoch + 1))
         assert set(stored_epochs(tmp_path)) == newest | {scores.index(top) + 1}
-        assert best(tmp_path, refuse).epoch == scores.index(top) + 1
+        assert best(tmp_path, 0.0, refuse).epoch == scores.index(top) + 1

@@ -21,8 +21,8 @@ class Started:
 
     rank: int
     ranks: int
-    pid: int
-    host: str
+    node: str
+    """The address of its machine."""
     device: str
     start_epoch: int
     """The epoch after which training goes on; 0 for a new run."""

@@ -1,8 +1,6 @@
 """Training on Ray Train: the worker from top to bottom, and the driver that starts it and listens."""
 
-import os
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +82,8 @@ def worker(config: dict) -> None:
             load(state, stored.folder)
         history = list(stored.history) if stored else []
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
-        post(Started(world.rank, world.size, os.getpid(), socket.gethostname(), str(device), len(history), reader))
+        node = ray.util.get_node_ip_address()
+        post(Started(world.rank, world.size, node, str(device), len(history), reader))
         if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
         try:
@@ -97,7 +96,7 @@ def worker(config: dict) -> None:
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
                     save(state, folder, report.epoch, history, order.job_record, order.job_digest)
-                    checkpoints.prune(run, history, part.keep_checkpoints)
+                    checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
                     post(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
         except NonFiniteLoss as error:

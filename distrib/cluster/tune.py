@@ -85,11 +85,12 @@ class Scored(TuneReportCallback):
 
 def worth(score: Score, history: list[dict], units: int) -> dict:
     """What Ray Tune is told of a trial with this history."""
-    best = history[checkpoints.best_epoch(history) - 1]
+    floor = score.min_clean_accuracy
+    best = history[checkpoints.best_epoch(history, floor) - 1]
     clean, robust = best["validation_clean_accuracy"], best["validation_robust_accuracy"]
     cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history) * units / 3600
     return {
-        "epoch": len(history), "score": score.of(clean, robust), "robust": robust, "clean": clean, "cost": cost,
+        "epoch": len(history), "score": checkpoints.score(best, floor), "robust": robust, "clean": clean, "cost": cost,
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class Books:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to: its best epoch by validation robust accuracy, which is the one that is kept."""
+    """What a trial came to: its best epoch by the score, which is the one that is kept."""
 
     trial: Trial
     epochs: int
@@ -105,12 +105,13 @@ class Outcome:
     @classmethod
     def of(cls, job: Tune, trial: Trial, history: list[dict], units: int) -> "Outcome":
         """From the metrics of its epochs."""
-        best = checkpoints.best_epoch(history)
-        clean, robust = (history[best - 1][f"validation_{name}_accuracy"] for name in ("clean", "robust"))
+        floor = job.score.min_clean_accuracy
+        best = checkpoints.best_epoch(history, floor)
+        metrics = history[best - 1]
         seconds = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
         return cls(
-            trial, len(history), best, robust, clean, job.score.of(clean, robust),
-            seconds * units / 3600,
+            trial, len(history), best, metrics[checkpoints.ROBUST], metrics[checkpoints.CLEAN],
+            checkpoints.score(metrics, floor), seconds * units / 3600,
         )  # fmt: skip
 
     def value(self, objective: str) -> float:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from distrib import tracking
+from distrib import checkpoints, tracking
 from distrib.clock import Clock
 from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
@@ -237,17 +237,19 @@ class Watch:
             self._hear(int(phase.partition("/")[0]), notice)
 
     def _hear(self, number: int, notice: object) -> None:
+        from distrib.cluster.board import Started
         from distrib.trainer import EpochEnd, Progress
 
         known = self.open.get(number)
         match notice:
+            case Started() if known is not None:
+                known[1].started(notice.rank, notice.ranks, notice.node)
             case Progress():
                 self.done[number] = notice.step / notice.steps
             case EpochEnd():
                 if known is not None:
                     known[1].add(ROBUST, notice.epoch, notice.metrics)
-                robust = notice.metrics["validation_robust_accuracy"]
-                score = self.job.score.of(notice.metrics["validation_clean_accuracy"], robust)
+                score = checkpoints.score(notice.metrics, self.job.score.min_clean_accuracy)
                 self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
                 self.done[number] = notice.epoch / self.epochs.get(number, notice.epoch)
             case _:

@@ -201,7 +201,7 @@ class Score(Value):
     max_examples: Count = 1000
     """Of the validation images."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A trial below it ranks behind all trials above it."""
+    """Of an epoch that counts; a trial without one ranks behind all trials that have one."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("robust",)
     """robust and clean accuracy are to be high; cost, the core- or GPU-hours of training, is to be low."""
 
@@ -214,10 +214,6 @@ class Score(Value):
         if self.min_clean_accuracy and self.objectives != ("robust",):
             raise ValueError("min_clean_accuracy belongs to objectives: [robust]; list clean as an objective instead")
         return self
-
-    def of(self, clean: float, robust: float) -> float:
-        """The single score: robust accuracy, or below 0 for a trial under the floor, the lower the further below."""
-        return robust if clean >= self.min_clean_accuracy else clean - self.min_clean_accuracy - 1
 
 
 class Winner(Value):

@@ -16,7 +16,7 @@ from distrib.job import Tune
 from distrib.jobfile import parse
 from distrib.search import cost, sampler, tables
 from distrib.search.books import Books, Outcome, Trial, best, front
-from distrib.search.space import drawn, settle
+from distrib.search.space import drawn, settle, trial_job
 from distrib.search.values import Asha, Choice, Integers, LogUniform, Optuna, Uniform
 
 EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
@@ -89,6 +89,14 @@ def test_a_trial_below_the_floor_ranks_behind_all_above_it():
     assert best([poor, worse, sound]) == sound and best([worse, poor]) == poor
     equal = [outcome(1, 0.5, 0.5), outcome(2, 0.5)]
     assert best(equal).trial.number == 2, "the cheaper of equals"
+
+
+def test_a_trials_best_epoch_is_one_above_the_floor():
+    """The most robust epoch is below it: neither the search nor the trial's own checkpoints take that one."""
+    job = tune({"score.min_clean_accuracy": 0.8})
+    found = Outcome.of(job, Trial(1, {}, "finished"), [epoch(0.4, 0.85), epoch(0.6, 0.7)], units=2)
+    assert (found.best_epoch, found.robust_accuracy, found.clean_accuracy, found.score) == (1, 0.4, 0.85, 0.4)
+    assert trial_job(job, 1, {EPSILON: 0.1, STEP: 1.0, WIDTH: 1}).validation.min_clean_accuracy == 0.8
 
 
 def test_the_front_is_what_nothing_beats():
