@@ -53,7 +53,9 @@ class Cluster(Value):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Lost workers that are replaced, before the run is given up."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 300
-    """How long a silent peer is waited for, and one attempt to start the workers; Ray repeats that while nodes lack."""
+    """How long a silent peer is waited for, and one attempt to start the workers."""
+    wait_seconds: Annotated[int, Field(ge=10)] = 3600
+    """How long, in all, machines that lack are waited for: those of autoscaling, and any that are lost for good."""
     autoscaling: bool = False
     """The cluster adds machines when it is asked for more than it has: wait for them. For GPUs say device: cuda."""
     stage: str | None = None

@@ -1,5 +1,6 @@
 """Training on Ray Train: the worker from top to bottom, and the driver that starts it and listens."""
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
-from distrib.job import Elastic, Train
+from distrib.job import Cluster, Elastic, Train
 from distrib.state import State, load, save
 from distrib.world import current
 
@@ -129,20 +130,29 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
         run_config=RunConfig(
             name=f"fit-{time.time_ns()}",  # resuming is by distrib's own checkpoints, so each fit is new to Ray
             storage_path=str(order.run / ".ray"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=math.ceil(cluster.wait_seconds / cluster.timeout_seconds) - 1,
+            ),
             callbacks=list(callbacks),
         ),
     )
     try:
         ray_trainer.fit()
     except TrainingFailedError as error:
-        raise _cause(error) from None
+        raise _cause(error, cluster) from None
     finally:
         shutil.rmtree(order.run / ".ray", ignore_errors=True)
 
 
-def _cause(error: TrainingFailedError) -> DistribError:
+def _cause(error: TrainingFailedError, cluster: Cluster) -> DistribError:
     """The error of the worker that failed first, or what Ray says."""
+    if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+        return RunError(
+            f"cluster.num_workers: in {cluster.wait_seconds} s there was no room for {cluster.min_workers} workers of "
+            f"{cluster.cpus_per_worker} CPUs each; add machines, or ask for fewer workers. The same command goes on "
+            "where this run is; cluster.wait_seconds says how long to wait"
+        )
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
         while failure is not None:

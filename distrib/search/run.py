@@ -112,7 +112,8 @@ def _weigh(job: Tune, data: Path, use_gpu: bool, units: int, concurrent: int, di
     found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
     display.say(
         f"search: {found.trials} trials, {concurrent} at a time; about {found.about:.2g} {unit}-hours, at most "
-        f"{found.at_most:.2g} (timed: {len(kinds)} kinds of trial; start-up is not in it)"
+        f"{found.at_most:.2g} (timed: {len(kinds)} kinds of trial, a worker alone; not in it: start-up, loading, the "
+        "exchange of gradients)"
     )
     cost.within_budget(job, found, unit)
 

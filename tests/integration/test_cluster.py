@@ -183,6 +183,20 @@ def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 7))
 
 
+def test_machines_that_never_come_are_waited_for_only_so_long(cluster: Hosts):
+    sets = [
+        "cluster.num_workers=3",
+        "cluster.autoscaling=true",
+        "cluster.timeout_seconds=10",
+        "cluster.wait_seconds=20",
+    ]
+    done = call(cluster, *submission(cluster, "lonely", *(word for one in sets for word in ("--set", one)), "--follow"))
+    assert done.returncode == 1 and "in 20 s there was no room for 3 workers of 1 CPUs each" in done.stdout
+    assert "Traceback" not in done.stdout
+    (run,) = mlflow_runs(cluster, "lonely")
+    assert run.info.status == "FAILED"
+
+
 class Line:
     """A connection to the cluster that can be lost: a forwarder on the loopback interface."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -145,7 +146,8 @@ def test_a_plain_program_meets_others_images_and_those_of_another_model(
     overrides = (*SHARDED[:3], f"model={program}", f"evaluation.attacks=[{{attack: pgd, num_steps: 20}}, {others}]")
     result = result_of(call(evaluation("plain", *overrides), workplace))
     white, transferred, stored = result["attacks"].values()
-    assert list(result["attacks"])[2] == f"stored-{'-'.join(exported.parts[-2:])}"
+    name = list(result["attacks"])[2]
+    assert re.fullmatch(rf"stored-{'-'.join(exported.parts[-2:])}-\w{{6}}", name), "the mark is of the whole path"
     assert stored == on_two["robust_accuracy"] and transferred <= result["clean_accuracy"]
     assert result["robust_accuracy"] <= min(white, transferred, stored) and result["tier"] == "custom"
 
