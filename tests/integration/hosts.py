@@ -34,6 +34,8 @@ class Hosts:
     """Ray's own; a socket's path has at most 107 letters, and pytest's folders are long."""
     token: str
     hosts: list[int] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
+    """Variables of every process on them."""
 
     @property
     def dashboard(self) -> str:
@@ -62,7 +64,7 @@ class Hosts:
         return kept | {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "PYTHONWARNINGS": "default",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0",
-        }  # fmt: skip
+        } | self.given  # fmt: skip
 
     def ray(self, number: int, cpus: int, hidden: Path | None = None) -> None:
         """Starts a Ray node on a host: the head on host 1, else one that joins it. It does not see ``hidden``."""

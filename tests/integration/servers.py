@@ -1,7 +1,7 @@
 """A tracking server as a team runs it: MLflow with users over a real PostgreSQL and an S3-compatible object store.
 
 PostgreSQL is Debian's package, started for the test by its own user; the object store is moto's server. All of them
-listen on the loopback interface only, and are stopped by their ids.
+listen on the loopback interface (MLflow also on a network of the test's own), and are stopped by their ids.
 """
 
 import os
@@ -131,20 +131,21 @@ def process(words: list[str], folder: Path, env: dict[str, str], ready: str) -> 
             server.wait(timeout=30)
 
 
-def of_the_manifest(port: int) -> tuple[list[str], dict[str, str]]:
-    """How k8s/mlflow starts the server, but on the loopback interface and a free port; and its plain variables."""
+def of_the_manifest(host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """How k8s/mlflow starts the server, but on an address of this machine; and its plain variables."""
     deployment = yaml.safe_load((ROOT / "k8s" / "mlflow" / "deployment.yaml").read_text())
     (box,) = deployment["spec"]["template"]["spec"]["containers"]
     plain = {one["name"]: one["value"] for one in box["env"] if "value" in one}
-    changed = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=5000": f"--port={port}", "--workers=2": "--workers=1"}
+    changed = {"--host=0.0.0.0": f"--host={host}", "--port=5000": f"--port={port}", "--workers=2": "--workers=1"}
     assert set(changed) < set(box["command"])
     words = [changed.get(word, word) for word in box["command"]]
+    words = [f"{word},{host}:*" if word.startswith("--allowed-hosts=") else word for word in words]
     return [str(Path(sys.executable).parent / words[0]), *words[1:]], plain
 
 
 @contextmanager
-def tracking_server(folder: Path) -> Iterator[Server]:
-    """All three, with the users trainer (EDIT on what it makes) and reader (READ)."""
+def tracking_server(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
+    """All three, with the users trainer (EDIT on what it makes) and reader (READ); MLflow answers at ``host``."""
     binaries = Path(sys.executable).parent
     s3_port, port = free_port(), free_port()
     s3 = f"http://127.0.0.1:{s3_port}"
@@ -157,7 +158,7 @@ def tracking_server(folder: Path) -> Iterator[Server]:
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nadmin_username = admin\n"
             "auth_cache_ttl_seconds = 60\n"
         )
-        words, plain = of_the_manifest(port)
+        words, plain = of_the_manifest(host, port)
         env = environment() | plain | {
             "MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/artifacts",
             "MLFLOW_S3_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": KEYS["aws_access_key_id"],
@@ -168,7 +169,7 @@ def tracking_server(folder: Path) -> Iterator[Server]:
         }  # fmt: skip
         upgrade = [str(binaries / "mlflow"), "db", "upgrade", database]
         subprocess.run(upgrade, check=True, env=env, capture_output=True, timeout=180)
-        server = Server(f"http://127.0.0.1:{port}", database, s3)
+        server = Server(f"http://{host}:{port}", database, s3)
         with process(words, folder, env, f"{server.uri}/health"):
             made = server.python(
                 "import os; from mlflow.server import get_app_client\n"

@@ -50,6 +50,10 @@ def epochs(cluster: Hosts, name: str) -> list[int]:
     return sorted(int(path.name[-5:]) for path in (cluster.folder / "runs" / name / "robust").glob("epoch-*"))
 
 
+def record_of(cluster: Hosts, name: str) -> dict:
+    return json.loads((cluster.folder / "runs" / name / "result.json").read_text())
+
+
 def mlflow_runs(cluster: Hosts, name: str) -> list:
     client = mlflow.MlflowClient(f"sqlite:///{cluster.folder / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'distrib'")
@@ -59,7 +63,7 @@ def mlflow_runs(cluster: Hosts, name: str) -> list:
 def test_two_machines_give_what_one_gives(cluster: Hosts, finished: dict):
     done = call(cluster, *submission(cluster, "two", "--follow", "--json"))
     assert result_of(done)["exit_status"] == 0 and "two-1 is SUCCEEDED" in done.stderr
-    record = json.loads((cluster.folder / "runs" / "two" / "result.json").read_text())
+    record = record_of(cluster, "two")
     assert "robust training: 2 workers on cpu, ffcv loader" in done.stdout
     for figure in ("weights_sha256", "clean_accuracy", "robust_accuracy", "attacks", "best_epoch"):
         assert record[figure] == finished[figure], figure
@@ -80,7 +84,7 @@ def test_a_search_spreads_its_trials_over_the_machines(cluster: Hosts):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "4 trials, 2 at a time" in done.stdout
-    record = json.loads((cluster.folder / "runs" / "spread" / "result.json").read_text())
+    record = record_of(cluster, "spread")
     assert (record["finished"], record["failed"]) == (4, 0)
     trials = [run for number in range(1, 5) for run in mlflow_runs(cluster, f"spread-{number:04}")]
     assert len(trials) == 4 and {run.info.status for run in trials} == {"FINISHED"}
@@ -157,15 +161,15 @@ def test_the_notice_board_stays_with_the_driver(cluster: Hosts):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
-    """Everything on machine 2 dies in the midst of training, a new machine joins: the run is as if nothing had been."""
+def lose_a_machine(cluster: Hosts, name: str) -> None:
+    """Submits a run; everything on machine 2 dies in the midst of training, a new machine joins; the run ends well."""
     process = subprocess.Popen(
-        command(*submission(cluster, "lost", "--follow", "--json")), cwd=cluster.folder, env=cluster.environment(),
+        command(*submission(cluster, name, "--follow", "--json")), cwd=cluster.folder, env=cluster.environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_for(lambda: epochs(cluster, "lost"), process, 400)
-        reached = epochs(cluster, "lost")[-1]
+        wait_for(lambda: epochs(cluster, name), process, 400)
+        reached = epochs(cluster, name)[-1]
         cluster.kill(2)
         assert reached < 6, "it was to die in the midst of training"
         cluster.ray(2, cpus=1)
@@ -174,7 +178,12 @@ def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
         process.kill()
     assert process.returncode == 0, out[-3000:] + err[-2000:]
     assert out.count("robust training: 2 workers on cpu") == 2, "the workers started twice"
-    record = json.loads((cluster.folder / "runs" / "lost" / "result.json").read_text())
+
+
+def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
+    """The run is as if nothing had been."""
+    lose_a_machine(cluster, "lost")
+    record = record_of(cluster, "lost")
     for figure in ("weights_sha256", "robust_accuracy", "attacks", "best_epoch"):
         assert record[figure] == finished[figure], figure
     (run,) = mlflow_runs(cluster, "lost")
