@@ -1,5 +1,6 @@
 """A notice board between the workers and the driver: an actor that holds what the workers post until it is fetched."""
 
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -42,15 +43,23 @@ class Board:
     def __init__(self):
         self.notices: deque = deque(maxlen=LIMIT)
 
-    def post(self, phase: str, notice: object) -> None:
-        """Puts up a notice of a phase (robust or natural) of the run."""
+    def post(self, phase: str, notice: bytes) -> None:
+        """Puts up a notice."""
         self.notices.append((phase, notice))
 
-    def fetch(self) -> list[tuple[str, object]]:
+    def fetch(self) -> list[tuple[str, bytes]]:
         """Takes all notices down."""
         taken = list(self.notices)
         self.notices.clear()
         return taken
+
+
+def post(board: ActorHandle, phase: str, notice: object) -> None:
+    """Puts up a notice of a phase (robust or natural) of the run.
+
+    It travels sealed: a board that looked into it would have to import torch.
+    """
+    board.post.remote(phase, pickle.dumps(notice))
 
 
 Listener = Callable[[str, object], None]
@@ -73,7 +82,7 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
             while True:
                 last = ended.wait(POLL_SECONDS)
                 for phase, notice in ray.get(board.fetch.remote(), timeout=60):
-                    listen(phase, notice)
+                    listen(phase, pickle.loads(notice))
                 if last:
                     return
         except Exception as error:

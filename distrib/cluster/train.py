@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
-from distrib.cluster.board import Note, Started
+from distrib.cluster.board import Note, Started, post
 from distrib.cluster.network import PinnedTorchConfig
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
@@ -63,8 +63,8 @@ def worker(config: dict) -> None:
     height, width, channels = train.card.image
     for phase, part in order.phases.items():
 
-        def post(notice: object, phase: str = phase) -> None:
-            board.post.remote(order.label + phase, notice)
+        def tell(notice: object, phase: str = phase) -> None:
+            post(board, order.label + phase, notice)
 
         loader = TrainLoader(readers[0], train.card.count, part.seed, part.optim.batch_size, part.augment, world)
         with torch.random.fork_rng():
@@ -74,7 +74,7 @@ def worker(config: dict) -> None:
             )
         state = State(model, part.optim, loader.steps, world, part.precision)
         run = order.run / phase
-        stored = checkpoints.latest(run, lambda text: post(Note(text)))
+        stored = checkpoints.latest(run, lambda text: tell(Note(text)))
         if not world.agree(stored.epoch if stored else 0):
             raise InputError(
                 f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see"
@@ -84,21 +84,21 @@ def worker(config: dict) -> None:
         history = list(stored.history) if stored else []
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         node = ray.util.get_node_ip_address()
-        post(Started(world.rank, world.size, node, str(device), len(history), reader))
+        tell(Started(world.rank, world.size, node, str(device), len(history), reader))
         if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
         try:
             for report in trainer.epochs(state, loader, part.objective, part.seed, validation):
                 if isinstance(report, trainer.Progress):
                     if world.rank == 0:
-                        post(report)
+                        tell(report)
                     continue
                 history.append(report.metrics)
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
                     save(state, folder, report.epoch, history, order.job_record, order.job_digest)
                     checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
-                    post(report)
+                    tell(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
         except NonFiniteLoss as error:
             good = checkpoints.stored_epochs(run)

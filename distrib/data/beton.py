@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -305,11 +305,25 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def _plain_dictionary() -> Iterator[None]:
+    """Importing ffcv (1.0.2) makes a typed dictionary of two entries, for which numba compiles 4 s in every process;
+    only Python reads it, and a plain one serves."""
+    import numba.typed
+
+    room: Any = numba.typed
+    typed, room.Dict = room.Dict, dict
+    try:
+        yield
+    finally:
+        room.Dict = typed
+
+
 @cache
 def ffcv_usable() -> bool:
     """Whether ffcv can be imported here."""
     try:
-        with threads_kept():
+        with threads_kept(), _plain_dictionary():
             import ffcv.fields
             import ffcv.loader  # noqa: F401
     except Exception:  # a broken build raises anything: ImportError, OSError, AttributeError, a bare Exception

@@ -274,10 +274,13 @@ assert isinstance(reader, FfcvReader) and torch.get_num_threads() == 3, torch.ge
 for batch in TrainLoader(reader, 100, 3, 32).epoch(0):
     assert torch.get_num_threads() == 3, torch.get_num_threads()
 assert torch.get_num_threads() == 3, torch.get_num_threads()
+import numba.typed
+from ffcv.fields.rgb_image import IMAGE_MODES
+assert type(IMAGE_MODES) is dict and numba.typed.Dict is not dict, "else numba compiles for seconds"
 """
 
 
-def test_ffcv_leaves_the_number_of_torch_threads_alone(digits_beton: Path):
+def test_ffcv_leaves_the_number_of_torch_threads_and_numba_alone(digits_beton: Path):
     """In a new process: the first import of ffcv sets it to one, so a worker of many cores would use only one."""
     subprocess.run([sys.executable, "-c", THREADS, str(digits_beton)], check=True, timeout=120)
 

@@ -142,14 +142,14 @@ def wait_until_gone(cluster: Hosts, nodes: int) -> None:
 
 BOARDS = """
 import ray
-from distrib.cluster.board import listening
+from distrib.cluster.board import listening, post
 
 ray.init(address="auto", log_to_driver=False)
 here, heard, where = ray.get_runtime_context().get_node_id(), [], []
 for turn in range(6):
     with listening(lambda phase, notice: heard.append(notice)) as board:
         where.append(ray.get(board.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60))
-        ray.get(board.post.remote("robust", turn), timeout=60)
+        post(board, "robust", turn)
 assert heard == [0, 1, 2, 3, 4, 5], heard
 assert where == [here] * 6, (here, where)
 """
