@@ -99,13 +99,15 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; a process less
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.pop(SERVER, None)
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
     wanted = cluster.max_workers * cluster.cpus_per_worker
     terminated = signal.getsignal(signal.SIGTERM)
     with _joined(address) if address else _local(max(wanted, os.cpu_count() or 1), dashboard):
