@@ -3,9 +3,10 @@
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -111,7 +112,8 @@ def worker(config: dict) -> None:
 def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
     """Trains every phase of ``order`` to its end, going on from its checkpoints. Returns when all are done.
 
-    The workers post what they do on ``board``. Those that are lost are replaced, up to ``cluster.max_failures`` times.
+    The workers post what they do on ``board``. Those that are lost are replaced, up to ``cluster.max_failures`` times;
+    where one ends by an error of distrib's own, training ends.
     Raises :class:`DistribError` as the worker raised it, or :class:`RunError` with the first cause.
     """
     cluster = order.job.cluster
@@ -134,7 +136,7 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
                 max_failures=cluster.max_failures,
                 controller_failure_limit=math.ceil(cluster.wait_seconds / cluster.timeout_seconds) - 1,
             ),
-            callbacks=list(callbacks),
+            callbacks=[OnceIsEnough(), *callbacks],
         ),
     )
     try:
@@ -145,19 +147,40 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
         shutil.rmtree(order.run / ".ray", ignore_errors=True)
 
 
+class OnceIsEnough(UserCallback):
+    """Ends training at an error of distrib's own: workers that start again would come to the same."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray Train, which takes what is raised here for a reason to end."""
+        error = _own(worker_exceptions.values())
+        if error is not None:
+            raise error
+
+
+def _own(failures: Iterable[BaseException]) -> DistribError | None:
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, DistribError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    return None
+
+
 def _cause(error: TrainingFailedError, cluster: Cluster) -> DistribError:
     """The error of the worker that failed first, or what Ray says."""
-    if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+    ended = getattr(error, "controller_failure", None)
+    if isinstance(ended, DistribError):
+        return ended
+    if type(ended).__name__ == "WorkerGroupStartupTimeoutError":
         return RunError(
             f"cluster.num_workers: in {cluster.wait_seconds} s there was no room for {cluster.min_workers} workers of "
             f"{cluster.cpus_per_worker} CPUs each; add machines, or ask for fewer workers. The same command goes on "
             "where this run is; cluster.wait_seconds says how long to wait"
         )
     failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        while failure is not None:
-            if isinstance(failure, DistribError):
-                return failure
-            failure = getattr(failure, "cause", None) or failure.__cause__
+    own = _own(failures.values())
+    if own is not None:
+        return own
     lines = [line for failure in failures.values() for line in str(failure).strip().splitlines()[-1:]]
     return RunError("training failed: " + ("; ".join(dict.fromkeys(lines)) or str(error).strip().splitlines()[-1]))
