@@ -20,6 +20,10 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 makes one call to a dead server last four minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A server that keeps artifacts in an object store sends its clients there with signed addresses, which are the
+    # server's own: whoever cannot reach the store hangs. Through the server it always works
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody asked to tell others what is trained here
 }
 
