@@ -27,6 +27,8 @@ from distrib.search.books import Books
 from distrib.search.space import drawn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LOADER = "memory"
+"""FFCV compiles for seconds in every worker; test_cluster searches with it."""
 SPACE = {
     "objective.attack.threat.epsilon": {"uniform": [0.05, 0.3]},
     "model.width": {"choice": [0.25, 0.5]},
@@ -37,7 +39,7 @@ def job_file(folder: Path, **fields: object) -> Path:
     """A search over the digits in a file of its own: three trials of three epochs."""
     job = copy.deepcopy(TUNE) | {"space": SPACE, "cluster": {"num_workers": 1}} | fields
     job["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": 3, "batch_size": 64}
-    job["train"]["evaluation"] = {"tier": "quick"}
+    job["train"] |= {"evaluation": {"tier": "quick"}, "loader": LOADER}
     path = folder.parent / f"{job['name']}.yaml"
     path.write_text(yaml.safe_dump(job))
     return path
@@ -173,6 +175,7 @@ def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeyp
         "cluster": {"num_workers": 1},
     }
     document["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": 60, "batch_size": 64}
+    document["train"]["loader"] = LOADER
     job = parse(document, [], "here")
     assert isinstance(job, Tune)
     job = job.resolved()
