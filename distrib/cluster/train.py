@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
 from distrib.job import Cluster, Elastic, Train
-from distrib.state import State, load, save
-from distrib.world import current
+from distrib.state import State, Stored, load, save
+from distrib.world import World, current
+
+PAUSES = (1, 2, 4, 8, 16, 32)
+"""Seconds between the looks of workers that do not see the same."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,7 @@ def worker(config: dict) -> None:
             )
         state = State(model, part.optim, loader.steps, world, part.precision)
         run = order.run / phase
-        stored = checkpoints.latest(run, lambda text: tell(Note(text)))
-        if not world.agree(stored.epoch if stored else 0):
-            raise InputError(
-                f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see"
-            )
+        stored = newest(run, world, lambda text: tell(Note(text)))
         if stored is not None:
             load(state, stored.folder)
         history = list(stored.history) if stored else []
@@ -107,6 +106,20 @@ def worker(config: dict) -> None:
                 f"the last good checkpoint is {checkpoints.folder_for(run, good[-1])}" if good else "no checkpoint yet"
             )
             raise NonFiniteLoss(f"{phase} training: {error}; {last}") from None
+
+
+def newest(run: Path, world: World, say: Callable[[str], None]) -> Stored | None:
+    """The newest whole checkpoint, or None, as soon as every rank sees the same: a network file system shows late.
+
+    Raises :class:`InputError` where they do not within a minute.
+    """
+    for seconds in (*PAUSES, None):
+        stored = checkpoints.latest(run, say)
+        if world.agree(stored.epoch if stored else 0):
+            return stored
+        if seconds is not None:
+            time.sleep(seconds)
+    raise InputError(f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see")
 
 
 def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
