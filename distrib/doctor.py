@@ -25,6 +25,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
+from distrib.processor import computes
+
 GIB = 2**30
 IMPORT_TIMEOUT_SECONDS = 180.0
 """Far above the slowest import on a busy machine (FFCV, which compiles for some 10 s): what takes longer hangs."""
@@ -111,7 +113,7 @@ def check_torch() -> Check:
     if why:
         return Check("torch", False, why, "make setup installs torch and torchvision as they belong together")
     torch = json.loads(answer)
-    bfloat16 = _cpu_has_bfloat16() if torch["bfloat16"] is None else torch["bfloat16"]
+    bfloat16 = computes("bfloat16") if torch["bfloat16"] is None else torch["bfloat16"]
     where = f"{len(torch['gpus'])} x {torch['gpus'][0]}" if torch["gpus"] else f"{torch['threads']} threads"
     found = f"{torch['version']}, torchvision {torch['torchvision']}, {torch['device']} ({where}, "
     found += "bfloat16 in hardware)" if bfloat16 else "no bfloat16 in hardware)"
@@ -308,15 +310,6 @@ def _pkg_config_version(name: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _cpu_has_bfloat16() -> bool:
-    """By the flags of Linux: AVX-512 BF16 or AMX on x86, bf16 on ARM. False where the system does not say."""
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
 def _existing(path: Path) -> Path:

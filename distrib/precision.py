@@ -5,6 +5,8 @@ from typing import Literal
 
 import torch
 
+from distrib.processor import computes
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -17,3 +19,8 @@ def forward_in(precision: Precision, device: torch.device) -> AbstractContextMan
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def emulated(precision: Precision, device: torch.device) -> bool:
+    """Whether ``device`` is a CPU that is known to compute ``precision`` in software only: many times slower."""
+    return device.type == "cpu" and precision != "float32" and computes(precision) is False

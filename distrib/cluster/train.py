@@ -24,6 +24,7 @@ from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
 from distrib.job import Cluster, Elastic, Train
+from distrib.precision import emulated
 from distrib.state import State, Stored, load, save
 from distrib.world import World, current
 
@@ -84,6 +85,8 @@ def worker(config: dict) -> None:
         history = list(stored.history) if stored else []
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         node = ray.util.get_node_ip_address()
+        if world.rank == 0 and emulated(part.precision, device):
+            tell(Note(f"precision: this CPU has no {part.precision} in hardware and is slow at it; set it to float32"))
         tell(Started(world.rank, world.size, node, str(device), len(history), reader))
         if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
