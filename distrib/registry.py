@@ -226,16 +226,25 @@ def find(address: str, uri: str):
             return registry, registry.get_model_version(parts["name"], parts["version"])
         return registry, registry.get_model_version_by_alias(parts["name"], parts["alias"])
     except MlflowException:
-        names = sorted(model.name for model in registry.search_registered_models())
+        names = sorted(model.name for model in _models(registry))
         there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
         raise RegistryError(f"{address}: not in {uri}; {there} (see distrib models)") from None
+
+
+def _models(registry) -> Iterator[Any]:
+    """Every registered model; the server gives a hundred at a time."""
+    page = registry.search_registered_models()
+    yield from page
+    while page.token:
+        page = registry.search_registered_models(page_token=page.token)
+        yield from page
 
 
 def versions(uri: str) -> list[dict]:
     """Every version of every model with its robustness, newest first within a model."""
     registry = client(uri)
     rows = []
-    for model in registry.search_registered_models():
+    for model in _models(registry):
         aliases: dict[str, list[str]] = {}
         for alias, number in model.aliases.items():
             aliases.setdefault(str(number), []).append(alias)

@@ -180,6 +180,16 @@ def test_a_version_says_what_it_is(weights: Weights, uri: str):
     assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
 
 
+def test_no_model_is_left_out_of_a_long_list(tmp_path: Path):
+    """MLflow gives a hundred registered models at a time."""
+    own = f"sqlite:///{tmp_path / 'long.db'}"
+    names = [f"model-{number:03d}" for number in range(101)]
+    for name in names:
+        tracking.client(own).create_registered_model(name)
+        tracking.client(own).create_model_version(name, source="file:///nowhere")
+    assert [row["model"] for row in registry.versions(own)] == [f"models:/{name}/1" for name in names]
+
+
 def test_the_same_run_registers_once(weights: Weights, uri: str):
     tracker = tracking.Tracker(uri, "tests", "once", None, {})
     twice = [registry.register(entry(weights, claim(0.5)), "once", tracker) for _ in range(2)]
