@@ -18,6 +18,9 @@ test: setup    ## all tests but the slow ones; ARGS go to pytest
 slow: setup    ## the slow tests: real data, minutes each
 	$(BIN)/pytest -m slow $(ARGS) || [ $$? -eq 5 ]
 
+image: setup   ## build the image on a stand-in base and run it hardened: root, buildah, podman, runc, debootstrap
+	$(BIN)/pytest -m image $(ARGS)
+
 lint: setup    ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,4 +43,4 @@ clean:   ## remove caches and build leavings; data, runs and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find distrib tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help setup train test slow lint check format bench lock clean
+.PHONY: help setup train test slow image lint check format bench lock clean
