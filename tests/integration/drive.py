@@ -13,6 +13,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "digits.yaml"
+INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "RAY_ADDRESS")
+"""Variables that tests before, or whoever started them, may have left; MLflow sets its own in the process."""
 SHORT = [
     "optim.epochs=6", "objective.epsilon_warmup_epochs=2", "model.width=0.5", "compare_natural=false",
     "evaluation.attacks=[{attack: fgsm}, {attack: pgd, num_steps: 20}, {attack: autoattack, n: 60}]",
@@ -30,7 +32,7 @@ def train_command(*overrides: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    kept = {key: value for key, value in os.environ.items() if key not in INHERITED}
     return kept | {"PYTHONWARNINGS": "default"}
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from drive import INHERITED
 
 POSSIBLE = os.geteuid() == 0 and shutil.which("ip") is not None and shutil.which("unshare") is not None
 WHY_NOT = "hosts in network namespaces take root and iproute2"
@@ -60,7 +61,7 @@ class Hosts:
 
     def environment(self) -> dict[str, str]:
         """What every process of the cluster, and everyone who speaks to it, has."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        kept = {key: value for key, value in os.environ.items() if key not in INHERITED}
         return kept | {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "PYTHONWARNINGS": "default",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0",
