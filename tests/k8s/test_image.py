@@ -50,18 +50,17 @@ class Containers:
         self.folder = folder
         self.store = [f"--root={folder / 'store'}", f"--runroot={folder / 'run'}", "--storage-driver=overlay"]
 
-    def tool(self, name: str, *words: str, seconds: int = 300, stdin: Path | None = None) -> str:
+    def tool(self, name: str, *words: str, seconds: int = 300) -> str:
         """What the command prints."""
-        return call([name, *self.store, *words], seconds, stdin)
+        return call([name, *self.store, *words], seconds)
 
     def run(self, *words: str, options: tuple[str, ...] = (), seconds: int = 300) -> str:
         """What a command prints in a hardened container."""
         return self.tool("podman", "run", "--rm", *HARDENED, *options, IMAGE, *words, seconds=seconds)
 
 
-def call(words: list[str], seconds: int, stdin: Path | None = None) -> str:
-    with open(stdin or os.devnull, "rb") as given:
-        done = subprocess.run(words, stdin=given, capture_output=True, timeout=seconds)
+def call(words: list[str], seconds: int) -> str:
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
     assert done.returncode == 0, (done.stdout[-3000:] + done.stderr[-3000:]).decode(errors="replace")
     return done.stdout.decode()
 
