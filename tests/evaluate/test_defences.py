@@ -45,7 +45,7 @@ TEST = slice(0, 200)
 
 
 def trained(build: Callable[[], nn.Module], epsilon: float, epochs: int = 12) -> nn.Module:
-    """Trained on the digits, by PGD-5 where epsilon is not 0; in float64, so that any machine makes the same model."""
+    """Trained on the digits, by PGD-5 where epsilon is not 0; in float64, where rounding grows less."""
     torch.manual_seed(0)
     model = build().train().double()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
