@@ -6,7 +6,7 @@ from pathlib import Path
 from distrib import checkpoints
 from distrib.clock import Clock
 from distrib.cluster.session import Resources
-from distrib.job import Train, digest, dump
+from distrib.job import Train
 from distrib.journal import Journal
 from distrib.progress import Display
 from distrib.tracking import Tracker
@@ -57,7 +57,7 @@ def train(
                 journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
 
     with listening(listen) as board:
-        fit(Order(job, dump(job), digest(job), data, folder, phases), resources.use_gpu(job.cluster), board)
+        fit(Order(job, data, folder, phases), resources.use_gpu(job.cluster), board)
     display.end()
     for phase in phases:
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))

@@ -23,7 +23,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
-from distrib.job import Cluster, Elastic, Train
+from distrib.job import Cluster, Elastic, Train, digest, dump
 from distrib.precision import emulated
 from distrib.state import State, Stored, load, save
 from distrib.world import World, current
@@ -37,8 +37,6 @@ class Order:
     """What a worker is told."""
 
     job: Train
-    job_record: dict
-    job_digest: str
     data: Path
     """The folder of the betons."""
     run: Path
@@ -99,7 +97,7 @@ def worker(config: dict) -> None:
                 history.append(report.metrics)
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
-                    save(state, folder, report.epoch, history, order.job_record, order.job_digest)
+                    save(state, folder, report.epoch, history, dump(part), digest(part))
                     checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
                     tell(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here

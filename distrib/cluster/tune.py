@@ -24,7 +24,7 @@ from distrib import checkpoints
 from distrib.cluster.train import Order, fit
 from distrib.errors import DistribError, JobError, RunError
 from distrib.files import write_bytes
-from distrib.job import Tune, digest, dump
+from distrib.job import Tune
 from distrib.runs import ROBUST
 from distrib.search.books import Books, Trial
 from distrib.search.sampler import DIRECTIONS, STUDY, distributions, memory, sampler, settings_of
@@ -109,8 +109,7 @@ def search(
             books.run(trial.number).mkdir(parents=True, exist_ok=True)
             write_bytes(books.run(trial.number) / ERROR, str(error).encode())
             return {"number": trial.number, "ticket": None}
-        told = Order(order, dump(order), digest(order), data, books.run(trial.number), {ROBUST: order},
-                     f"{trial.number}/")  # fmt: skip
+        told = Order(order, data, books.run(trial.number), {ROBUST: order}, f"{trial.number}/")
         return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score, books.units)}
 
     left = [trial for trial in books.trials.values() if not trial.ended]

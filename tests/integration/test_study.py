@@ -38,11 +38,8 @@ def another(finished: dict, workplace: Path) -> None:
     result_of(call(train_command(*short), workplace))
 
 
-@pytest.mark.usefixtures("finished", "another")
-@pytest.mark.parametrize("kind", STUDIES)
-def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kind: str):
-    from mlflow import MlflowClient
-
+def written(kind: str, workplace: Path) -> Path:
+    """The job file of a study."""
     job = {
         "kind": "study",
         "name": kind,
@@ -52,6 +49,15 @@ def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kin
     }
     file = workplace.parent / f"{kind}.yaml"
     file.write_text(yaml.safe_dump(job))
+    return file
+
+
+@pytest.mark.usefixtures("finished", "another")
+@pytest.mark.parametrize("kind", STUDIES)
+def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kind: str):
+    from mlflow import MlflowClient
+
+    file = written(kind, workplace)
     result = result_of(call(command("run", file, "--json"), workplace))
     assert result["study"] == kind and result["rows"] >= 2 and result["expectations"]
     made = {path.name for path in Path(result["folder"]).iterdir()}
@@ -62,3 +68,20 @@ def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kin
     assert len(json.loads((Path(result["folder"]) / "table.json").read_text())) == result["rows"]
     again = call(command("run", file, "--json"), workplace)
     assert result_of(again) == result and "complete" in again.stderr
+
+
+def test_a_cell_of_a_capacity_study_can_be_judged_by_its_checkpoint(workplace: Path):
+    """Its record tells its own width and objective, not those of the study's first cell."""
+    result_of(call(command("run", written("capacity", workplace), "--json"), workplace))
+    for width, objective in ((0.125, "natural"), (0.5, "madry")):
+        cell = workplace / "runs" / "capacity" / f"{'pgd' if objective == 'madry' else objective}-{width:g}"
+        checkpoint = max(cell.glob("epoch-*"))
+        job = json.loads((checkpoint / "state.json").read_text())["job"]
+        assert (job["model"]["width"], job["objective"]["method"]) == (width, objective)
+        judge = {
+            "kind": "evaluate", "name": cell.name, "model": str(checkpoint), "data": DATA,
+            "evaluation": {"threat": THREAT, "attacks": [{"attack": "fgsm"}], "n": 50},
+        }  # fmt: skip
+        file = workplace.parent / "judge.yaml"
+        file.write_text(yaml.safe_dump(judge))
+        assert result_of(call(command("run", file, "--json"), workplace))["n"] == 50
