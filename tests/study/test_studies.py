@@ -179,9 +179,20 @@ def test_transfer_counts_every_cell_and_knows_the_white_box(fitted: Linear, digi
     assert cell["pgd-5", "a", "a"]["accuracy"] < cell["pgd-5", "b", "a"]["accuracy"]
     first, second = outcome.expectations
     assert first.met is True and second.met is None, "c was attacked from other models only"
-    at_papers = study.model_copy(update={"threat": Linf(epsilon=0.3)})
-    papers = transfer.conclude(at_papers, found, 40, "mnist", identities)
-    assert sum("95.7" in one.target for one in papers.expectations) == 2
+
+
+@pytest.mark.parametrize(("source", "told"), [("mnist", {"robust": True, "weaker": False}), ("digits", {})])
+def test_the_papers_figures_are_asked_of_robust_models_alone(source: str, told: dict[str, bool]):
+    targets = {"robust": 96, "weaker": 90, "natural": 45}
+    study = read(
+        of="transfer", sources=labelled(b="x"), targets=labelled(**dict.fromkeys(targets, "y")),
+        threat=THREAT | {"epsilon": 0.3}, n=100, attacks=[{"attack": "fgsm"}],
+    )  # fmt: skip
+    found = {part: {"images": 100, "hits": targets} for part in transfer.parts(study, 100)}
+    identities = {label: label for label in transfer.labels(study)}
+    outcome = transfer.conclude(study, found, 100, source, identities)
+    papers = {one.achieved.split(":")[0]: one.met for one in outcome.expectations if "95.7" in one.target}
+    assert papers == told
 
 
 @pytest.mark.parametrize(
