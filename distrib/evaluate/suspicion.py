@@ -188,7 +188,7 @@ def _convergence(found: Evidence) -> Iterator[Flag]:
 
 
 def _gain(name: str, gain: int, count: int, what: str) -> Iterator[Flag]:
-    if gain >= 5 and gain / max(1, count) > 0.005:  # of few images, less comes by chance: the starts are random
+    if gain >= 5 and gain / max(1, count) > 0.005:  # up to 4 lie within two standard errors (their root) of none
         detail = f"{what}: {gain / count:.1%} more images broken; a stronger attack would go on"
         yield Flag(name=name, blocking=False, detail=detail)
 
