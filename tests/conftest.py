@@ -1,11 +1,13 @@
-"""What tests of several parts share: one thread, prepared data, picture trees, a linear model."""
+"""What tests of several parts share: one thread, no addresses, prepared data, picture trees, a linear model."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from drive import INHERITED
 from torch import Tensor, nn
 
 from distrib.data.beton import ffcv_usable, prepare
@@ -22,6 +24,17 @@ LIMIT = 300
 def one_thread() -> None:
     """Sums do not depend on the machine's cores, and tests that run side by side do not fight for them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_addresses() -> Iterator[None]:
+    """No test finds an address in the environment, nor leaves one there: MLflow sets its own in the process."""
+    before = dict(os.environ)
+    for name in INHERITED:
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def digits_at(store: Path, **fields: object) -> Digits:

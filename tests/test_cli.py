@@ -26,14 +26,12 @@ def unheard(number: int, frame: object) -> None:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory, no addresses in the environment, and handlers of signals as in the foreground.
+    """An empty working directory, and handlers of signals as in the foreground.
 
     They are put back. A shell starts what it runs in the background with SIGINT ignored; this test is no such thing.
     """
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "place")
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
     own = {signal.SIGTERM: unheard, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield

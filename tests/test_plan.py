@@ -21,10 +21,8 @@ jobs = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, and no addresses in the environment."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:

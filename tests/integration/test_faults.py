@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -65,18 +64,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace: Path, finished: dict
     assert [run.info.status for run in runs if run.info.run_name == "exploding"] == ["FAILED"]
 
 
-@pytest.fixture
-def own_environment() -> Iterator[None]:
-    """MLflow, used in this process, leaves its addresses in the environment, where every later process finds them."""
-    before = dict(os.environ)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        os.environ.pop(name, None)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.mark.usefixtures("own_environment")
 @pytest.mark.parametrize(
     ("override", "words"),
     [
