@@ -1,6 +1,5 @@
 """Frozen adversarial test sets out of a finished run, for other teams."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,14 +7,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from distrib.cluster.evaluate import kept_shard
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader
 from distrib.errors import InputError
 from distrib.evaluate import frozen
-from distrib.evaluate.witness import BROKEN, ShardResult
 from distrib.job import Evaluate, Train
 from distrib.jobfile import parse
-from distrib.preparation import prepared
+from distrib.preparation import prepared, same
 from distrib.progress import Display
 from distrib.runs import read_record, read_result
 
@@ -23,7 +22,7 @@ from distrib.runs import read_record, read_result
 def export(run: Path, folder: Path, display: Display) -> dict:
     """Writes the worst images of the finished run in ``run`` to the new or empty ``folder``; what they are.
 
-    Raises :class:`InputError` where the run is not finished, or its images are gone.
+    Raises :class:`InputError` where the run is not finished, its images are gone, or the test images are others by now.
     """
     record, result = read_record(run), read_result(run)
     if record is None or result is None or "evaluation_key" not in result:
@@ -33,22 +32,24 @@ def export(run: Path, folder: Path, display: Display) -> dict:
     job = parse(record["job"], [], str(run / "job.json"))
     assert isinstance(job, Train | Evaluate)
     shards = sorted((run / "evaluation").glob(f"{result['evaluation_key']}-*.json"))
-    results = [ShardResult.of_json(json.loads(file.read_bytes())) for file in shards]
+    results = [found for file in shards if (found := kept_shard(file)) is not None]
     if sum(len(one.position) for one in results) != result["n_clean"]:
         raise InputError(
-            f"{run / 'evaluation'}: not every shard of the evaluation is there; the run cannot be exported"
+            f"{run / 'evaluation'}: not every shard of the evaluation is there and whole; delete {run / 'result.json'} "
+            "and run the job again: it judges anew what is missing"
         )
     x_adv = torch.cat([load_file(file.with_suffix(".safetensors"))["x_adv"] for file in shards])
     index = np.array([i for one in results for i in one.index], dtype=np.int64)
-    broken = [any(fate[i] == BROKEN for fate in one.fate.values()) for one in results for i in range(len(one.index))]
-    test = open_split(prepared(job, display), "test", "evaluation")
+    data = prepared(job, display)
+    same(data, run)
+    test = open_split(data, "test", "evaluation")
     (raw,) = open_reader(test, job.loader).read(index, len(index))
     tensors = {
         "x": raw.image.permute(0, 3, 1, 2).contiguous(),
         "index": torch.from_numpy(index),
         "label": torch.tensor([label for one in results for label in one.label]),
         "clean": torch.tensor([hit for one in results for hit in one.clean], dtype=torch.uint8),
-        "broken": torch.tensor(broken, dtype=torch.uint8),
+        "broken": torch.tensor([fell for one in results for fell in one.broken], dtype=torch.uint8),
     }
     spec = {
         "format": "distrib/frozen-set/2",
@@ -64,6 +65,8 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         "n": len(index),
         "clean_accuracy": float(tensors["clean"].float().mean()),
         "adversarial_accuracy": 1 - float(tensors["broken"].float().mean()),
+        "robust_accuracy": result["robust_accuracy"],
+        "robust_accuracy_n": result["n"],
         "job_digest": result["job_digest"],
     }
     room = files("distrib.evaluate")

@@ -20,7 +20,7 @@ from distrib.errors import JobError
 from distrib.evaluate import frozen
 from distrib.evaluate.card import Card, files
 from distrib.evaluate.claim import Claim, conclude
-from distrib.evaluate.subject import Subject, Weights, in_folder
+from distrib.evaluate.subject import Subject, Weights, fingerprint, in_folder
 from distrib.evaluate.suite import Evaluation, Stored, Transfer
 from distrib.evaluate.witness import BROKEN
 from distrib.files import file_sha256, write_bytes
@@ -86,7 +86,8 @@ class Bench:
         )  # fmt: skip
         own = hashlib.sha256(subject.content()).hexdigest()
         contents = {address: hashlib.sha256(source.content()).hexdigest() for address, source in sources.items()}
-        same = next((address for address, content in contents.items() if content == own), None)
+        mine = fingerprint(subject) if sources else ""
+        same = next((address for address, source in sources.items() if fingerprint(source) == mine), None)
         if same is not None:
             raise JobError(f"evaluation: {same} is the judged model itself; transfer from another one")
         contents |= {one.path: frozen.identity(Path(one.path)) for one in suite.attacks if isinstance(one, Stored)}

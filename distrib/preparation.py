@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from distrib.data.beton import prepare
+from distrib.data.beton import open_split, prepare
 from distrib.data.loader import resolve
+from distrib.data.split import SPLITS
+from distrib.errors import JobError
+from distrib.files import write_json
 from distrib.job import Evaluate, Prepare, Study, Training, digest, dump
 from distrib.progress import Display
+from distrib.runs import read_data, read_record
 
 
 def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
@@ -15,3 +19,26 @@ def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Pa
         display.say("warning: ffcv cannot be imported here; images are kept in memory instead (see distrib doctor)")
     implied = Prepare(kind="prepare", data=job.data, loader=job.loader)
     return prepare(job.data, packing, dump(implied), digest(implied), display.say)
+
+
+def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Display) -> Path:
+    """The same for the run in ``folder``, which goes on only with the images that it began with: see :func:`same`."""
+    data = prepared(job, display)
+    same(data, folder)
+    write_json(folder / "data.json", _hashes(data))
+    return data
+
+
+def same(data: Path, folder: Path) -> None:
+    """Raises :class:`JobError` where the run in ``folder`` began with other images than those of ``data``."""
+    begun, now = read_data(folder) if read_record(folder) is not None else None, _hashes(data)
+    other = [split for split in SPLITS if begun is not None and begun.get(split) != now[split]]
+    if other:
+        raise JobError(
+            f"data: the images ({', '.join(other)}) are not those that the run in {folder} began with; put those back, "
+            "choose another name (--set name=...), or delete that folder"
+        )
+
+
+def _hashes(data: Path) -> dict[str, str]:
+    return {split: open_split(data, split, "evaluation").card.content_sha256 for split in SPLITS}

@@ -29,7 +29,7 @@ from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, Tune, digest
 from distrib.journal import metric_name
 from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
-from distrib.preparation import prepared
+from distrib.preparation import prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import NATURAL, ROBUST, kept_result, run_folder
@@ -84,7 +84,7 @@ def run_train(job: Train, display: Display) -> dict:
             return result
         tracking.client(tracking.address(job.tracking.uri))  # a wrong address is told now, not after hours of packing
         with clock.measure("prepare"):
-            data = prepared(job, display)
+            data = prepared_for(job, folder, display)
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:
@@ -210,7 +210,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        data = prepared(job, display)
+        data = prepared_for(job, folder, display)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
         with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
             prove(resources, folder, data, job.cluster)

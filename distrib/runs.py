@@ -2,6 +2,7 @@
 
 STORAGE/NAME/
     job.json          the resolved job, its digest, the MLflow run
+    data.json         the hash of each split's images
     robust/           checkpoints, epoch by epoch (natural/ for a natural objective)
     natural/          those of the same model trained without an adversary, if asked for
     evaluation/       finished shards of the end evaluation
@@ -57,6 +58,15 @@ def read_record(folder: Path) -> dict | None:
         raise InputError(f"{folder / 'job.json'}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
+
+
+def read_data(folder: Path) -> dict | None:
+    """What ``data.json`` of a run's folder says; None where it does not."""
+    try:
+        found = json.loads((folder / "data.json").read_bytes())
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
+        return None
 
 
 def read_result(folder: Path) -> dict | None:

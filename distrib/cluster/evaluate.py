@@ -112,7 +112,7 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
     count = len(task.order())
     starts = range(0, count, task.suite.shard_size)
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
-    done = {start: found for start, file in files.items() if (found := _kept(file)) is not None}
+    done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
     progress(sum(len(result.position) for result in done.values()), count)
     kept.mkdir(parents=True, exist_ok=True)
     left = [(start,) for start in starts if start not in done]
@@ -130,7 +130,7 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
     return Judged(evidence, [tensors[start] for start in starts])
 
 
-def _kept(file: Path) -> ShardResult | None:
+def kept_shard(file: Path) -> ShardResult | None:
     """The result of a shard that was judged before, if it and its images can be read."""
     try:
         result = ShardResult.of_json(json.loads(file.read_bytes()))

@@ -78,14 +78,18 @@ class ShardResult:
         """Classified rightly as it is."""
         return [label == predicted for label, predicted in zip(self.label, self.predicted, strict=True)]
 
+    @property
+    def broken(self) -> list[bool]:
+        """Classified wrongly as it is, or by what an attack found."""
+        return [not hit or any(fate[i] == BROKEN for fate in self.fate.values()) for i, hit in enumerate(self.clean)]
+
     def disagreeing(self, margins: list[float]) -> list[int]:
         """The positions of which a second look at the stored images differs, by more than float rounding.
 
         ``margins`` are those of the stored images: positive where they are classified rightly.
         """
         slack = 1e-4 * self.probes.spread
-        broken = [any(fates[i] == BROKEN for fates in self.fate.values()) for i in range(len(self.position))]
-        found = zip(self.position, broken, margins, strict=True)
+        found = zip(self.position, self.broken, margins, strict=True)
         return [position for position, b, m in found if (m > slack if b else m < -slack)]
 
 

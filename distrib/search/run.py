@@ -23,7 +23,7 @@ from distrib.files import write_bytes, write_json
 from distrib.job import Train, Tune, digest
 from distrib.jobfile import write
 from distrib.journal import Journal
-from distrib.preparation import prepared
+from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
 from distrib.runs import ROBUST, kept_result, run_folder
@@ -66,7 +66,7 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri))
-    data = prepared(job.train, display)
+    data = prepared_for(job.train, folder, display)
     with session(job.cluster, dashboard=True) as resources:
         prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)

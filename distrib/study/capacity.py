@@ -99,11 +99,14 @@ def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
             _better(large, small, "fgsm"),
         )
     if "fgsm" in by:
-        worst = max(by["fgsm"], key=lambda row: row["fgsm"] - row["pgd"])
+        learnt = [row for row in by["fgsm"] if not row["collapsed"]]
+        worst = max(learnt or by["fgsm"], key=lambda row: row["fgsm"] - row["pgd"])
         say(
             "FGSM adversaries do not make a net robust: trained on FGSM, it falls to PGD",
-            f"at width {worst['width']:g}: FGSM {worst['fgsm']:.1%}, PGD {worst['pgd']:.1%}",
-            worst["fgsm"] - worst["pgd"] > 0.2,
+            f"at width {worst['width']:g}: FGSM {worst['fgsm']:.1%}, PGD {worst['pgd']:.1%}"
+            if learnt
+            else "all collapsed",
+            worst["fgsm"] - worst["pgd"] > 0.2 if learnt else None,
         )
     if "pgd" in by:
         collapsed = [row["collapsed"] for row in by["pgd"]]

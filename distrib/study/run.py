@@ -19,12 +19,13 @@ from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
+from distrib.errors import JobError
 from distrib.evaluate.points import chosen
 from distrib.evaluate.subject import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump
 from distrib.judgement import subject_of
-from distrib.preparation import prepared
+from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import kept_result, run_folder
@@ -43,7 +44,7 @@ def run_study(job: Study, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        data = prepared(job, display)
+        data = prepared_for(job, folder, display)
         subjects = _given(job, data, display)
         with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
             prove(resources, folder, data, job.cluster)
@@ -82,6 +83,8 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
         case Capacity():
             models = {}
     test, uri = open_split(data, "test", "evaluation").card, tracking.address(job.tracking.uri)
+    if isinstance(job.study, Landscape) and job.study.examples > test.count:
+        raise JobError(f"study.examples: {job.study.examples} images, but the test split has {test.count}")
     fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())}
     subjects = {label: fetched[address] for label, address in models.items()}
     if isinstance(job.study, Transfer):

@@ -75,7 +75,7 @@ class Curves(Value):
 
     of: Literal["curves"]
     models: Models
-    linf: tuple[Radius, ...] = ()
+    linf: tuple[Annotated[Radius, Field(le=1)], ...] = ()
     l2: tuple[Radius, ...] = ()
     num_steps: Count = 40
     queries: Count = 500
@@ -88,6 +88,8 @@ class Curves(Value):
     def _some(self) -> "Curves":
         if not self.linf and not self.l2:
             raise ValueError("linf or l2: give at least one of them some epsilons")
+        if any(len(set(epsilons)) < len(epsilons) for epsilons in (self.linf, self.l2)):
+            raise ValueError("linf, l2: an epsilon is listed twice")
         return self
 
 

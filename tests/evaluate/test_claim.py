@@ -386,3 +386,12 @@ def test_few_classes_are_told_but_do_not_block(classes: int, expected: set[str])
 def test_a_claim_is_written_and_read_back():
     found = claim(probed(repeat_change=1.0))
     assert Claim.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_second_look_knows_what_nobody_attacked():
+    """Of images that no attack was asked for, those misclassified as they are score below 0 and agree."""
+    found = shard("1101", fgsm="10..")
+    assert found.broken == [False, True, True, False]
+    assert found.disagreeing([1.0, -1.0, -1.0, 1.0]) == []
+    assert found.disagreeing([-1.0, 1.0, 1.0, -1.0]) == [0, 1, 2, 3]
+    assert found.disagreeing([-1e-5, 1e-5, 1e-5, -1e-5]) == [], "float rounding"

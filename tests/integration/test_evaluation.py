@@ -108,11 +108,37 @@ def test_an_exported_set_is_whole_and_its_own_script_agrees(exported: Path, on_t
     assert tensors["x_adv"].shape == (60, 1, 8, 8) and delta.max() <= spec["epsilon"] + 1e-6 and delta.max() > 0.19
     assert 1 - tensors["broken"].float().mean() == pytest.approx(on_two["robust_accuracy"])
     assert spec["adversarial_accuracy"] == pytest.approx(on_two["robust_accuracy"]) and spec["n"] == 60
+    assert (spec["robust_accuracy"], spec["robust_accuracy_n"]) == (on_two["robust_accuracy"], 60)
     pulled = workplace.parent / "for-validation"
     assert call(command("pull", "models:/digits/1", pulled), workplace).returncode == 0
     done = call([sys.executable, "validate.py", pulled / "model"], exported)
     assert done.returncode == 0, done.stderr
     assert f"adversarial accuracy  {on_two['robust_accuracy']:.2%}" in done.stdout
+
+
+@pytest.mark.slow
+def test_where_some_images_met_no_attack_nothing_is_claimed_of_them(finished: dict, workplace: Path):
+    """A misclassified image counts as broken in the set, and the second look at it is no disagreement."""
+    few = ("evaluation.n=200", "attach=false", "evaluation.attacks=[{attack: fgsm, n: 20}]")
+    result = result_of(call(evaluation("few", *few), workplace))
+    assert result["n"] == 20 and result["n_clean"] == 200 and result["clean_accuracy"] < 1
+    assert "stored_examples_disagree" not in [flag["name"] for flag in result["flags"]]
+    done = call(command("export", "runs/few", workplace.parent / "few"), workplace)
+    assert done.returncode == 0, done.stderr
+    tensors = load_file(workplace.parent / "few" / "adversarial.safetensors")
+    assert (tensors["broken"] >= 1 - tensors["clean"]).all()
+    first = next((workplace / "runs" / "few" / "evaluation").glob("*.safetensors"))
+    first.unlink()
+    done = call(command("export", "runs/few", workplace.parent / "gone"), workplace)
+    assert done.returncode == 2 and "not every shard" in done.stderr and "Traceback" not in done.stderr
+    assert not (workplace.parent / "gone").exists()
+
+
+@pytest.mark.slow
+def test_a_model_under_another_address_is_no_other_model(finished: dict, workplace: Path):
+    source = f"evaluation.attacks=[{{attack: transfer, source: {finished['checkpoint']}, num_steps: 2}}]"
+    done = call(evaluation("twin", source, "evaluation.n=50", "attach=false", "model=models:/digits/1"), workplace)
+    assert done.returncode == 2 and "is the judged model itself" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,9 @@ def test_the_papers_claims_on_capacity_are_asked_one_by_one():
     counts["pgd-0.25"], counts["fgsm-1"], losses["pgd-1"] = cell(50, 45, 80), cell(95, 60, 58), 2.4
     outcome = capacity.conclude(study, {(name, 0): one for name, one in counts.items()}, losses)
     assert [one.met for one in outcome.expectations] == [True, False, False, False, False]
+    counts["fgsm-0.25"] = counts["fgsm-1"] = cell(11, 11, 11, [1])
+    outcome = capacity.conclude(study, {(name, 0): one for name, one in counts.items()}, losses)
+    assert outcome.expectations[1].met is None, "nets that learnt nothing say nothing of FGSM"
 
 
 def test_a_claim_that_cannot_be_told_is_not_met():
@@ -280,12 +283,14 @@ def test_a_landscape_without_height_or_without_a_sag_is_told_as_it_is():
     """A model so sure that its loss is 0 has no shares; a hill between two maxima is no sag."""
     flat = {
         "model": "m", "last_tenth": 0.0, "final_max": 0.0, "final_median": 0.0, "final_std": 0.0, "distance": 1.0,
-        "random_distance": 1.0, "angle": 90.0, "segment_middle": 2.0, "segment_ends": 4.0, "start_loss": 1.0,
+        "random_distance": 1.0, "angle": 90.0, "segment_middle": 2.0, "segment_ends": 4.0, "start_loss": -1.0,
     }  # fmt: skip
     assert [one.met for one in landscape._expectations([flat], ["m"])] == [True] * 5
     spiked = landscape._expectations([flat | {"final_max": 1.0}], ["m"])[1]
     hill = landscape._expectations([flat, flat | {"segment_middle": 5.0}], ["m"])[-1]
     assert (spiked.met, hill.met) == (False, False) and "0.50 to 1.25 of the ends, not above them in 1" in hill.achieved
+    masked = landscape._expectations([flat, flat | {"start_loss": 0.0}], ["m"])
+    assert [one.met for one in masked] == [False] + [None] * 4, "a loss that never rises has no maxima to speak of"
 
 
 def test_shards_of_a_capacity_study_see_collapse_only_if_all_agree(digits: Path):
@@ -307,6 +312,8 @@ def test_shards_of_a_capacity_study_see_collapse_only_if_all_agree(digits: Path)
             "neither may be above",
         ),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}]}, "linf or l2"),
+        ({"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0, 8]}, "less than or equal to 1"),
+        ({"of": "curves", "models": [{"label": "a", "model": "b"}], "l2": [1, 2, 1]}, "listed twice"),
         ({"of": "curve", "models": [{"label": "a", "model": "b"}]}, "does not match any"),
         (
             {
