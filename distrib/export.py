@@ -14,7 +14,7 @@ from distrib.errors import InputError
 from distrib.evaluate import frozen
 from distrib.job import Evaluate, Train
 from distrib.jobfile import parse
-from distrib.preparation import prepared, same
+from distrib.preparation import must_be_the_same, prepared
 from distrib.progress import Display
 from distrib.runs import read_record, read_result
 
@@ -41,7 +41,7 @@ def export(run: Path, folder: Path, display: Display) -> dict:
     x_adv = torch.cat([load_file(file.with_suffix(".safetensors"))["x_adv"] for file in shards])
     index = np.array([i for one in results for i in one.index], dtype=np.int64)
     data = prepared(job, display)
-    same(data, run)
+    must_be_the_same(data, run)
     test = open_split(data, "test", "evaluation")
     (raw,) = open_reader(test, job.loader).read(index, len(index))
     tensors = {

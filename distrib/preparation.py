@@ -22,14 +22,14 @@ def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Pa
 
 
 def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Display) -> Path:
-    """The same for the run in ``folder``, which goes on only with the images that it began with: see :func:`same`."""
+    """The same for the run in ``folder``, with the images that it began with. Raises :class:`JobError` otherwise."""
     data = prepared(job, display)
-    same(data, folder)
+    must_be_the_same(data, folder)
     write_json(folder / "data.json", _hashes(data))
     return data
 
 
-def same(data: Path, folder: Path) -> None:
+def must_be_the_same(data: Path, folder: Path) -> None:
     """Raises :class:`JobError` where the run in ``folder`` began with other images than those of ``data``."""
     begun, now = read_data(folder) if read_record(folder) is not None else None, _hashes(data)
     other = [split for split in SPLITS if begun is not None and begun.get(split) != now[split]]

@@ -8,7 +8,7 @@ from distrib.errors import JobError
 from distrib.files import write_json
 from distrib.job import Study
 from distrib.jobfile import parse
-from distrib.preparation import prepared, prepared_for, same
+from distrib.preparation import must_be_the_same, prepared, prepared_for
 from distrib.progress import Display
 
 
@@ -30,12 +30,12 @@ def test_a_run_that_began_refuses_other_images(tmp_path: Path, pictures):
         with pytest.raises(JobError, match=r"images \(train.*runs/one began with; put those back, choose another name"):
             prepared_for(job, run, Display())
     with pytest.raises(JobError, match="began with"):
-        same(prepared(job, Display()), run)
+        must_be_the_same(prepared(job, Display()), run)
 
 
 def test_a_run_that_kept_no_hashes_goes_on(tmp_path: Path, digits: Path):
     write_json(tmp_path / "job.json", {"job": {}})
-    same(digits, tmp_path)
+    must_be_the_same(digits, tmp_path)
     write_json(tmp_path / "data.json", {"train": "0", "validation": "0", "test": "0"})
     with pytest.raises(JobError, match="train, validation, test"):
-        same(digits, tmp_path)
+        must_be_the_same(digits, tmp_path)

@@ -2,6 +2,7 @@
 
 STORAGE/NAME/
     job.json          the resolved job, its digest, the MLflow run
+    data.json         the hash of each split's images
     trials.json       every trial: its settings, how it ended (see books)
     trials/NAME-0001/ the run of a trial, as that of any train job
     search/           trials.csv, rungs.csv, plots, best.yaml

@@ -2,6 +2,7 @@
 
 STORAGE/NAME/
     job.json          the resolved job, its digest, the MLflow run
+    data.json         the hash of each split's images
     CELL/             checkpoints of each training of a capacity study
     parts/            what each task found
     study/            table.csv, table.json, sheet.md, plots

@@ -14,7 +14,9 @@ from distrib.data.beton import open_split
 from distrib.errors import JobError
 from distrib.job import Study
 from distrib.jobfile import parse
+from distrib.progress import Display
 from distrib.study import capacity, curves, landscape, transfer
+from distrib.study.run import _given
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task
 from distrib.study.values import StudyOf
@@ -101,6 +103,24 @@ def test_a_landscape_of_a_linear_model_has_one_maximum(digits: Path):
     assert files["table.csv"].decode().count("\n") == 3 and files["trajectories.png"].startswith(b"\x89PNG")
     again = landscape.part(task(study, digits, m=Linear()), "m", 1, 1)
     assert again == found["m", 1, 1], "a part depends on nothing but itself"
+
+
+def test_a_loss_that_still_climbs_has_no_plateau_however_few_the_steps(digits: Path):
+    study = read(
+        of="landscape", models=labelled(m="-"), threat=THREAT, examples=1, restarts=20, chunk=20, maxima=10,
+        num_steps=4, step_size=0.02,
+    )  # fmt: skip
+    found = carried_out(study, landscape, task(study, digits, m=Linear()), landscape.parts(study))
+    outcome = landscape.conclude(study, found)
+    assert outcome.rows[0]["last_tenth"] > 0.05 and outcome.expectations[0].met is False
+
+
+def test_more_examples_than_there_are_images_are_refused_before_anything_is_fetched(digits: Path):
+    study = {"of": "landscape", "models": labelled(m="-"), "threat": THREAT, "examples": 10_000}
+    job = parse({"kind": "study", "name": "one", "data": {"source": "digits"}, "study": study}, [], "here")
+    assert isinstance(job, Study)
+    with pytest.raises(JobError, match=r"study.examples: 10000 images, but the test split has 450"):
+        _given(job, digits, Display())
 
 
 def labels_of(model: nn.Module, folder: Path, count: int) -> float:
