@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from distrib.errors import RegistryError
 from distrib.evaluate.card import Card, markdown
-from distrib.tracking import Tracker, client
+from distrib.tracking import Tracker, client, sought
 
 CHAMPION = "champion"
 QUESTION = ("norm", "epsilon", "data_sha256")
@@ -44,7 +44,7 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
             tracker.client.set_model_version_tag(name, number, key, value)
         tracker.client.update_model_version(name, number, markdown(card))
         tags = mine
-    present = _champion(name, tracker)
+    present = sought(lambda: tracker.client.get_model_version_by_alias(name, CHAMPION))
     refusal = _refusal(card, number, present, tags, own)
     if refusal is None:
         tracker.client.set_registered_model_alias(name, CHAMPION, number)
@@ -68,15 +68,6 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     tracker.text(json.dumps({"model": name, "time": now, **record}, indent=2), "promotion.json")
     tracker.client.set_model_version_tag(name, number, "champion_decision", decision)
     return decision
-
-
-def _champion(name: str, tracker: Tracker):
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return tracker.client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
 
 
 def _refusal(card: Card, number: str, present, tags: dict[str, str], own: bool) -> str | None:
@@ -131,13 +122,11 @@ def different(a: Mapping, b: Mapping) -> list[str]:
 
 def history(name: str, uri: str) -> list[dict]:
     """Every decision about ``champion`` of a registered model, oldest first. Raises :class:`RegistryError`."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        tags = client(uri).get_registered_model(name).tags
-    except MlflowException:
-        raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)") from None
+    registry = client(uri)
+    model = sought(lambda: registry.get_registered_model(name))
+    if model is None:
+        raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)")
     found = sorted(
-        (key.removeprefix("promotion."), value) for key, value in tags.items() if key.startswith("promotion.")
+        (key.removeprefix("promotion."), value) for key, value in model.tags.items() if key.startswith("promotion.")
     )
     return [{"time": time, **json.loads(value)} for time, value in found]

@@ -27,7 +27,7 @@ from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
 from distrib.job import dump
 from distrib.promotion import judge
-from distrib.tracking import Tracker, client
+from distrib.tracking import Tracker, client, sought
 from distrib.values import Value
 
 T = TypeVar("T", bound=Value)
@@ -218,17 +218,16 @@ def find(address: str, uri: str):
     parts = ADDRESS.match(address)
     if parts is None:
         raise RegistryError(f"{address}: write it as models:/NAME/VERSION or models:/NAME@ALIAS")
-    from mlflow.exceptions import MlflowException
-
-    registry = client(uri)
-    try:
-        if parts["version"]:
-            return registry, registry.get_model_version(parts["name"], parts["version"])
-        return registry, registry.get_model_version_by_alias(parts["name"], parts["alias"])
-    except MlflowException:
+    registry, name = client(uri), parts["name"]
+    number, alias = parts["version"], parts["alias"]
+    found = sought(
+        lambda: registry.get_model_version(name, number) if number else registry.get_model_version_by_alias(name, alias)
+    )
+    if found is None:
         names = sorted(model.name for model in _models(registry))
         there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
-        raise RegistryError(f"{address}: not in {uri}; {there} (see distrib models)") from None
+        raise RegistryError(f"{address}: not in {uri}; {there} (see distrib models)")
+    return registry, found
 
 
 def _models(registry) -> Iterator[Any]:

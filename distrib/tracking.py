@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distrib.errors import DistribError, RegistryError, RunError
 
@@ -27,7 +27,10 @@ BOUNDS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody asked to tell others what is trained here
 }
 
+T = TypeVar("T")
 REFUSED = (401, 403)
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow calls a thing that is not there; an alias that is not there is the second."""
 
 
 def address(uri: str | None) -> str:
@@ -77,6 +80,19 @@ def told() -> Iterator[None]:
         raise _told(error) from None
 
 
+def sought(ask: Callable[[], T]) -> T | None:
+    """What MLflow gives; None where it says that there is no such thing. Raises as :func:`told` where it only fails."""
+    from mlflow.exceptions import MlflowException
+
+    with told():
+        try:
+            return ask()
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
+
+
 def _told(error: Any) -> DistribError:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     asked = re.search(r"endpoint (\S+)", text)
@@ -112,16 +128,13 @@ class Tracker:
         self.monitor = None
 
     def _reopen(self, run_id: str | None) -> str | None:
-        from mlflow.exceptions import MlflowException
-
         if run_id is None:
             return None
-        try:
-            if self.client.get_run(run_id).info.lifecycle_stage != "active":
-                return None
-            self.client.update_run(run_id, status="RUNNING")
-        except MlflowException:
+        run = sought(lambda: self.client.get_run(run_id))
+        if run is None or run.info.lifecycle_stage != "active":
             return None
+        with told():
+            self.client.update_run(run_id, status="RUNNING")
         return run_id
 
     def _create(self, experiment: str, name: str, tags: dict[str, str]) -> str:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from cards import STANDARD, attach, claim, entry, register
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import promotion, registry, tracking
 from distrib.data.beton import Card as DataCard
@@ -80,6 +83,28 @@ def test_a_champion_that_is_flagged_since_is_no_bar(weights: Weights, uri: str):
     assert "though flagged" in attach(weights, uri, first.uri, claim(0.9, flags=FLAGGED))
     told = register(weights, uri, claim(0.4), name="bar").champion
     assert told == "champion: version 1 had 90.00%, flagged black_box_beats_white_box"
+
+
+def test_a_server_that_fails_does_not_make_a_champion(weights: Weights, uri: str, monkeypatch):
+    """Nor is a version that cannot be asked for just now one that is not there."""
+    register(weights, uri, claim(0.9), name="busy")
+    worse = register(weights, uri, claim(0.6), name="busy")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "get_model_version_by_alias", busy)
+        with pytest.raises(RunError, match="too many requests"):
+            attach(weights, uri, worse.uri, claim(0.95))
+        with pytest.raises(RunError, match="too many requests"):
+            registry.find("models:/busy@champion", uri)
+        patch.setattr(MlflowClient, "get_registered_model", busy)
+        with pytest.raises(RunError, match="too many requests"):
+            promotion.history("busy", uri)
+    assert aliases(uri, "busy")["champion"] == "1"
+    with pytest.raises(RegistryError, match="no such registered model"):
+        promotion.history("nobody", uri)
+
+
+def busy(*values: object):
+    raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
 
 
 def test_a_champion_made_by_hand_without_a_card_is_no_bar(weights: Weights, uri: str):

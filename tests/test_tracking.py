@@ -1,9 +1,14 @@
 """What MLflow refuses, in words."""
 
+from pathlib import Path
+
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib.errors import DistribError, RegistryError, RunError
-from distrib.tracking import told
+from distrib.tracking import Tracker, told
 
 ANSWERS = [
     (401, "You are not authenticated.", RegistryError, r"refuses this user and password; set MLFLOW_TRACKING_USERNAME"),
@@ -31,3 +36,20 @@ def test_what_is_not_mlflows_is_left_alone():
         raise KeyError("x")
     with pytest.raises(RegistryError, match="as it was"), told():
         raise RegistryError("as it was")
+
+
+@pytest.mark.parametrize("call", ["get_run", "update_run"])
+def test_a_server_that_fails_does_not_make_a_second_run(call: str, tmp_path: Path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    first = Tracker(uri, "tests", "some", None, {})
+
+    def busy(*values: object, **named: object):
+        raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, busy)
+        with pytest.raises(RunError, match="too many requests"):
+            Tracker(uri, "tests", "some", first.run_id, {})
+    assert Tracker(uri, "tests", "some", first.run_id, {}).run_id == first.run_id
+    assert Tracker(uri, "tests", "some", "0" * 32, {}).run_id != first.run_id
+    assert len(first.client.search_runs([first.client.get_run(first.run_id).info.experiment_id])) == 2
