@@ -5,6 +5,7 @@ kind: prepare | train | evaluate | study | tune     a closed tagged union of fro
 
 import hashlib
 import json
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -25,6 +26,8 @@ from distrib.values import Value
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
+"""Of a registered model."""
 
 
 class Elastic(Value):
@@ -315,6 +318,8 @@ JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
 WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
+LIES = {"root", "store", "download"}
+"""The same of its data: a named set is the same wherever it lies (but a folder's root is what lies there)."""
 
 
 def dump(job: Value) -> dict:
@@ -329,18 +334,22 @@ def digest(job: Value) -> str:
 
 def differences(job: Value, other: dict) -> list[str]:
     """What of ``other`` (a dumped job) would give another result than ``job``: lines "optim.epochs: 3, not 5"."""
-    mine = {key: value for key, value in dump(job).items() if key not in WHERE}
-    theirs = {key: value for key, value in other.items() if key not in WHERE}
-    for data in (mine.get("data"), theirs.get("data")):
-        if isinstance(data, dict) and data.get("source") != "folder":
-            data.pop("root", None)  # a named set is the same wherever it lies; a folder is what lies there
-    return _differences(mine, theirs, "")
+    return _differences(_what(dump(job)), _what(other), "")
+
+
+def _what(job: dict) -> dict:
+    """Of a dumped job: what its result depends on."""
+    kept = {key: value for key, value in job.items() if key not in WHERE}
+    if isinstance(data := kept.get("data"), dict):
+        free = LIES - {"root"} if data.get("source") == "folder" else LIES
+        kept["data"] = {key: value for key, value in data.items() if key not in free}
+    if isinstance(training := kept.get("train"), dict):  # of a search
+        kept["train"] = _what(training)
+    return kept
 
 
 def _differences(mine: object, theirs: object, path: str) -> list[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
         keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
         return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
-    if path in (".data.store", ".data.download") or mine == theirs:
-        return []
-    return [f"{path[1:]}: {mine}, not {theirs}"]
+    return [] if mine == theirs else [f"{path[1:]}: {mine}, not {theirs}"]

@@ -10,7 +10,7 @@ from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
 from distrib.jobfile import write
-from distrib.runs import NATURAL, ROBUST, read_record, read_result
+from distrib.runs import NATURAL, ROBUST, as_begun, home, read_record, read_result
 from distrib.search import space
 
 
@@ -47,9 +47,9 @@ def _search(job: Tune) -> list[str]:
 
 
 def _run(job: Run) -> list[str]:
-    folder = Path(job.storage).absolute() / job.name
+    folder = home(job)
     record = read_record(folder)
-    if record is not None and differences(job, record["job"]):
+    if record is not None and differences(as_begun(job, record["job"], str), record["job"]):
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
     if read_result(folder) is not None:

@@ -8,7 +8,6 @@ and at the best: ``latest-robust``, and ``champion`` (see :mod:`distrib.promotio
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -25,14 +24,13 @@ import torch
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
-from distrib.job import dump
+from distrib.job import ADDRESS, Run
 from distrib.promotion import judge
+from distrib.runs import as_begun, home, read_record, read_result
 from distrib.tracking import Tracker, client, sought
-from distrib.values import Value
 
-T = TypeVar("T", bound=Value)
+T = TypeVar("T", bound=Run)
 LATEST = "latest-robust"
-ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
 
 
 @dataclass(frozen=True)
@@ -81,21 +79,19 @@ def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
 
 
 def pinned(job: T, uri: str, say: Callable[[str], None]) -> T:
-    """The job with each address by alias replaced by the version that it names now: an alias may move meanwhile."""
+    """The job with each address by alias replaced by the version that it names now: an alias may move meanwhile.
 
-    def pin(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: pin(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [pin(inner) for inner in value]
-        parts = ADDRESS.match(value) if isinstance(value, str) else None
-        if parts is None or parts["alias"] is None:
-            return value
-        _, found = find(parts[0], uri)
-        say(f"{value}: models:/{found.name}/{found.version}")
+    A run that was interrupted goes on with the versions that it began with.
+    """
+
+    def now(address: str) -> str:
+        _, found = find(address, uri)
+        say(f"{address}: models:/{found.name}/{found.version}")
         return f"models:/{found.name}/{found.version}"
 
-    return type(job).model_validate(pin(dump(job)), strict=False)
+    folder = home(job)
+    record = read_record(folder) if read_result(folder) is None else None
+    return as_begun(job, record["job"] if record else {}, now)
 
 
 def attach(address: str, card: Card, tracker: Tracker) -> str:

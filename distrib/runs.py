@@ -11,21 +11,28 @@ STORAGE/NAME/
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from distrib.errors import InputError, JobError
-from distrib.job import Run, differences
+from distrib.job import ADDRESS, Run, differences, dump
 from distrib.progress import Display
 
+T = TypeVar("T", bound=Run)
 NATURAL, ROBUST = "natural", "robust"
+
+
+def home(job: Run) -> Path:
+    """Where the run's folder is."""
+    return Path(job.storage).absolute() / job.name
 
 
 @contextmanager
 def run_folder(job: Run) -> Iterator[Path]:
     """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
-    folder = Path(job.storage).absolute() / job.name
+    folder = home(job)
     record = read_record(folder)
     if record is not None:
         found = differences(job, record["job"])
@@ -45,6 +52,24 @@ def run_folder(job: Run) -> Iterator[Path]:
         except OSError:
             raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
         yield folder
+
+
+def as_begun(job: T, before: dict, now: Callable[[str], str]) -> T:
+    """The job with versions in place of aliases: those that its record ``before`` has there, else those of ``now``."""
+
+    def pin(value: object, kept: object) -> object:
+        if isinstance(value, dict):
+            known = kept if isinstance(kept, dict) else {}
+            return {key: pin(inner, known.get(key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            known = kept if isinstance(kept, list) and len(kept) == len(value) else [None] * len(value)
+            return [pin(inner, old) for inner, old in zip(value, known, strict=True)]
+        mine, its = (ADDRESS.match(one) if isinstance(one, str) else None for one in (value, kept))
+        if mine is None or mine["alias"] is None:
+            return value
+        return its[0] if its and its["version"] and its["name"] == mine["name"] else now(mine[0])
+
+    return type(job).model_validate(pin(dump(job), before), strict=False)
 
 
 def read_record(folder: Path) -> dict | None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.errors import JobError
-from distrib.job import WHERE, Evaluate, Prepare, Train, differences, digest, dump
+from distrib.job import WHERE, Evaluate, Prepare, Train, Tune, differences, digest, dump
 from distrib.jobfile import parse, read
 from distrib.objective import Madry
 from distrib.threat import L2, Linf
@@ -244,6 +244,24 @@ def test_where_a_downloaded_set_lies_is_no_difference_but_another_folder_of_imag
         return resolved({"data": {"source": source, "root": root}})
 
     assert differences(at("mnist", "a"), dump(at("mnist", "b"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loader", "memory"),
+        ("keep_checkpoints", "9"),
+        ("data.store", "/x"),
+        ("data.root", "/x"),
+        ("data.download", "true"),
+    ],
+)
+def test_the_same_holds_for_what_a_search_trains(path: str, value: str):
+    def of(*overrides: str) -> Tune:
+        return read(JOBS[0].parent / "tune-mnist.yaml", list(overrides)).resolved()
+
+    assert differences(of(f"train.{path}={value}"), dump(of())) == []
+    assert differences(of("train.seed=5"), dump(of())) == ["train.seed: 5, not 0"]
 
 
 def test_another_folder_of_images_is_another_job():

@@ -12,11 +12,12 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import promotion, registry, tracking
 from distrib.data.beton import Card as DataCard
-from distrib.errors import InputError, RegistryError, RunError
+from distrib.errors import InputError, JobError, RegistryError, RunError
 from distrib.evaluate.subject import Weights
 from distrib.evaluate.suspicion import Flag
-from distrib.files import file_sha256
-from distrib.job import Evaluate
+from distrib.files import file_sha256, write_json
+from distrib.job import Evaluate, dump
+from distrib.plan import plan
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
@@ -158,6 +159,28 @@ def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
     assert (before.model, after.model) == ("models:/race/1", "models:/race/2")
     assert [one.evaluation.attacks[1].source for one in (before, after)] == ["models:/race/1", "models:/race/2"]
     assert told[0] == "models:/race@champion: models:/race/1" and registry.pinned(before, uri, told.append) == before
+
+
+def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began_with(
+    weights: Weights, uri: str, tmp_path: Path
+):
+    register(weights, uri, claim(0.5), name="began")
+    job = Evaluate.model_validate(
+        {"kind": "evaluate", "name": "x", "storage": str(tmp_path), "model": "models:/began@champion",
+         "data": {"source": "digits"}, "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}}}, strict=False,
+    ).resolved()  # fmt: skip
+    (tmp_path / "x").mkdir()
+    first = registry.pinned(job, uri, print)
+    write_json(tmp_path / "x" / "job.json", {"job": dump(first)})
+    register(weights, uri, claim(0.6), name="began")
+    assert aliases(uri, "began")["champion"] == "2"
+    assert registry.pinned(job, uri, print) == first and "would start anew" in plan(job)
+    other = job.model_copy(update={"model": "models:/began/2"})
+    assert registry.pinned(other, uri, print) == other
+    with pytest.raises(JobError, match="is the run of another job"):
+        plan(other)
+    write_json(tmp_path / "x" / "result.json", {})  # complete: its result is not that of the champion of now
+    assert registry.pinned(job, uri, print).model == "models:/began/2"
 
 
 def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):
