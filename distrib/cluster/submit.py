@@ -118,7 +118,7 @@ class Remote:
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata={MARK: name, "digest": digest(job)},
             )
-        return self.attempt(f"{name}-{number}")
+        return self._now(f"{name}-{number}")
 
     def attempts(self, name: str | None = None) -> list[Attempt]:
         """Every submission by distrib that the cluster knows (of one run), oldest first."""
@@ -142,6 +142,13 @@ class Remote:
             )
         return exact[-1]
 
+    def _now(self, identity: str) -> Attempt:
+        """One submission, whatever runs are called."""
+        found = next((one for one in self.attempts() if one.id == identity), None)
+        if found is None:
+            raise UnknownJob(f"{identity}: {self.address} knows no such job")
+        return found
+
     def resources(self) -> Resources:
         """What the cluster has now."""
         from ray.util.state import list_nodes
@@ -160,7 +167,7 @@ class Remote:
         shown, lost = 0, None
         while True:
             try:
-                found = self.attempt(attempt.id)
+                found = self._now(attempt.id)
                 with self._answering():
                     text = self._client.get_job_logs(attempt.id)
             except Unreachable:
@@ -201,7 +208,7 @@ class Remote:
             self._client.stop_job(attempt.id)
         deadline = time.monotonic() + 2 * STOP_SECONDS + REQUEST_SECONDS
         while time.monotonic() < deadline:
-            attempt = self.attempt(attempt.id)
+            attempt = self._now(attempt.id)
             if attempt.over:
                 return attempt
             time.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,32 @@ def test_the_exit_status_is_the_jobs_own(status: str, exit_status: int | None, o
     attempt = Attempt("x-1", "x", 1, status, 0.0, 1.0, exit_status, "")
     assert attempt.over and attempt.outcome == outcome
     assert not Attempt("x-1", "x", 1, "RUNNING", 0.0, None, None, "").over
+
+
+def test_a_submission_is_found_again_whatever_other_runs_are_called(monkeypatch: pytest.MonkeyPatch):
+    """x-1 is the first submission of the run x, and a run: a user has to say which, what is under way does not."""
+    known = [
+        Attempt(f"{name}-{number}", name, number, "RUNNING", float(number), None, None, "")
+        for name, number in (("x", 1), ("x", 2), ("x-1", 1))
+    ]
+
+    class Client:
+        def get_job_logs(self, identity: str) -> str:
+            return f"printed by {identity}"
+
+        def stop_job(self, identity: str) -> None:
+            (place,) = [place for place, one in enumerate(known) if one.id == identity]
+            known[place] = replace(known[place], status="STOPPED")
+
+    remote = object.__new__(Remote)
+    remote.address, remote._client = NOBODY, Client()
+    monkeypatch.setattr(Remote, "attempts", lambda self, name=None: known)
+    assert (remote.attempt("x").id, remote.attempt("x-2").id, remote.attempt("x-1-1").id) == ("x-2", "x-2", "x-1-1")
+    with pytest.raises(JobError, match=r"x-1: a submission of the run x, and a run; of that, name one of x-1-1"):
+        remote.attempt("x-1")
+    first, shown = known[0], []
+    assert remote.stop(first) == replace(first, status="STOPPED") and known[2].status == "RUNNING"
+    assert remote.follow(first, shown.append, print).status == "STOPPED" and shown == ["printed by x-1"]
 
 
 @pytest.mark.parametrize(
