@@ -25,6 +25,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
+from distrib.address import PASSWORD, WITHOUT
 from distrib.processor import computes
 
 GIB = 2**30
@@ -184,6 +185,8 @@ def check_tracking(uri: str | None) -> Check:
         case "" | "file":
             cure = "MLflow keeps no runs in plain folders since 3.13: use sqlite:///mlflow.db, or a server"
             return Check("tracking", False, f"{uri} is a folder", cure)
+        case _ if PASSWORD.match(uri):
+            return Check("tracking", False, f"{scheme}: the address has a password in it", WITHOUT)
         case _:
             return Check("tracking", True, f"{scheme}: not checked")
 

@@ -5,11 +5,11 @@ kind: prepare | train | evaluate | study | tune     a closed tagged union of fro
 
 import hashlib
 import json
-import re
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
+from distrib.address import PASSWORD, WITHOUT
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
@@ -26,8 +26,6 @@ from distrib.values import Value
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
-"""Of a registered model."""
 
 
 class Elastic(Value):
@@ -82,6 +80,13 @@ class Tracking(Value):
     uri: str | None = None
     """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
     experiment: str = "distrib"
+
+    @field_validator("uri")
+    @classmethod
+    def _public(cls, uri: str | None) -> str | None:
+        if uri is not None and PASSWORD.match(uri):
+            raise ValueError(WITHOUT)
+        return uri
 
 
 class Validation(Value):

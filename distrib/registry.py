@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from distrib.address import MODEL
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
-from distrib.job import ADDRESS, Run
+from distrib.job import Run
 from distrib.promotion import judge
 from distrib.runs import as_begun, home, read_record, read_result
 from distrib.tracking import Tracker, client, sought
@@ -211,7 +212,7 @@ def load(uri: str) -> torch.nn.Module:
 
 def find(address: str, uri: str):
     """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`."""
-    parts = ADDRESS.match(address)
+    parts = MODEL.match(address)
     if parts is None:
         raise RegistryError(f"{address}: write it as models:/NAME/VERSION or models:/NAME@ALIAS")
     registry, name = client(uri), parts["name"]

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from distrib.address import MODEL
 from distrib.errors import InputError, JobError
-from distrib.job import ADDRESS, Run, differences, dump
+from distrib.job import Run, differences, dump
 from distrib.progress import Display
 
 T = TypeVar("T", bound=Run)
@@ -64,7 +65,7 @@ def as_begun(job: T, before: dict, now: Callable[[str], str]) -> T:
         if isinstance(value, list):
             known = kept if isinstance(kept, list) and len(kept) == len(value) else [None] * len(value)
             return [pin(inner, old) for inner, old in zip(value, known, strict=True)]
-        mine, its = (ADDRESS.match(one) if isinstance(one, str) else None for one in (value, kept))
+        mine, its = (MODEL.match(one) if isinstance(one, str) else None for one in (value, kept))
         if mine is None or mine["alias"] is None:
             return value
         return its[0] if its and its["version"] and its["name"] == mine["name"] else now(mine[0])

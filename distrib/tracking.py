@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
+from distrib.address import PASSWORD, WITHOUT
 from distrib.errors import DistribError, RegistryError, RunError
 
 BOUNDS = {
@@ -34,8 +36,20 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def address(uri: str | None) -> str:
-    """The tracking server's address: the job's, else MLFLOW_TRACKING_URI, else SQLite in the working directory."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    """The tracking server's address: the job's, else MLFLOW_TRACKING_URI, else SQLite in the working directory.
+
+    A web server's user and password are taken out of it, into MLflow's own variables: an address is shown and kept.
+    Raises :class:`RegistryError` where it has the password of a database.
+    """
+    found = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    login = re.match(r"(https?://)([^/@:]*):?([^/@]*)@", found)
+    if login is None:
+        if PASSWORD.match(found):
+            raise RegistryError(f"MLFLOW_TRACKING_URI: {WITHOUT}")
+        return found
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(login[2]))
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(login[3]))
+    return login[1] + found[login.end() :]
 
 
 def client(uri: str):

@@ -215,8 +215,10 @@ def test_tracking_in_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_tracking_elsewhere() -> None:
     for uri in ("./mlruns", "file:///tmp/mlruns"):
         fault(doctor.check_tracking(uri), "tracking", "is a folder", "sqlite:///mlflow.db")
-    check = doctor.check_tracking("postgresql+psycopg2://user:secret@host/runs")
+    check = doctor.check_tracking("postgresql+psycopg2://user@host/runs")
     assert check == Check("tracking", True, "postgresql: not checked")
+    check = doctor.check_tracking("postgresql+psycopg2://user:secret@host/runs")
+    fault(check, "tracking", "postgresql: the address has a password in it", "PGPASSWORD")
 
 
 def test_storage(tmp_path: Path) -> None:

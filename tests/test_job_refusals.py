@@ -51,6 +51,11 @@ WRONG_FIELDS: dict[str, tuple] = {
         "modle",
         "no such field (did you mean model?); the fields here are kind, name",
     ),
+    "a password": (
+        {"tracking": {"uri": "http://ann:secret@h:5000"}},
+        "tracking.uri",
+        "everyone who sees the run would see its password; leave user and password out",
+    ),
     "unknown, in a table": ({"optim.epoch": 3}, "optim.epoch", "did you mean epochs?"),
     "unknown, in the wrong member": ({"optim.betas": [0.9, 0.99]}, "optim.betas", "the fields here are epochs"),
     "unknown, three deep": ({"objective.attack.treat": 1}, "objective.attack.treat", "did you mean threat?"),

@@ -1,5 +1,6 @@
 """What MLflow refuses, in words."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib.errors import DistribError, RegistryError, RunError
-from distrib.tracking import Tracker, told
+from distrib.tracking import Tracker, address, told
 
 ANSWERS = [
     (401, "You are not authenticated.", RegistryError, r"refuses this user and password; set MLFLOW_TRACKING_USERNAME"),
@@ -36,6 +37,32 @@ def test_what_is_not_mlflows_is_left_alone():
         raise KeyError("x")
     with pytest.raises(RegistryError, match="as it was"), told():
         raise RegistryError("as it was")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "login"),
+    [
+        ("http://ann:s%40cret@h:5000/x", "http://h:5000/x", ("ann", "s@cret")),
+        ("https://token@h", "https://h", ("token", "")),
+        ("http://h:5000/a@b", "http://h:5000/a@b", None),
+        ("postgresql://ann@h/runs", "postgresql://ann@h/runs", None),
+        ("sqlite:////a@b/c:d@e.db", "sqlite:////a@b/c:d@e.db", None),
+    ],
+)
+def test_an_address_is_shown_and_kept_without_its_password(
+    given: str, kept: str, login: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert address(None) == address(given) == kept
+    found = tuple(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
+    assert found == (login or (None, None))
+
+
+@pytest.mark.parametrize("given", ["postgresql+psycopg2://ann:se/cret@h/runs", "mysql://h/runs?user=a&password=secret"])
+def test_the_password_of_a_database_is_not_taken_from_an_address(given: str):
+    with pytest.raises(RegistryError, match="PGPASSWORD") as caught:
+        address(given)
+    assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("call", ["get_run", "update_run"])

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import distrib
+from distrib.address import PASSWORD, WITHOUT
 from distrib.cluster.session import Node, Resources
 from distrib.errors import JobError, RunError
 from distrib.job import AnyJob, Prepare, digest
@@ -303,11 +304,8 @@ def _enter(start: str, directory: str | None) -> str:
 def _tracking() -> dict[str, str]:
     """MLFLOW_TRACKING_URI of this shell, if it means the same there. Raises :class:`JobError` if it has a password."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if "@" in uri.partition("://")[2].partition("/")[0]:
-        raise JobError(
-            "MLFLOW_TRACKING_URI: everyone who sees the cluster's dashboard would see its password; leave user and "
-            "password out, and give the nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+    if PASSWORD.match(uri):
+        raise JobError(f"MLFLOW_TRACKING_URI: {WITHOUT}, on the cluster's nodes")
     host = re.match(r"https?://\[?([^/]+?)\]?(:\d+)?(/|$)", uri)
     if host is None or host[1] in ("localhost", "::1") or host[1].startswith("127."):
         return {}
