@@ -1,7 +1,7 @@
 """The MLflow run of a job, one for all its restarts."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distrib import __version__, provenance, tracking
@@ -15,7 +15,10 @@ from distrib.tracking import Tracker
 
 
 def opened(job: Run, folder: Path, tags: dict[str, str] | None = None) -> Tracker:
-    """The job's MLflow run, one for all its restarts; the caller closes it."""
+    """The job's MLflow run, one for all its restarts; the caller closes it.
+
+    What the job is stands in it before anything else; if that fails it is closed, and the next start makes up for it.
+    """
     record = read_record(folder) or {}
     uri = tracking.address(job.tracking.uri)
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
@@ -27,13 +30,29 @@ def opened(job: Run, folder: Path, tags: dict[str, str] | None = None) -> Tracke
         **provenance.code(),
     }
     tracker = tracking.Tracker(uri, job.tracking.experiment, job.name, known, tags)
-    record = {"job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id}
+    described = known == tracker.run_id and record.get("described", True)
+    record = {
+        "job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id,
+        "described": described,
+    }  # fmt: skip
     write_json(folder / "job.json", record)
-    if known != tracker.run_id:
-        tracker.parameters(dump(job))
-        tracker.text(write(job), "job.yaml")
-        tracker.text(provenance.environment(), "environment.txt")
+    if not described:
+        try:
+            with tracking.told():
+                tracker.parameters(dump(job))
+                tracker.text(write(job), "job.yaml")
+                tracker.text(provenance.environment(), "environment.txt")
+        except BaseException as error:
+            with suppress(DistribError):
+                tracker.close(_status(error))
+            raise
+        write_json(folder / "job.json", record | {"described": True})
     return tracker
+
+
+def _status(error: BaseException) -> str:
+    """Of an MLflow run that this ended."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
 @contextmanager
@@ -47,7 +66,7 @@ def tracked(job: Run, folder: Path, display: Display) -> Iterator[Tracker]:
         yield tracker
     except BaseException as error:
         try:
-            tracker.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            tracker.close(_status(error))
         except DistribError as second:
             display.say(f"warning: {second}")
         raise

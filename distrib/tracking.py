@@ -181,10 +181,11 @@ class Tracker:
             self.monitor.start()
 
     def parameters(self, nested: dict) -> None:
-        """Logs a nested dict as parameters with dotted names; the same again is no error."""
+        """Logs a nested dict as parameters with dotted names; those that are there stay as they are."""
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:500]) for name, value in flatten(nested).items()]
+        there = self.client.get_run(self.run_id).data.params
+        flat = [Param(name, str(value)[:500]) for name, value in flatten(nested).items() if name not in there]
         for start in range(0, len(flat), 100):
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 

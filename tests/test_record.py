@@ -1,0 +1,55 @@
+"""One MLflow run a job, which says what the job is, whatever fails meanwhile."""
+
+from pathlib import Path
+
+import pytest
+from documents import TRAIN, changed
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+from distrib import tracking
+from distrib.errors import RunError
+from distrib.job import Train
+from distrib.jobfile import parse
+from distrib.record import opened
+from distrib.runs import read_record
+
+
+def job(folder: Path, **cluster: int) -> Train:
+    where = {"tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}, "cluster": {"device": "cpu", **cluster}}
+    return parse(changed(TRAIN, where), [], "here").resolved()
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_text"])
+def test_a_run_that_could_not_be_described_is_closed_and_described_later(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def busy(*values: object, **named: object):
+        raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, busy)
+        with pytest.raises(RunError, match="too many requests"):
+            opened(job(tmp_path), tmp_path)
+    record = read_record(tmp_path)
+    assert record is not None
+    client = tracking.client(record["tracking_uri"])
+    assert client.get_run(record["run_id"]).info.status == "FAILED"
+    tracker = opened(job(tmp_path, num_workers=2), tmp_path)
+    assert tracker.run_id == record["run_id"]
+    described(tracker, "1" if call == "log_text" else "2")
+    tracker.close("FINISHED")
+    again = opened(job(tmp_path, num_workers=3), tmp_path)
+    assert again.run_id == record["run_id"]
+    described(again, "1" if call == "log_text" else "2")
+    again.close("FINISHED")
+    assert len(client.search_runs(["0", again.client.get_run(again.run_id).info.experiment_id])) == 1
+
+
+def described(tracker: tracking.Tracker, workers: str) -> None:
+    """The parameters are those of the first start that could log them."""
+    run = tracker.client.get_run(tracker.run_id)
+    assert run.info.status == "RUNNING" and run.data.params["cluster.num_workers"] == workers
+    names = {one.path for one in tracker.client.list_artifacts(tracker.run_id)}
+    assert {"job.yaml", "environment.txt"} <= names
