@@ -7,6 +7,7 @@
     |   |-- CheckpointError           a stored state
     |   `-- RegistryError             a model address, a tracking server
     `-- RunError(RuntimeError)        a sound input whose run failed: exit status 1
+        |-- NoRoom                    machines lacked for too long
         `-- NonFiniteLoss             the outer loss became nan or inf
 
 Every message names the field or file that is wrong and the cure. Errors cross process borders (Ray pickles
@@ -44,6 +45,10 @@ class RegistryError(InputError):
 
 class RunError(DistribError, RuntimeError):
     """A run that was started did not finish."""
+
+
+class NoRoom(RunError):
+    """Machines lacked for too long; the same command goes on when there are more."""
 
 
 class NonFiniteLoss(RunError):

@@ -22,7 +22,7 @@ from distrib.cluster.network import PinnedTorchConfig
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.stage import staged
-from distrib.errors import DistribError, InputError, NonFiniteLoss, RunError
+from distrib.errors import DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.job import Cluster, Elastic, Train, digest, dump
 from distrib.precision import emulated
 from distrib.state import State, Stored, load, save
@@ -187,7 +187,7 @@ def _cause(error: TrainingFailedError, cluster: Cluster) -> DistribError:
     if isinstance(ended, DistribError):
         return ended
     if type(ended).__name__ == "WorkerGroupStartupTimeoutError":
-        return RunError(
+        return NoRoom(
             f"cluster.num_workers: in {cluster.wait_seconds} s there was no room for {cluster.min_workers} workers of "
             f"{cluster.cpus_per_worker} CPUs each; add machines, or ask for fewer workers. The same command goes on "
             "where this run is; cluster.wait_seconds says how long to wait"

@@ -22,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distrib import checkpoints
 from distrib.cluster.train import Order, fit
-from distrib.errors import DistribError, JobError, RunError
+from distrib.errors import DistribError, JobError, NoRoom, RunError
 from distrib.files import write_bytes
 from distrib.job import Tune
 from distrib.runs import ROBUST
@@ -32,6 +32,7 @@ from distrib.search.space import trial_job
 from distrib.search.values import Asha, Median, Optuna, Score
 
 ERROR = "error.txt"
+NO_ROOM = "no_room.txt"
 RESERVED: dict[str, float] = {"memory": 1}
 """What Tune reserves for a trial's own small process: a byte, for nothing at all is refused, and a share of a CPU would
 be missing where its workers need every CPU that there is."""
@@ -57,16 +58,20 @@ class Events:
 
 
 def trial_main(config: dict, board: ActorHandle) -> None:
-    """A trial, as Ray Tune runs it: the whole distributed training. An error of our own is left in ``error.txt``."""
+    """A trial, as Ray Tune runs it: the whole distributed training.
+
+    An error of our own is left in ``error.txt``; in ``no_room.txt`` where machines lacked, which says nothing of it.
+    """
     ticket: Ticket | None = config["ticket"]
     if ticket is None:
         return
-    error_file = ticket.order.run / ERROR
-    error_file.unlink(missing_ok=True)
+    run = ticket.order.run
+    for name in (ERROR, NO_ROOM):
+        (run / name).unlink(missing_ok=True)
     try:
-        fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, ticket.order.run / ROBUST, ticket.units)])
+        fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, run / ROBUST, ticket.units)])
     except DistribError as error:  # the same would happen again: not for Tune, which would start the trial anew
-        write_bytes(error_file, str(error).encode())
+        write_bytes(run / (NO_ROOM if isinstance(error, NoRoom) else ERROR), str(error).encode())
 
 
 class Scored(TuneReportCallback):
@@ -97,7 +102,10 @@ def worth(score: Score, history: list[dict], units: int) -> dict:
 def search(
     job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, board: ActorHandle, events: Events
 ) -> None:
-    """Runs every trial of the books that has not ended; the sampler adds trials of its own to them."""
+    """Runs every trial of the books that has not ended; the sampler adds trials of its own to them.
+
+    Raises :class:`NoRoom` where machines lacked for some of them: those wait, for the search to go on.
+    """
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is for distrib's own
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
@@ -147,6 +155,9 @@ def search(
         raise RunError(f"the search failed: {str(error).strip().splitlines()[-1]}") from None
     finally:
         shutil.rmtree(experiment, ignore_errors=True)
+    waiting = [trial for trial in books.trials.values() if not trial.ended]
+    if waiting:
+        raise NoRoom(f"{len(waiting)} of {len(books.trials)} trials wait: {waiting[0].error}")
 
 
 def _of_grid(config: dict, board: ActorHandle) -> None:
@@ -178,9 +189,11 @@ class Ledger(Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped, or failed with an error of our own."""
         number = number_of(trial.config)
-        error = self.books.run(number) / ERROR
-        if error.exists():
-            self._end(number, "failed", error.read_text())
+        run = self.books.run(number)
+        if (run / NO_ROOM).exists():
+            self.books.note(number, "waiting", (run / NO_ROOM).read_text())
+        elif (run / ERROR).exists():
+            self._end(number, "failed", (run / ERROR).read_text())
         else:
             epochs = len(self.books.history(number))
             whole = trial_job(self.job, number, self.books.trials[number].settings).optim.epochs

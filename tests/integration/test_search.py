@@ -19,6 +19,7 @@ from drive import call, command, environment, result_of, wait_for
 from distrib.cluster.board import listening
 from distrib.cluster.session import session
 from distrib.cluster.tune import Events, search
+from distrib.errors import NoRoom
 from distrib.job import Tune
 from distrib.jobfile import parse
 from distrib.preparation import prepared
@@ -53,6 +54,23 @@ def trials(folder: Path, name: str) -> list[dict]:
 def worth(folder: Path, name: str) -> list[tuple]:
     keys = ("trial", "state", "robust_accuracy", "clean_accuracy", "epochs")
     return [tuple(row[key] for key in keys) for row in trials(folder, name)]
+
+
+def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Books]:
+    """(a search in ``folder``, its packed data, its books with every trial)."""
+    document = copy.deepcopy(TUNE) | fields
+    document["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": epochs, "batch_size": 64}
+    document["train"]["loader"] = LOADER
+    job = parse(document, [], "here")
+    assert isinstance(job, Tune)
+    job = job.resolved()
+    data = prepared(job.train, Display())
+    (folder / "runs" / "search" / "trials").mkdir(parents=True)
+    books = Books(job, folder / "runs" / "search", 1)
+    for settings in drawn(job) or ():
+        books.add(settings)
+        books.run(len(books.trials)).mkdir()
+    return job, data, books
 
 
 @pytest.fixture(scope="module")
@@ -164,27 +182,38 @@ def test_too_much_is_refused_before_anything_starts(whole: dict, place: Path):
         assert not (place / "runs" / "greedy" / "trials.json").exists()
 
 
+def test_trials_that_found_no_room_wait_for_the_search_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Somebody else has every CPU; when they are free again, the same trials end as they should."""
+    monkeypatch.chdir(tmp_path)
+    job, data, books = begun(tmp_path, {
+        "space": {"optim.lr": {"grid": [4e-3, 1e30]}}, "search": {"method": "grid"},
+        "cluster": {"num_workers": 1, "timeout_seconds": 10, "wait_seconds": 10},
+    })  # fmt: skip
+    ended = []
+    with session(job.cluster, dashboard=True), listening(lambda phase, notice: None) as board:
+        everything = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+        ray.get(everything.ready(), timeout=60)
+        events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
+        with pytest.raises(NoRoom, match=r"2 of 2 trials wait: .* there was no room for 1 workers of 1 CPUs"):
+            search(job, books, data, 2, False, board, events)
+        assert ended == [] and not any(trial.ended for trial in Books(job, books.folder, 1).trials.values())
+        ray.util.remove_placement_group(everything)
+        search(job, books, data, 2, False, board, events)
+    assert [(trial.state, bool(trial.error)) for trial in Books(job, books.folder, 1).trials.values()] == [
+        ("finished", False), ("failed", True)
+    ]  # fmt: skip
+
+
 def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The first trial learns, eleven others cannot. One of them may come to the rung before the first does, and go on;
     only the best hundredth goes on after that, so that ten are stopped."""
     monkeypatch.chdir(tmp_path)
-    document = copy.deepcopy(TUNE) | {
+    job, data, books = begun(tmp_path, {
         "space": {"optim.lr": {"grid": [4e-3, *(number * 1e-12 for number in range(1, 12))]}},
         "search": {"method": "grid"},
         "stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 100},
         "cluster": {"num_workers": 1},
-    }
-    document["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": 60, "batch_size": 64}
-    document["train"]["loader"] = LOADER
-    job = parse(document, [], "here")
-    assert isinstance(job, Tune)
-    job = job.resolved()
-    data = prepared(job.train, Display())
-    (tmp_path / "runs" / "search" / "trials").mkdir(parents=True)
-    books = Books(job, tmp_path / "runs" / "search", 1)
-    for settings in drawn(job) or ():
-        books.add(settings)
-        books.run(len(books.trials)).mkdir()
+    }, epochs=60)  # fmt: skip
     with session(job.cluster, dashboard=True) as resources:
         before = ray.available_resources()["CPU"]
         assert before == resources.cpus
