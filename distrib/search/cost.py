@@ -28,7 +28,7 @@ class Estimate:
     """Core-hours (GPU-hours on GPUs) of training and validation; start-up is not in it."""
 
     at_most: float
-    """Where no trial is stopped early."""
+    """Where no trial is stopped early, and each that a sampler will choose is as dear as the dearest."""
     about: float
     """Where the stopping rule stops as many as it is made for."""
     trials: int
@@ -44,10 +44,10 @@ def kind_of(training: Training) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def timed(card: Card, training: Training, workers: int, threads: int) -> float:
+def timed(card: Card, training: Training, workers: int, threads: int, cuda: bool) -> float:
     """Images per second of one worker of such a trial, on random images; runs on the cluster."""
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if cuda else "cpu")
     height, width, channels = card.image
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -70,13 +70,16 @@ def timed(card: Card, training: Training, workers: int, threads: int) -> float:
 
 
 def plausible(job: Tune) -> list[Settings]:
-    """The settings of the trials; where a sampler will choose them, the first and the last of every domain in turn."""
+    """The settings of the trials; where a sampler will choose them, every choice, or the ends of a range, in turn."""
     known = drawn(job)
     if known is not None:
         return known
     assert not isinstance(job.search, Cross)
-    sides = [{path: ends(domain)[side] for path, domain in job.space.items()} for side in (0, -1)]
-    return [sides[number % 2] for number in range(job.search.num_trials)]
+    sides = {path: ends(domain) for path, domain in job.space.items()}
+    return [
+        {path: values[number % len(values)] for path, values in sides.items()}
+        for number in range(job.search.num_trials)
+    ]
 
 
 def kinds(job: Tune) -> dict[str, Training]:
@@ -86,14 +89,15 @@ def kinds(job: Tune) -> dict[str, Training]:
 
 def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: int) -> Estimate:
     """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
-    trials, hours = [settle(job, one) for one in plausible(job)], 0.0
-    for training in trials:
+    hours = []
+    for training in (settle(job, one) for one in plausible(job)):
         passes = _passes(training)
         judged = min(held_out, job.score.max_examples) * (job.score.attack.num_steps * job.score.attack.restarts + 2)
         images = card.count + judged / passes
         rate = speeds[kind_of(training)] * job.cluster.max_workers
-        hours += training.optim.epochs * images / rate * units / 3600
-    return Estimate(hours, hours * _share(job), len(trials))
+        hours.append(training.optim.epochs * images / rate * units / 3600)
+    most = max(hours) * len(hours) if drawn(job) is None else sum(hours)
+    return Estimate(most, sum(hours) * _share(job), len(hours))
 
 
 def _passes(training: Training) -> int:

@@ -108,7 +108,7 @@ def _weigh(job: Tune, data: Path, use_gpu: bool, units: int, concurrent: int, di
 
     card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
     kinds = cost.kinds(job)
-    shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker)
+    shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker, use_gpu)
     speeds = {item[0]: speed for item, speed in spread(_timed, shared, kinds.items(), job.cluster, use_gpu)}
     found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
     display.say(
@@ -131,8 +131,8 @@ def _write_down(job: Tune, books: Books, display: Display) -> None:
 
 
 def _timed(shared: tuple, name: str, training) -> float:
-    card, workers, threads = shared
-    return cost.timed(card, training, workers, threads)
+    card, workers, threads, cuda = shared
+    return cost.timed(card, training, workers, threads, cuda)
 
 
 def _run_trials(

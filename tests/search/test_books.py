@@ -180,10 +180,23 @@ def test_the_estimate_is_images_by_speed_and_the_budget_is_kept(digits: Path):
         cost.within_budget(tune({"budget_hours": 0.01}), found, "core")
 
 
+def test_every_choice_of_a_sampler_is_timed_and_it_may_choose_the_dearest_each_time(digits: Path):
+    card = open_split(digits, "train", "training").card
+    widths = {"space": {WIDTH: {"choice": [0.25, 0.5, 1, 2]}}, "search": {"method": "optuna", "num_trials": 8}}
+    job = tune(widths)
+    kinds = cost.kinds(job)
+    assert sorted(training.model.width for training in kinds.values()) == [0.25, 0.5, 1, 2]
+    speeds = {kind: 100 / training.model.width for kind, training in kinds.items()}
+    found = cost.estimate(job, speeds, card, held_out=30, units=1)
+    one = 4 * (270 + 30 * 7 / 6) / 100 / 3600
+    assert found.about == pytest.approx(2 * (0.25 + 0.5 + 1 + 2) * one)
+    assert found.at_most == pytest.approx(8 * 2 * one)
+
+
 def test_a_step_of_every_kind_can_be_timed(digits: Path):
     card = open_split(digits, "train", "training").card
     job = tune({"space": {WIDTH: {"choice": [0.25, 2]}}})
-    speeds = [cost.timed(card, training, workers=2, threads=1) for training in cost.kinds(job).values()]
+    speeds = [cost.timed(card, training, workers=2, threads=1, cuda=False) for training in cost.kinds(job).values()]
     assert all(speed > 0 for speed in speeds)
 
 
