@@ -269,6 +269,34 @@ def gibibytes(text: str) -> int:
     return int(text.removesuffix("Gi"))
 
 
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def test_the_readme_prepares_what_its_overlays_take():
+    """A job in Kueue's queue is suspended until Kueue, and that queue, are there."""
+    text = (K8S / "README.md").read_text()
+    queues = list(yaml.safe_load_all((K8S / "admin" / "kueue-queues.example.yaml").read_text()))
+    (queue,) = [one["metadata"] for one in queues if one["kind"] == "LocalQueue"]
+    applied = re.findall(r"kubectl apply -k k8s/overlays/(\S+)", text)
+    assert {"mlflow", "gpu", "tune"} <= set(applied)
+    queued = 0
+    for overlay in applied:
+        for document in of_kind(overlay, "RayJob"):
+            if QUEUE in document["metadata"].get("labels", {}):
+                queued += 1
+                assert document["metadata"]["labels"][QUEUE] == queue["name"] and queue["namespace"] == "distrib"
+                before = text[: text.index(f"kubectl apply -k k8s/overlays/{overlay}")]
+                assert "helm install kueue " in before and "apply -f k8s/admin/kueue-queues.example.yaml" in before
+    assert queued, "no overlay is queued: the steps for Kueue can go"
+
+
+def test_the_readme_names_the_namespace_in_every_command_that_needs_it():
+    text = (K8S / "README.md").read_text()
+    commands = re.findall(r"kubectl (?!apply\b|drain\b)[^`\n]*", text)
+    wrong = [one for one in commands if not one.startswith("kubectl -n distrib ") and "delete -k" not in one]
+    assert len(commands) > 10 and wrong == []
+
+
 def test_no_secret_lies_in_the_repository():
     """Those of the local overlay say themselves that they are none."""
     for path in K8S.rglob("*.yaml"):
