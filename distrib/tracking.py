@@ -39,16 +39,16 @@ def address(uri: str | None) -> str:
     """The tracking server's address: the job's, else MLFLOW_TRACKING_URI, else SQLite in the working directory.
 
     A web server's user and password are taken out of it, into MLflow's own variables: an address is shown and kept.
-    Raises :class:`RegistryError` where it has the password of a database.
+    Raises :class:`RegistryError` where it has the password of a database, or a user without one.
     """
     found = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    login = re.match(r"(https?://)([^/@:]*):?([^/@]*)@", found)
-    if login is None:
-        if PASSWORD.match(found):
-            raise RegistryError(f"MLFLOW_TRACKING_URI: {WITHOUT}")
+    if not PASSWORD.match(found):
         return found
-    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(login[2]))
-    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(login[3]))
+    login = re.match(r"(https?://)([^/:]*):([^/]+)@", found)  # to the last @ before a path
+    if login is None:
+        raise RegistryError(f"MLFLOW_TRACKING_URI or --tracking-uri: {WITHOUT}")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(login[2])
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login[3])
     return login[1] + found[login.end() :]
 
 
@@ -162,9 +162,11 @@ class Tracker:
             artifacts = Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
             try:
                 identity = self.client.create_experiment(experiment, artifacts.as_uri() if local else None)
-            except MlflowException:  # another job has just made it
+            except MlflowException as error:
                 found = self.client.get_experiment_by_name(experiment)
-                identity = found.experiment_id if found else "0"
+                if found is None:
+                    raise _told(error) from None
+                identity = found.experiment_id  # another job has just made it
         else:
             identity = found.experiment_id
         return self.client.create_run(identity, run_name=name, tags=tags).info.run_id

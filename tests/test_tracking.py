@@ -43,9 +43,10 @@ def test_what_is_not_mlflows_is_left_alone():
     ("given", "kept", "login"),
     [
         ("http://ann:s%40cret@h:5000/x", "http://h:5000/x", ("ann", "s@cret")),
-        ("https://token@h", "https://h", ("token", "")),
+        ("http://ann:s@cr:et@h/", "http://h/", ("ann", "s@cr:et")),
         ("http://h:5000/a@b", "http://h:5000/a@b", None),
         ("postgresql://ann@h/runs", "postgresql://ann@h/runs", None),
+        ("postgresql://h:5432/runs?user=me@azure", "postgresql://h:5432/runs?user=me@azure", None),
         ("sqlite:////a@b/c:d@e.db", "sqlite:////a@b/c:d@e.db", None),
     ],
 )
@@ -53,13 +54,22 @@ def test_an_address_is_shown_and_kept_without_its_password(
     given: str, kept: str, login: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    if login is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
     assert address(None) == address(given) == kept
     found = tuple(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
     assert found == (login or (None, None))
 
 
-@pytest.mark.parametrize("given", ["postgresql+psycopg2://ann:se/cret@h/runs", "mysql://h/runs?user=a&password=secret"])
-def test_the_password_of_a_database_is_not_taken_from_an_address(given: str):
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql+psycopg2://ann:se/cret@h/runs", "mysql://h/runs?user=a&password=secret",
+        "mysql+pymysql://h/runs?user=a&passwd=secret", "mssql+pyodbc:///?odbc_connect=UID%3Da%3BPWD%3Dsecret",
+        "https://secret@h", "https://secret:@h",
+    ],
+)  # fmt: skip
+def test_other_passwords_are_not_taken_from_an_address(given: str):
     with pytest.raises(RegistryError, match="PGPASSWORD") as caught:
         address(given)
     assert "cret" not in str(caught.value)
@@ -80,3 +90,13 @@ def test_a_server_that_fails_does_not_make_a_second_run(call: str, tmp_path: Pat
     assert Tracker(uri, "tests", "some", first.run_id, {}).run_id == first.run_id
     assert Tracker(uri, "tests", "some", "0" * 32, {}).run_id != first.run_id
     assert len(first.client.search_runs([first.client.get_run(first.run_id).info.experiment_id])) == 2
+
+
+def test_a_run_is_not_put_into_another_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def busy(*values: object, **named: object):
+        raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_experiment", busy)
+        with pytest.raises(RunError, match="too many requests"):
+            Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", "some", None, {})

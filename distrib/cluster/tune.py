@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distrib import checkpoints
@@ -60,7 +61,8 @@ class Events:
 def trial_main(config: dict, board: ActorHandle) -> None:
     """A trial, as Ray Tune runs it: the whole distributed training.
 
-    An error of our own is left in ``error.txt``; in ``no_room.txt`` where machines lacked, which says nothing of it.
+    An error of our own is left in ``error.txt``; in ``no_room.txt`` where machines lacked, which says nothing of it:
+    then also beside the trials, so that none begins after it, to wait as long.
     """
     ticket: Ticket | None = config["ticket"]
     if ticket is None:
@@ -68,10 +70,17 @@ def trial_main(config: dict, board: ActorHandle) -> None:
     run = ticket.order.run
     for name in (ERROR, NO_ROOM):
         (run / name).unlink(missing_ok=True)
+    common = run.parent / NO_ROOM
+    if common.exists():
+        shutil.copy(common, run / NO_ROOM)
+        return
     try:
         fit(ticket.order, ticket.use_gpu, board, [Scored(ticket.score, run / ROBUST, ticket.units)])
+    except NoRoom as error:
+        for folder in (run.parent, run):
+            write_bytes(folder / NO_ROOM, str(error).encode())
     except DistribError as error:  # the same would happen again: not for Tune, which would start the trial anew
-        write_bytes(run / (NO_ROOM if isinstance(error, NoRoom) else ERROR), str(error).encode())
+        write_bytes(run / ERROR, str(error).encode())
 
 
 class Scored(TuneReportCallback):
@@ -109,6 +118,7 @@ def search(
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is for distrib's own
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # else a trial without an epoch ends the search
 
     def config(trial: Trial) -> dict:
         try:
@@ -131,6 +141,7 @@ def search(
         return
     experiment = books.folder / ".tune"
     shutil.rmtree(experiment, ignore_errors=True)
+    (books.folder / "trials" / NO_ROOM).unlink(missing_ok=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), RESERVED),
         param_space=space,
@@ -157,7 +168,8 @@ def search(
         shutil.rmtree(experiment, ignore_errors=True)
     waiting = [trial for trial in books.trials.values() if not trial.ended]
     if waiting:
-        raise NoRoom(f"{len(waiting)} of {len(books.trials)} trials wait: {waiting[0].error}")
+        why = next((trial.error for trial in waiting if trial.error), "they were not begun")
+        raise NoRoom(f"{len(waiting)} of {len(books.trials)} trials wait: {why}")
 
 
 def _of_grid(config: dict, board: ActorHandle) -> None:
@@ -294,8 +306,15 @@ class Chosen(OptunaSearch):
         """Nothing: Ray would keep it for Tuner.restore, which is not used; the books remember."""
         Path(checkpoint_path).touch()
 
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """A trial without an epoch has failed; without this it would count as a bad one."""
+        scored = result is not None and "score" in result
+        super().on_trial_complete(trial_id, result if scored else None, error or not scored)
+
     def suggest(self, trial_id: str) -> dict:
         """The configuration of the next trial: of one that was begun before a restart, else of a new one."""
+        if (self.books.folder / "trials" / NO_ROOM).exists():
+            return Searcher.FINISHED  # pyright: ignore[reportReturnType]  # as Ray's own searchers do
         chosen = super().suggest(trial_id)
         assert chosen is not None
         new = self.left.pop(0) if self.left else self.books.add(settings_of(self.job.space, chosen))

@@ -1,7 +1,10 @@
 """What a search will cost, before it starts: a few steps of every kind of trial, timed where the trials will run."""
 
+import itertools
 import json
+import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +15,7 @@ from distrib.errors import JobError
 from distrib.job import Training, Tune, dump
 from distrib.noise import Noise
 from distrib.search.space import Settings, drawn, ends, settle
-from distrib.search.values import Asha, Cross
+from distrib.search.values import Asha, Optuna, Setting
 from distrib.state import State
 from distrib.step import update
 from distrib.world import World
@@ -21,6 +24,8 @@ SECONDS = 2.0
 """Of timing, for each kind of trial, after its first step."""
 AT_MOST = 50
 """Steps."""
+COMBINED = 32
+"""The most combinations of a sampler's choices that are timed."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +74,53 @@ def timed(card: Card, training: Training, workers: int, threads: int, cuda: bool
     return steps * count / (now - began)
 
 
-def plausible(job: Tune) -> list[Settings]:
-    """The settings of the trials; where a sampler will choose them, every choice, or the ends of a range, in turn."""
+def plausible(job: Tune) -> list[Training]:
+    """The trials; where a sampler will choose them, all that differ in what they cost, but no more than ``COMBINED``.
+
+    Of a range that matters, its ends.
+    """
     known = drawn(job)
     if known is not None:
-        return known
-    assert not isinstance(job.search, Cross)
-    sides = {path: ends(domain) for path, domain in job.space.items()}
-    return [
-        {path: values[number % len(values)] for path, values in sides.items()}
-        for number in range(job.search.num_trials)
-    ]
+        return [settle(job, one) for one in known]
+    base = {path: ends(domain)[0] for path, domain in job.space.items()}
+    telling: dict[str, list[Setting]] = {}
+    for path, domain in job.space.items():
+        found = {(kind_of(one), one.optim.epochs) for one in _sound(job, [base | {path: end} for end in ends(domain)])}
+        if len(found) > 1:
+            telling[path] = ends(domain)
+    if math.prod(map(len, telling.values())) > COMBINED:
+        telling = {path: [values[0], values[-1]] for path, values in telling.items()}
+    crossed = [base | dict(zip(telling, values, strict=True)) for values in itertools.product(*telling.values())]
+    return _sound(job, crossed if len(crossed) <= COMBINED else [*crossed[: COMBINED - 1], crossed[-1]])
+
+
+def _sound(job: Tune, settings: list[Settings]) -> list[Training]:
+    """The trainings of those settings that go together."""
+    found = []
+    for one in settings:
+        with suppress(JobError):
+            found.append(settle(job, one))
+    return found
 
 
 def kinds(job: Tune) -> dict[str, Training]:
     """A training of each kind."""
-    return {kind_of(training): training for training in (settle(job, one) for one in plausible(job))}
+    return {kind_of(training): training for training in plausible(job)}
 
 
 def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: int) -> Estimate:
     """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
     hours = []
-    for training in (settle(job, one) for one in plausible(job)):
+    for training in plausible(job):
         passes = _passes(training)
         judged = min(held_out, job.score.max_examples) * (job.score.attack.num_steps * job.score.attack.restarts + 2)
         images = card.count + judged / passes
         rate = speeds[kind_of(training)] * job.cluster.max_workers
         hours.append(training.optim.epochs * images / rate * units / 3600)
-    most = max(hours) * len(hours) if drawn(job) is None else sum(hours)
-    return Estimate(most, sum(hours) * _share(job), len(hours))
+    if isinstance(job.search, Optuna):
+        count = job.search.num_trials
+        return Estimate(max(hours) * count, sum(hours) / len(hours) * count * _share(job), count)
+    return Estimate(sum(hours), sum(hours) * _share(job), len(hours))
 
 
 def _passes(training: Training) -> int:

@@ -182,11 +182,28 @@ def test_too_much_is_refused_before_anything_starts(whole: dict, place: Path):
         assert not (place / "runs" / "greedy" / "trials.json").exists()
 
 
-def test_trials_that_found_no_room_wait_for_the_search_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Somebody else has every CPU; when they are free again, the same trials end as they should."""
+ASHA = {"stop": "asha", "grace_epochs": 1, "reduction_factor": 2}
+MEDIAN = {"stop": "median", "grace_epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "stopping"),
+    [
+        ({"method": "grid"}, {"stop": "never"}),
+        ({"method": "grid"}, ASHA),
+        ({"method": "grid"}, MEDIAN),
+        ({"method": "optuna", "num_trials": 2, "random_trials": 1}, ASHA),
+    ],
+    ids=["never", "asha", "median", "optuna"],
+)
+def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
+    method: dict, stopping: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody else has every CPU; when they are free again, the same trials end as they should, and one fails."""
     monkeypatch.chdir(tmp_path)
+    chosen = "choice" if method["method"] == "optuna" else "grid"
     job, data, books = begun(tmp_path, {
-        "space": {"optim.lr": {"grid": [4e-3, 1e30]}}, "search": {"method": "grid"},
+        "space": {"optim.lr": {chosen: [4e-3, 1e30]}}, "search": method, "stopping": stopping,
         "cluster": {"num_workers": 1, "timeout_seconds": 10, "wait_seconds": 10},
     })  # fmt: skip
     ended = []
@@ -194,14 +211,16 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(tmp_path: Path, 
         everything = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
         ray.get(everything.ready(), timeout=60)
         events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
-        with pytest.raises(NoRoom, match=r"2 of 2 trials wait: .* there was no room for 1 workers of 1 CPUs"):
-            search(job, books, data, 2, False, board, events)
+        with pytest.raises(NoRoom, match=r"(\d) of \1 trials wait: .* there was no room for 1 workers of 1 CPUs"):
+            search(job, books, data, 1, False, board, events)
         assert ended == [] and not any(trial.ended for trial in Books(job, books.folder, 1).trials.values())
+        assert len(books.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
         ray.util.remove_placement_group(everything)
-        search(job, books, data, 2, False, board, events)
-    assert [(trial.state, bool(trial.error)) for trial in Books(job, books.folder, 1).trials.values()] == [
-        ("finished", False), ("failed", True)
-    ]  # fmt: skip
+        search(job, books, data, 1, False, board, events)
+    for trial in Books(job, books.folder, 1).trials.values():
+        fails = trial.settings["optim.lr"] == 1e30
+        assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
+    assert len(books.trials) == 2 and len(ended) == 2
 
 
 def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

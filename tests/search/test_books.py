@@ -191,6 +191,32 @@ def test_every_choice_of_a_sampler_is_timed_and_it_may_choose_the_dearest_each_t
     one = 4 * (270 + 30 * 7 / 6) / 100 / 3600
     assert found.about == pytest.approx(2 * (0.25 + 0.5 + 1 + 2) * one)
     assert found.at_most == pytest.approx(8 * 2 * one)
+    few = tune(widths | {"search": {"method": "optuna", "num_trials": 2}})
+    assert len(cost.kinds(few)) == 4 and cost.estimate(few, speeds, card, 30, 1).at_most == pytest.approx(2 * 2 * one)
+
+
+STEPS = "objective.attack.num_steps"
+
+
+def test_what_a_sampler_may_combine_is_timed_if_it_can_be_trained_and_matters():
+    def timed(space: dict) -> list[tuple]:
+        job = tune({"space": space, "search": {"method": "optuna", "num_trials": 8}})
+        found = cost.kinds(job).values()
+        return sorted((one.model.width, one.objective.attack.num_steps) for one in found)
+
+    lr = {"optim.lr": {"loguniform": [1e-3, 1e-1]}}
+    width, steps = {WIDTH: {"choice": [2, 0.25]}}, {STEPS: {"integers": [1, 20]}}
+    assert timed({**width, **steps, **lr}) == [(0.25, 1), (0.25, 20), (2, 1), (2, 20)]
+    nesterov = {"optim.nesterov": {"choice": [False, True]}, "optim.momentum": {"choice": [0.9, 0]}}
+    assert timed({**width, **nesterov}) == [(0.25, 5), (2, 5)], "nesterov without momentum is no reason to refuse"
+    many = {
+        WIDTH: {"choice": [0.25, 0.5, 1, 2]},
+        STEPS: {"choice": [1, 2, 3]},
+        "optim.batch_size": {"choice": [8, 16, 32]},
+    }
+    job = tune({"space": many, "search": {"method": "optuna", "num_trials": 8}})
+    found = [(one.model.width, one.objective.attack.num_steps, one.optim.batch_size) for one in cost.plausible(job)]
+    assert len(found) == 8 and (2, 3, 32) in found, "the ends, where all are too many"
 
 
 def test_a_step_of_every_kind_can_be_timed(digits: Path):
