@@ -10,7 +10,7 @@ from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
 from distrib.jobfile import write
-from distrib.runs import NATURAL, ROBUST, as_begun, home, read_record, read_result
+from distrib.runs import NATURAL, ROBUST, home, read_record, read_result, with_versions
 from distrib.search import space
 
 
@@ -49,11 +49,13 @@ def _search(job: Tune) -> list[str]:
 def _run(job: Run) -> list[str]:
     folder = home(job)
     record = read_record(folder)
-    if record is not None and differences(as_begun(job, record["job"], str), record["job"]):
+    pins = (record or {}).get("pins", {})
+    if record is not None and differences(with_versions(job, lambda alias: pins.get(alias, alias)), record["job"]):
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
     if read_result(folder) is not None:
-        state = "is complete; nothing would be done"
+        moved = f" (of {', '.join(pins.values())}; refused, if {', '.join(pins)} has moved since)" if pins else ""
+        state = f"is complete; nothing would be done{moved}"
     elif isinstance(job, Train):
         done = [checkpoints.stored_epochs(folder / phase) for phase in (ROBUST, NATURAL)]
         newest = next((epochs[-1] for epochs in done if epochs), 0)

@@ -27,7 +27,7 @@ from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
 from distrib.job import Run
 from distrib.promotion import judge
-from distrib.runs import as_begun, home, read_record, read_result
+from distrib.runs import kept_pins, with_versions
 from distrib.tracking import Tracker, client, sought
 
 T = TypeVar("T", bound=Run)
@@ -79,20 +79,21 @@ def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
     return None
 
 
-def pinned(job: T, uri: str, say: Callable[[str], None]) -> T:
-    """The job with each address by alias replaced by the version that it names now: an alias may move meanwhile.
+def pinned(job: T, uri: str, say: Callable[[str], None]) -> tuple[T, dict[str, str]]:
+    """(the job with versions in the place of aliases, those versions by alias): an alias may move meanwhile.
 
     A run that was interrupted goes on with the versions that it began with.
     """
+    pins = dict(kept_pins(job, uri))
 
-    def now(address: str) -> str:
-        _, found = find(address, uri)
-        say(f"{address}: models:/{found.name}/{found.version}")
-        return f"models:/{found.name}/{found.version}"
+    def pin(address: str) -> str:
+        if address not in pins:
+            _, found = find(address, uri)
+            pins[address] = f"models:/{found.name}/{found.version}"
+        say(f"{address}: {pins[address]}")
+        return pins[address]
 
-    folder = home(job)
-    record = read_record(folder) if read_result(folder) is None else None
-    return as_begun(job, record["job"] if record else {}, now)
+    return with_versions(job, pin), pins
 
 
 def attach(address: str, card: Card, tracker: Tracker) -> str:

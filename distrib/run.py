@@ -206,13 +206,13 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
 
     clock = Clock.start()
     uri = tracking.address(job.tracking.uri)
-    job = registry.pinned(job, uri, display.say)
+    job, pins = registry.pinned(job, uri, display.say)
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared_for(job, folder, display)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
-        with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
+        with session(job.cluster) as resources, tracked(job, folder, display, pins) as tracker:
             prove(resources, folder, data, job.cluster)
             bench = Bench(
                 data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display

@@ -55,22 +55,25 @@ def run_folder(job: Run) -> Iterator[Path]:
         yield folder
 
 
-def as_begun(job: T, before: dict, now: Callable[[str], str]) -> T:
-    """The job with versions in place of aliases: those that its record ``before`` has there, else those of ``now``."""
+def with_versions(job: T, pin: Callable[[str], str]) -> T:
+    """The job with what ``pin`` says in the place of each address by alias."""
 
-    def pin(value: object, kept: object) -> object:
+    def whole(value: object) -> object:
         if isinstance(value, dict):
-            known = kept if isinstance(kept, dict) else {}
-            return {key: pin(inner, known.get(key)) for key, inner in value.items()}
+            return {key: whole(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            known = kept if isinstance(kept, list) and len(kept) == len(value) else [None] * len(value)
-            return [pin(inner, old) for inner, old in zip(value, known, strict=True)]
-        mine, its = (MODEL.match(one) if isinstance(one, str) else None for one in (value, kept))
-        if mine is None or mine["alias"] is None:
-            return value
-        return its[0] if its and its["version"] and its["name"] == mine["name"] else now(mine[0])
+            return [whole(inner) for inner in value]
+        parts = MODEL.match(value) if isinstance(value, str) else None
+        return pin(parts[0]) if parts and parts["alias"] else value
 
-    return type(job).model_validate(pin(dump(job), before), strict=False)
+    return type(job).model_validate(whole(dump(job)), strict=False)
+
+
+def kept_pins(job: Run, uri: str) -> dict[str, str]:
+    """The versions, by alias, that an interrupted run began with; nothing for another one, or on another server."""
+    folder = home(job)
+    record = read_record(folder) if read_result(folder) is None else None
+    return record.get("pins", {}) if record and record.get("tracking_uri") == uri else {}
 
 
 def read_record(folder: Path) -> dict | None:

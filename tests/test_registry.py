@@ -16,8 +16,9 @@ from distrib.errors import InputError, JobError, RegistryError, RunError
 from distrib.evaluate.subject import Weights
 from distrib.evaluate.suspicion import Flag
 from distrib.files import file_sha256, write_json
-from distrib.job import Evaluate, dump
+from distrib.job import Evaluate
 from distrib.plan import plan
+from distrib.record import opened
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
@@ -153,34 +154,42 @@ def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
              {"attack": "fgsm"}, {"attack": "transfer", "source": "models:/race@latest-robust"}]}}, strict=False,
     )  # fmt: skip
     told: list[str] = []
-    before = registry.pinned(job, uri, told.append)
+    before, _ = registry.pinned(job, uri, told.append)
     register(weights, uri, claim(0.6), name="race")
-    after = registry.pinned(job, uri, told.append)
+    after, pins = registry.pinned(job, uri, told.append)
     assert (before.model, after.model) == ("models:/race/1", "models:/race/2")
     assert [one.evaluation.attacks[1].source for one in (before, after)] == ["models:/race/1", "models:/race/2"]
-    assert told[0] == "models:/race@champion: models:/race/1" and registry.pinned(before, uri, told.append) == before
+    assert pins == {"models:/race@champion": "models:/race/2", "models:/race@latest-robust": "models:/race/2"}
+    assert told[0] == "models:/race@champion: models:/race/1"
+    assert registry.pinned(before, uri, told.append) == (before, {})
 
 
 def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began_with(
     weights: Weights, uri: str, tmp_path: Path
 ):
     register(weights, uri, claim(0.5), name="began")
+    folder = tmp_path / "x"
     job = Evaluate.model_validate(
         {"kind": "evaluate", "name": "x", "storage": str(tmp_path), "model": "models:/began@champion",
-         "data": {"source": "digits"}, "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}}}, strict=False,
+         "tracking": {"uri": uri}, "data": {"source": "digits"},
+         "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}}}, strict=False,
     ).resolved()  # fmt: skip
-    (tmp_path / "x").mkdir()
-    first = registry.pinned(job, uri, print)
-    write_json(tmp_path / "x" / "job.json", {"job": dump(first)})
+    folder.mkdir()
+    first, pins = registry.pinned(job, uri, print)
+    opened(first, folder, pins=pins).close("KILLED")
     register(weights, uri, claim(0.6), name="began")
     assert aliases(uri, "began")["champion"] == "2"
-    assert registry.pinned(job, uri, print) == first and "would start anew" in plan(job)
-    other = job.model_copy(update={"model": "models:/began/2"})
-    assert registry.pinned(other, uri, print) == other
+    told: list[str] = []
+    assert registry.pinned(job, uri, told.append) == (first, pins) and "would start anew" in plan(job)
+    assert told == ["models:/began@champion: models:/began/1"]
+    for asked, version in (("models:/began/2", "2"), ("models:/began@latest-robust", "2"), ("models:/began/1", "1")):
+        other = job.model_copy(update={"model": asked})
+        assert registry.pinned(other, uri, print)[0].model == f"models:/began/{version}"
     with pytest.raises(JobError, match="is the run of another job"):
-        plan(other)
-    write_json(tmp_path / "x" / "result.json", {})  # complete: its result is not that of the champion of now
-    assert registry.pinned(job, uri, print).model == "models:/began/2"
+        plan(job.model_copy(update={"model": "models:/began/2"}))
+    write_json(folder / "result.json", {})  # complete: its result is not that of the champion of now
+    assert registry.pinned(job, uri, print)[0].model == "models:/began/2"
+    assert "is complete; nothing would be done (of models:/began/1; refused, if models:/began@champion has" in plan(job)
 
 
 def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):

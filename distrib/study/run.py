@@ -41,13 +41,13 @@ from distrib.training import train
 def run_study(job: Study, display: Display) -> dict:
     """Carries a study out and returns its result as plain values. Raises :class:`DistribError`."""
     clock = Clock.start()
-    job = registry.pinned(job, tracking.address(job.tracking.uri), display.say)
+    job, pins = registry.pinned(job, tracking.address(job.tracking.uri), display.say)
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared_for(job, folder, display)
         subjects = _given(job, data, display)
-        with session(job.cluster) as resources, tracked(job, folder, display) as tracker:
+        with session(job.cluster) as resources, tracked(job, folder, display, pins) as tracker:
             prove(resources, folder, data, job.cluster)
             if isinstance(job.study, Capacity):
                 subjects = _trained(job, folder, data, tracker, resources, display, clock)
