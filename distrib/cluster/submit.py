@@ -167,6 +167,7 @@ class Remote:
         """
         shown, lost = 0, None
         while True:
+            began = time.monotonic()
             try:
                 found = self._now(attempt.id)
                 with self._answering():
@@ -194,7 +195,8 @@ class Remote:
             shown = len(text)
             if found.over:
                 return found
-            time.sleep(POLL_SECONDS)
+            # all of it comes each time: what takes long to come is asked for less often
+            time.sleep(min(max(POLL_SECONDS, 10 * (time.monotonic() - began)), REQUEST_SECONDS))
 
     def logs(self, attempt: Attempt) -> str:
         """All that the job has printed so far."""
