@@ -102,6 +102,7 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if not address:
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; a process less
+        settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray

@@ -15,8 +15,8 @@ from typing import Any
 
 from ray import tune
 from ray.actor import ActorHandle
-from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -181,15 +181,19 @@ def number_of(config: dict) -> int:
     return config.get("trial", config)["number"]
 
 
-class Ledger(Callback):
-    """Writes into the books what Ray Tune does."""
+class Ledger(TrialProgressCallback):
+    """Writes into the books what Ray Tune does, in the place of Ray's own callback, which prints it."""
 
     def __init__(self, job: Tune, books: Books, events: Events):
+        super().__init__()
         self.job, self.books, self.events = job, books, events
 
     def __getstate__(self) -> dict:
         """Nothing: Ray keeps a copy for Tuner.restore, which is not used here."""
         return {}
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        """An epoch is over: nothing to do."""
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial begins, or begins again."""

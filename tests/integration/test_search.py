@@ -197,7 +197,7 @@ MEDIAN = {"stop": "median", "grace_epochs": 1}
     ids=["never", "asha", "median", "optuna"],
 )
 def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
-    method: dict, stopping: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: dict, stopping: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Somebody else has every CPU; when they are free again, the same trials end as they should, and one fails."""
     monkeypatch.chdir(tmp_path)
@@ -221,6 +221,8 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
         fails = trial.settings["optim.lr"] == 1e30
         assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
     assert len(books.trials) == 2 and len(ended) == 2
+    told = capsys.readouterr()
+    assert "Last result" not in told.out + told.err and "raylet" not in told.out, "Ray is silent"
 
 
 def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
