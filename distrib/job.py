@@ -321,7 +321,7 @@ AnyJob = Prepare | Train | Evaluate | Study | Tune
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
-WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints"}
+WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
 LIES = {"root", "store", "download"}
 """The same of its data: a named set is the same wherever it lies (but a folder's root is what lies there)."""

@@ -69,6 +69,11 @@ def _search(result: dict) -> str:
         f"  best: trial {best['number']}, validation robust {best['robust_accuracy']:.2%} (clean "
         f"{best['clean_accuracy']:.2%}) by {score['attack']} at {score['norm']} epsilon {score['epsilon']:.4g}",
         *(f"    {path} = {value}" for path, value in best["settings"].items()),
+        *(
+            [f"  no trial kept a clean accuracy of {score['min_clean_accuracy']:.2%}"]
+            if best["clean_accuracy"] < score.get("min_clean_accuracy", 0)
+            else []
+        ),
         f"  tables, plots, best.yaml: {result['folder']}",
     ]
     return "\n".join(lines) + ("\n\n" + table(result["winner"]) if result["winner"] else "")

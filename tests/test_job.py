@@ -225,7 +225,8 @@ def test_where_and_how_a_job_runs_is_no_difference(path: str, value: object):
 
 
 def test_all_that_may_change_is_known_to_the_job():
-    assert set(Train.model_fields) >= WHERE and {path.split(".")[0] for path in NO_DIFFERENCE} - {"data"} == WHERE
+    tried = {path.split(".")[0] for path in NO_DIFFERENCE} - {"data"} | {"concurrent", "budget_hours"}
+    assert set(Train.model_fields) | set(Tune.model_fields) >= WHERE and tried == WHERE
 
 
 @pytest.mark.parametrize(("path", "value"), [(path, value) for path, (value, _) in DIFFERENCE.items()])
@@ -262,6 +263,7 @@ def test_the_same_holds_for_what_a_search_trains(path: str, value: str):
 
     assert differences(of(f"train.{path}={value}"), dump(of())) == []
     assert differences(of("train.seed=5"), dump(of())) == ["train.seed: 5, not 0"]
+    assert differences(of("concurrent=1", "budget_hours=9"), dump(of())) == []
 
 
 def test_another_folder_of_images_is_another_job():

@@ -49,6 +49,17 @@ def test_every_figure_stands_beside_its_name_and_its_number_of_images(result: di
     assert ("natural model" in text) == bool(natural)
 
 
+def test_a_search_says_where_no_trial_reached_the_floor():
+    best = {"number": 2, "robust_accuracy": 0.4, "clean_accuracy": 0.7, "settings": {"model.width": 1}}
+    score = {"attack": "pgd-20", "norm": "linf", "epsilon": 0.3, "min_clean_accuracy": 0.8}
+    found = {
+        "kind": "tune", "name": "s", "trials": 2, "finished": 2, "stopped": 0, "failed": 0, "cost_hours": 1.0,
+        "seconds": 2.0, "best": best, "score": score, "folder": "/s", "winner": None,
+    }  # fmt: skip
+    assert "no trial kept a clean accuracy of 80.00%" in table(found)
+    assert "no trial" not in table(found | {"best": best | {"clean_accuracy": 0.8}})
+
+
 def test_a_trained_model_is_told_with_its_speed_and_how_to_get_it():
     lines = [line.strip() for line in table(TRAINED).splitlines()]
     assert "3 workers, 123 s in all, training 100 s at 1234 images/s" in lines

@@ -305,15 +305,18 @@ class Chosen(OptunaSearch):
             study_name=STUDY,
         )
         self.job, self.books, self.config, self.left = job, books, config, list(left)
+        self.numbers: dict[str, int] = {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Ray would keep it for Tuner.restore, which is not used; the books remember."""
         Path(checkpoint_path).touch()
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """A trial without an epoch has failed; without this it would count as a bad one."""
-        scored = result is not None and "score" in result
-        super().on_trial_complete(trial_id, result if scored else None, error or not scored)
+        """A trial that failed, before its first epoch or later, is neither a bad nor a good one."""
+        sound = (
+            result is not None and "score" in result and not (self.books.run(self.numbers[trial_id]) / ERROR).exists()
+        )
+        super().on_trial_complete(trial_id, result if sound else None, error or not sound)
 
     def suggest(self, trial_id: str) -> dict:
         """The configuration of the next trial: of one that was begun before a restart, else of a new one."""
@@ -322,4 +325,5 @@ class Chosen(OptunaSearch):
         chosen = super().suggest(trial_id)
         assert chosen is not None
         new = self.left.pop(0) if self.left else self.books.add(settings_of(self.job.space, chosen))
+        self.numbers[trial_id] = new.number
         return self.config(new)

@@ -27,7 +27,7 @@ from distrib.journal import Journal
 from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
-from distrib.runs import ROBUST, kept_result, run_folder
+from distrib.runs import ROBUST, kept_result, read_record, run_folder
 from distrib.search import cost, space
 from distrib.search.books import Books, Outcome, Trial, best
 from distrib.search.tables import files
@@ -184,8 +184,7 @@ class Watch:
         """Closes what could not be closed before, also before a restart. Raises if MLflow still does not take it."""
         with self.lock:
             for trial in self.books.trials.values():
-                if trial.ended and trial.number not in self.closed:
-                    self._open(trial)
+                if trial.ended and trial.number not in self.closed and not self._known(trial):
                     self._close(trial)
 
     def interrupted(self) -> None:
@@ -223,6 +222,7 @@ class Watch:
         self.open[trial.number] = tracker, journal
 
     def _close(self, trial: Trial) -> None:
+        self._open(trial)  # unless that could be done when it began
         if trial.number in self.open:
             tracker, journal = self.open[trial.number]
             journal.catch_up(ROBUST, self.books.history(trial.number))
@@ -231,7 +231,14 @@ class Watch:
                 tracker.tags({"error": trial.error[:5000]})
             tracker.close(STATUS[trial.state])
             del self.open[trial.number]
+            folder = self.books.run(trial.number)
+            write_json(folder / "job.json", (read_record(folder) or {}) | {"closed": STATUS[trial.state]})
         self.closed.add(trial.number)
+
+    def _known(self, trial: Trial) -> bool:
+        """Whether its run was closed before a restart: to do it again would change when it ended."""
+        record = read_record(self.books.run(trial.number)) or {}
+        return record.get("tracking_uri") == self.parent.uri and record.get("closed") == STATUS[trial.state]
 
     def hear(self, phase: str, notice: object) -> None:
         """What a worker posted."""
@@ -263,7 +270,10 @@ class Watch:
         states = [trial.state for trial in trials.values()]
         total = self.job.search.num_trials if isinstance(self.job.search, Optuna) else len(trials)
         done = sum(1.0 if trial.ended else self.done.get(number, 0.0) for number, trial in trials.items())
-        top = f", best so far {self.best[0]:.1%} (trial {self.best[1]})" if self.best else ""
+        top = ""
+        if self.best:
+            above = self.best[0] >= 0
+            top = f", best so far {self.best[0]:.1%} (trial {self.best[1]})" if above else ", none above the floor yet"
         detail = ", ".join(f"{states.count(state)} {state}" for state in ("running", "finished", "stopped", "failed"))
         self.display.advance("search", done, total, detail + top)
 
@@ -293,7 +303,7 @@ def _result(job: Tune, books: Books, outcomes: list[Outcome], folder: Path, trac
             "epoch": top.best_epoch,
         },
         "score": {"norm": job.score.attack.threat.norm, "epsilon": job.score.attack.threat.epsilon,
-                  "attack": job.score.attack.name},
+                  "attack": job.score.attack.name, "min_clean_accuracy": job.score.min_clean_accuracy},
         "cost_hours": round(sum(one.cost_hours for one in outcomes), 4),
         "folder": str(kept),
         "num_workers": job.cluster.max_workers,

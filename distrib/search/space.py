@@ -43,6 +43,8 @@ def check(job: Tune) -> None:
             warmups.append(max(training.optim.warmup_epochs, getattr(training.objective, "epsilon_warmup_epochs", 0)))
     for number, settings in enumerate(drawn(job) or (), 1):
         trial_job(job, number, settings)
+    if job.winner is not None and job.winner.epochs is not None and job.winner.epochs <= max(warmups):
+        raise JobError(f"winner.epochs: {job.winner.epochs}, and a warm-up alone may last {max(warmups):g}; raise it")
     if not isinstance(job.stopping, Never) and job.stopping.grace_epochs < max(warmups):
         raise JobError(
             f"stopping.grace_epochs: {job.stopping.grace_epochs} epochs, but the warm-up lasts {max(warmups):g}: "

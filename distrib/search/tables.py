@@ -10,6 +10,7 @@ from distrib.search import plots
 from distrib.search.books import Books, Outcome, front
 from distrib.search.sampler import importance
 from distrib.search.values import Asha
+from distrib.values import parse_fraction
 
 EPSILON, WIDTH = "objective.attack.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
@@ -20,7 +21,9 @@ def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
     found = {"trials.csv": trials_csv(job, books), "trials.json": trials_json(job, books)}
     if isinstance(job.stopping, Asha):
         found["rungs.csv"] = _csv(rungs(job, books))
-    rows = [row(job, one) for one in outcomes]
+    rows = [
+        row(job, one) | {path: _number(_plain(value)) for path, value in one.trial.settings.items()} for one in outcomes
+    ]
     best = front(outcomes, ("robust", "clean", "cost"))
     axes = [*job.space, "clean_accuracy", "robust_accuracy"]
     drawn = {
@@ -28,10 +31,11 @@ def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
         "pareto.png": plots.pareto(rows, [one.trial.number for one in best]),
         "parallel.png": plots.parallel(rows, axes),
     }
-    step = next((path for path in STEP_SIZES if path in job.space), None)
-    if EPSILON in job.space and step:
+    numeric = [path for path in job.space if all(isinstance(one[path], int | float) for one in rows)]
+    step = next((path for path in STEP_SIZES if path in numeric), None)
+    if EPSILON in numeric and step:
         drawn["epsilon_step_size.png"] = plots.pairs(rows, EPSILON, step, job.score.attack.threat.epsilon)
-    if WIDTH in job.space:
+    if WIDTH in numeric:
         drawn["width.png"] = plots.against(rows, WIDTH)
     shares = importance(job.space, outcomes)
     if shares:
@@ -58,6 +62,14 @@ def row(job: Tune, one: Outcome) -> dict:
 
 def _plain(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _number(value: object) -> object:
+    """A fraction, as ``8/255``, as the number that it is."""
+    try:
+        return parse_fraction(value)
+    except ValueError:
+        return value
 
 
 def trials_csv(job: Tune, books: Books) -> bytes:

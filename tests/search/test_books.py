@@ -14,6 +14,7 @@ from distrib.data.beton import open_split
 from distrib.errors import InputError, JobError
 from distrib.job import Tune
 from distrib.jobfile import parse
+from distrib.progress import Display
 from distrib.search import cost, sampler, tables
 from distrib.search.books import Books, Outcome, Trial, best, front
 from distrib.search.space import drawn, settle, trial_job
@@ -258,6 +259,74 @@ def test_plots_are_drawn_of_one_trial_and_of_settings_that_are_no_numbers(tmp_pa
     only = Outcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
     found = tables.files(job, books, [only])
     assert {"history.png", "pareto.png", "parallel.png"} <= found.keys() and "width.png" not in found
+
+
+def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_search(tmp_path: Path):
+    size = "objective.attack.step_size"
+    space = {
+        EPSILON: {"grid": ["8/255", "51/255"]},
+        size: {"grid": [{"of_epsilon": 0.25}]},
+        WIDTH: {"grid": ["1/2", 1]},
+    }
+    job = tune({"space": space, "search": {"method": "grid"}})
+    found = [
+        Outcome.of(job, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
+        for number, settings in enumerate(drawn(job) or (), 1)
+    ]
+    files = tables.files(job, Books(job, tmp_path, 1), found)
+    assert "width.png" in files and "epsilon_step_size.png" not in files
+    absolute = tune({"space": {EPSILON: space[EPSILON], size: {"grid": ["2/255", 0.01]}}, "search": {"method": "grid"}})
+    found = [
+        Outcome.of(absolute, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
+        for number, settings in enumerate(drawn(absolute) or (), 1)
+    ]
+    assert "epsilon_step_size.png" in tables.files(absolute, Books(absolute, tmp_path, 1), found)
+
+
+def test_optuna_hears_nothing_of_a_trial_that_failed(tmp_path: Path):
+    """Dying early is cheap: it would be on the front of robust, clean and cost."""
+    from optuna.trial import TrialState
+
+    from distrib.cluster.tune import ERROR, Chosen, worth
+
+    job = tune({"search": {"method": "optuna", "num_trials": 3}, "score.objectives": ["robust", "clean", "cost"]})
+    books = Books(job, tmp_path, 1)
+    chosen = Chosen(job, books, lambda trial: {"number": trial.number}, [])
+    for name in ("whole", "failed", "unbegun"):
+        books.run(chosen.suggest(name)["number"]).mkdir(parents=True)
+    (books.run(2) / ERROR).write_text("it broke")
+    for name in ("whole", "failed"):
+        chosen.on_trial_complete(name, worth(job.score, [epoch(0.3)], 1))
+    chosen.on_trial_complete("unbegun", {"done": True})
+    study = chosen._ot_study
+    assert [one.state for one in study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+
+
+def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The server is away while the first trial begins; later the search is started anew."""
+    from distrib import tracking
+    from distrib.search.run import Watch
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    job = tune({"tracking.uri": uri})
+    parent = tracking.Tracker(uri, job.tracking.experiment, job.name, None, {})
+    books = Kept(job, tmp_path, [("finished", []), ("stopped", [])])
+    watch = Watch(job, books, parent, Display())
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Tracker, "__init__", lambda *values: 1 / 0)
+        watch.started(books.trials[1])
+    for number in (1, 2):
+        watch.ended(books.trials[number])
+    watch.settle()
+
+    def runs() -> dict[str, tuple]:
+        found = parent.client.search_runs([parent.client.get_run(parent.run_id).info.experiment_id])
+        return {one.info.run_name: (one.info.status, one.info.end_time) for one in found}
+
+    before = runs()
+    assert [before[books.name(number)][0] for number in (1, 2)] == ["FINISHED", "KILLED"]
+    Watch(job, books, parent, Display()).settle()
+    assert runs() == before
 
 
 def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
