@@ -259,7 +259,10 @@ def scheduler(job: Tune, books: Books) -> TrialScheduler:
 
 
 class Rungs(ASHAScheduler):
-    """Successive halving that knows what a resumed trial has behind it: no rung is judged twice, or late."""
+    """Successive halving that knows what a resumed trial has behind it: no rung is judged twice, or late.
+
+    But for one at its newest epoch: whether that was judged nobody knows, so it is at the next one.
+    """
 
     def __init__(self, job: Tune, books: Books, **fields: Any):
         super().__init__(**fields)
@@ -270,7 +273,7 @@ class Rungs(ASHAScheduler):
         super().on_trial_add(tune_controller, trial)
         if not isinstance(trial, Known):
             history = self.books.history(number_of(trial.config))
-            for epochs in range(1, len(history) + 1):
+            for epochs in range(1, len(history)):
                 self.on_trial_result(tune_controller, trial, worth(self.job.score, history[:epochs], self.books.units))
 
 

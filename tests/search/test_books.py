@@ -381,6 +381,12 @@ def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: P
     other = SimpleNamespace(trial_id="other", config={"number": 4})
     rule.on_trial_add(None, other)
     assert rule.on_trial_result(None, other, third | {"epoch": 2}) == TrialScheduler.CONTINUE, "that at 1 is not"
+    (tmp_path / "newest").mkdir()
+    books = Kept(job, tmp_path / "newest", [*better, ("running", [epoch(0.1)])])
+    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="unheard", config={"number": 4})
+    rule.on_trial_add(None, trial)
+    second = worth(job.score, [epoch(0.1)] * 2, 1)
+    assert rule.on_trial_result(None, trial, second) == TrialScheduler.STOP, "of its newest nobody knows"
 
 
 def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
