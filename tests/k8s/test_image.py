@@ -114,7 +114,7 @@ def test_doctor_finds_no_fault(containers: Containers) -> None:
 def test_a_head_starts_and_a_model_is_trained_on_it(containers: Containers) -> None:
     said = containers.run("bash", "-c", HEAD, options=(f"--volume={ROOT / 'jobs'}:/jobs:ro",), seconds=900)
     result = json.loads(said.splitlines()[-1])
-    assert result["kind"] == "train" and result["epochs"] == 1
+    assert (result["kind"], result["epochs"], result["model"]) == ("train", 1, "models:/digits/1")
 
 
 def test_what_a_tracking_server_for_a_team_needs_is_in_it(containers: Containers) -> None:
