@@ -174,6 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a share that is gone
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"distrib: {where}{error.strerror or error}; the same command goes on when that is mended", file=sys.stderr
+        )
+        return 1
 
 
 def _terminated(number: int, frame: object) -> None:

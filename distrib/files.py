@@ -1,8 +1,12 @@
-"""Files: their hashes, and writing them whole."""
+"""Files: their hashes, writing them whole, and locking them."""
 
+import fcntl
 import hashlib
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,12 +17,50 @@ def file_sha256(path: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file aside and renames it, so that it is there whole or not at all."""
+    """Writes a file aside and renames it, so that it is there whole or not at all, also after a loss of power."""
     aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(content)
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes JSON, whole or not at all."""
     write_bytes(path, json.dumps(value, indent=2).encode())
+
+
+@contextmanager
+def locked(path: Path, seconds: float, remove: bool = False) -> Iterator[None]:
+    """``path`` is this process's alone meanwhile; another one's is waited for. ``remove``: it is gone afterwards.
+
+    Raises :class:`BlockingIOError` if that one holds it longer, another :class:`OSError` if it cannot be locked.
+    """
+    deadline = time.monotonic() + seconds
+    with ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):  # whoever held it may have removed it
+                    if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                        break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(1)
+            stack.pop_all().close()
+        if remove:
+            stack.callback(path.unlink, missing_ok=True)
+        yield

@@ -61,7 +61,8 @@ class Cluster(Value):
     """The cluster adds machines when it is asked for more than it has: wait for them. For GPUs say device: cuda."""
     stage: str | None = None
     """A folder of each machine's own disk into which packed data are copied once, and read from there; None: read
-    where they are packed."""
+    where they are packed. The copies may take wait_seconds before training; while it lasts, on a machine that takes
+    the place of a lost one, timeout_seconds: let that be longer than a copy takes."""
 
     @property
     def max_workers(self) -> int:

@@ -1,5 +1,6 @@
 """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
 
+import threading
 import time
 
 from distrib.progress import Display
@@ -17,6 +18,8 @@ class Journal:
         self.shown = 0.0
         self.last: dict[str, dict] = {}
         self.nodes: dict[int, str] = {}
+        self.lock = threading.RLock()
+        """The workers are heard in one thread; another one catches up at the end."""
 
     def started(self, rank: int, ranks: int, node: str) -> None:
         """A worker is up. When all of them are, the run's tag ``distrib.nodes`` says on which machines."""
@@ -28,21 +31,23 @@ class Journal:
 
     def catch_up(self, phase: str, history: list[dict]) -> None:
         """Logs what ``history`` has and MLflow lacks."""
-        if phase not in self.epochs:
-            self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
-        for epoch in range(self.epochs[phase] + 1, len(history) + 1):
-            self.add(phase, epoch, history[epoch - 1])
-        if history:
-            self.epochs[phase] = len(history)
+        with self.lock:
+            if phase not in self.epochs:
+                self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
+            for epoch in range(self.epochs[phase] + 1, len(history) + 1):
+                self.add(phase, epoch, history[epoch - 1])
+            if history:
+                self.epochs[phase] = len(history)
 
     def add(self, phase: str, epoch: int, metrics: dict) -> None:
         """Logs one epoch, unless it was logged before."""
-        self.last[phase] = metrics
-        if epoch > self.epochs.get(phase, 0):
-            self.epochs[phase] = epoch
-            self.pending.append((phase, epoch, metrics))
-        while self.pending and self.tracker.attempt(self._send, self.display.say):
-            self.pending.pop(0)
+        with self.lock:
+            self.last[phase] = metrics
+            if epoch > self.epochs.get(phase, 0):
+                self.epochs[phase] = epoch
+                self.pending.append((phase, epoch, metrics))
+            while self.pending and self.tracker.attempt(self._send, self.display.say):
+                self.pending.pop(0)
 
     def _send(self) -> None:
         phase, epoch, metrics = self.pending[0]
@@ -50,9 +55,10 @@ class Journal:
 
     def settle(self) -> None:
         """Logs the rest; raises if the server still does not take it."""
-        while self.pending:
-            self._send()
-            self.pending.pop(0)
+        with self.lock:
+            while self.pending:
+                self._send()
+                self.pending.pop(0)
 
     def latest(self, phase: str) -> str:
         """The last validation, for the bar."""

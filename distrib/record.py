@@ -1,12 +1,13 @@
 """The MLflow run of a job, one for all its restarts."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distrib import __version__, provenance, tracking
 from distrib.errors import DistribError
-from distrib.files import write_json
+from distrib.files import write_bytes, write_json
 from distrib.job import Run, digest, dump
 from distrib.jobfile import write
 from distrib.progress import Display
@@ -24,6 +25,7 @@ def opened(job: Run, folder: Path, tags: dict[str, str] | None = None, pins: dic
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
     tags = {
         **(tags or {}),
+        tracking.KEY: _key(folder),
         "distrib.job_digest": digest(job),
         "distrib.kind": job.kind,
         "distrib.version": __version__,
@@ -48,6 +50,14 @@ def opened(job: Run, folder: Path, tags: dict[str, str] | None = None, pins: dic
             raise
         write_json(folder / "job.json", record | {"described": True})
     return tracker
+
+
+def _key(folder: Path) -> str:
+    """What the folder's MLflow run is found by, if a kill comes between its making and its note in ``job.json``."""
+    file = folder / ".key"
+    if not file.exists():
+        write_bytes(file, uuid.uuid4().hex.encode())
+    return file.read_text()
 
 
 def _status(error: BaseException) -> str:

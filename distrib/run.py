@@ -32,7 +32,7 @@ from distrib.objective import Natural
 from distrib.preparation import prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import NATURAL, ROBUST, kept_result, run_folder
+from distrib.runs import NATURAL, ROBUST, begun, kept_result, run_folder
 from distrib.search.run import run_search
 from distrib.state import Stored
 from distrib.study.run import run_study
@@ -89,7 +89,7 @@ def run_train(job: Train, display: Display) -> dict:
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:
             with clock.measure("ray_start"):
-                resources = stack.enter_context(session(job.cluster))
+                resources = stack.enter_context(session(job.cluster, lost=begun(folder, display)))
                 prove(resources, folder, data, job.cluster)
             with clock.measure("mlflow_start"):
                 tracker = stack.enter_context(tracked(job, folder, display))
@@ -212,7 +212,10 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
             return result
         data = prepared_for(job, folder, display)
         subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
-        with session(job.cluster) as resources, tracked(job, folder, display, pins) as tracker:
+        with (
+            session(job.cluster, lost=begun(folder, display)) as resources,
+            tracked(job, folder, display, pins) as tracker,
+        ):
             prove(resources, folder, data, job.cluster)
             bench = Bench(
                 data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display

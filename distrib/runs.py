@@ -9,15 +9,15 @@ STORAGE/NAME/
     result.json       the run is complete
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from distrib.address import MODEL
 from distrib.errors import InputError, JobError
+from distrib.files import locked
 from distrib.job import Run, differences, dump
 from distrib.progress import Display
 
@@ -44,14 +44,17 @@ def run_folder(job: Run) -> Iterator[Path]:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
     except OSError as error:
         raise InputError(f"storage: {folder} cannot be written to ({error.strerror}); choose another folder") from None
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(locked(folder / ".lock", 0))
+        except BlockingIOError:
             raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
+        except OSError as error:
+            raise InputError(
+                f"storage: {folder} cannot be written to, or not be locked ({error.strerror}); choose another folder"
+            ) from None
         yield folder
 
 
@@ -104,6 +107,11 @@ def read_result(folder: Path) -> dict | None:
         return json.loads((folder / "result.json").read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def begun(folder: Path, display: Display) -> Callable[[str], None] | None:
+    """For a run that was begun before: who is told that its machines are waited for (see ``session``)."""
+    return display.say if read_record(folder) else None
 
 
 def kept_result(job: Run, folder: Path, display: Display) -> dict | None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distrib.errors import CheckpointError, NonFiniteLoss
-from distrib.files import file_sha256
+from distrib.files import file_sha256, sync
 from distrib.optim import Optimiser
 from distrib.precision import Precision
 from distrib.world import World
@@ -155,7 +155,7 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
     (aside / SEAL).write_text(file_sha256(aside / "state.json"))
     for path in aside.iterdir():
         path.chmod(0o644)  # safetensors makes its files the owner's alone
-        _sync(path)
+        sync(path)
     _replace(aside, folder)
     return verify(folder)
 
@@ -172,7 +172,7 @@ def _replace(aside: Path, folder: Path) -> None:
         if old.exists():
             os.rename(old, folder)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -257,11 +257,3 @@ def _unflatten(numbers: dict, tensors: dict[str, Tensor]) -> dict:
         parameter, slot = name.split(".", 1)
         slots.setdefault(int(parameter), {})[slot] = tensor
     return {"state": slots, "param_groups": numbers["param_groups"]}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,6 +31,8 @@ BOUNDS = {
 
 T = TypeVar("T")
 REFUSED = (401, 403)
+KEY = "distrib.key"
+"""The tag that tells a run's MLflow run from those of other runs."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What MLflow calls a thing that is not there; an alias that is not there is the second."""
 
@@ -89,9 +91,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__ != "mlflow.exceptions":
-            raise
-        raise _told(error) from None
+        match type(error).__module__:
+            case "mlflow.exceptions":
+                raise _told(error) from None
+            case "requests.exceptions":  # of artifacts
+                raise RunError(f"MLflow failed: {str(error).strip()[:300] or type(error).__name__}") from None
+        raise
 
 
 def sought(ask: Callable[[], T]) -> T | None:
@@ -169,6 +174,10 @@ class Tracker:
                 identity = found.experiment_id  # another job has just made it
         else:
             identity = found.experiment_id
+        key = tags.get(KEY)
+        same = self.client.search_runs([identity], f"tags.`{KEY}` = '{key}'", max_results=1) if key else []
+        if same and (run_id := self._reopen(same[0].info.run_id)):  # a kill came before it was noted
+            return run_id
         return self.client.create_run(identity, run_name=name, tags=tags).info.run_id
 
     def watch(self) -> None:

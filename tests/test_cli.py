@@ -127,6 +127,13 @@ def test_every_error_of_our_own_is_one_message_and_a_status(
     )
 
 
+def test_a_full_disk_is_told_in_a_line(file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("distrib.run.run", raises(OSError(28, "No space left on device", "runs/x/job.json")))
+    assert cli.main(["run", file]) == 1
+    told = "distrib: runs/x/job.json: No space left on device; the same command goes on when that is mended\n"
+    assert tuple(capsys.readouterr()) == ("", told)
+
+
 def test_a_bug_is_not_hidden(file: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("distrib.run.run", raises(KeyError("a bug")))
     with pytest.raises(KeyError, match="a bug"):

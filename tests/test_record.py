@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from distrib import tracking
+from distrib import record, tracking
 from distrib.errors import RunError
 from distrib.job import Train
 from distrib.jobfile import parse
@@ -32,19 +32,37 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
         patch.setattr(MlflowClient, call, busy)
         with pytest.raises(RunError, match="too many requests"):
             opened(job(tmp_path), tmp_path)
-    record = read_record(tmp_path)
-    assert record is not None
-    client = tracking.client(record["tracking_uri"])
-    assert client.get_run(record["run_id"]).info.status == "FAILED"
+    found = read_record(tmp_path)
+    assert found is not None
+    client = tracking.client(found["tracking_uri"])
+    assert client.get_run(found["run_id"]).info.status == "FAILED"
     tracker = opened(job(tmp_path, num_workers=2), tmp_path)
-    assert tracker.run_id == record["run_id"]
+    assert tracker.run_id == found["run_id"]
     described(tracker, "1" if call == "log_text" else "2")
     tracker.close("FINISHED")
     again = opened(job(tmp_path, num_workers=3), tmp_path)
-    assert again.run_id == record["run_id"]
+    assert again.run_id == found["run_id"]
     described(again, "1" if call == "log_text" else "2")
     again.close("FINISHED")
     assert len(client.search_runs(["0", again.client.get_run(again.run_id).info.experiment_id])) == 1
+
+
+def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(*values: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(job(tmp_path), tmp_path)
+    assert read_record(tmp_path) is None
+    tracker = opened(job(tmp_path), tmp_path)
+    described(tracker, "1")
+    (tmp_path / "other").mkdir()
+    other = opened(job(tmp_path), tmp_path / "other")
+    assert other.run_id != tracker.run_id
+    found = tracker.client.search_runs([tracker.client.get_run(tracker.run_id).info.experiment_id])
+    assert {one.info.run_id for one in found} == {tracker.run_id, other.run_id}
 
 
 def described(tracker: tracking.Tracker, workers: str) -> None:

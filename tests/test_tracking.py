@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
@@ -30,6 +31,12 @@ def test_every_answer_has_a_cure(status: int, body: str, kind: type[DistribError
     with pytest.raises(kind, match=text) as caught, told():
         raise RestException(answer)
     assert type(caught.value) is kind and caught.value.__suppress_context__
+
+
+def test_an_artifact_that_is_refused_is_told():
+    """MLflow lets through what its own HTTP calls raise."""
+    with pytest.raises(RunError, match="MLflow failed: 413 Client Error: too large"), told():
+        raise requests.HTTPError("413 Client Error: too large")
 
 
 def test_what_is_not_mlflows_is_left_alone():

@@ -10,10 +10,13 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LIMIT = 10_000
 POLL_SECONDS = 0.2
+LAST_SECONDS = 180
+"""For the listener to end: longer than MLflow is tried for (see ``tracking.BOUNDS``)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
     """A new board; a thread hands what is posted to ``listen``, until the block ends, and then once more.
 
     The board is on the driver's own node, so that no other node takes it along when it is lost.
-    What ``listen`` raises is raised at the end of the block, unless the block raises itself.
+    What ``listen`` raises is raised at the end of the block, unless the block raises itself. Where the board is lost
+    nothing more is heard: what counts is also in the checkpoints.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -85,6 +89,8 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
                     listen(phase, pickle.loads(notice))
                 if last:
                     return
+        except RayError:
+            return
         except Exception as error:
             failures.append(error)
 
@@ -94,6 +100,6 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
         yield board
     finally:
         ended.set()
-        thread.join(timeout=60)
+        thread.join(timeout=LAST_SECONDS)
     if failures:
         raise failures[0]

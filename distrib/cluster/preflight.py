@@ -77,12 +77,11 @@ def look(node: str, probe: Path, word: str, data: Path, cards: dict[Split, str],
 
 
 def _heard(answer, address: str, cluster: Cluster) -> None:
+    seconds = cluster.timeout_seconds if cluster.stage is None else cluster.wait_seconds  # to copy may take long
     try:
-        ray.get(answer, timeout=cluster.timeout_seconds)
+        ray.get(answer, timeout=seconds)
     except GetTimeoutError:
-        raise RunError(
-            f"node {address} has not answered for {cluster.timeout_seconds} s; look at it, or drop it"
-        ) from None
+        raise RunError(f"node {address} has not answered for {seconds} s; look at it, or drop it") from None
     except RayTaskError as error:
         if isinstance(error.cause, DistribError):
             raise error.cause from None

@@ -6,7 +6,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +84,16 @@ REFUSALS = (ConnectionError, ValueError, RuntimeError, OSError)
 
 
 @contextmanager
-def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
+def session(
+    cluster: Cluster, dashboard: bool = False, lost: Callable[[str], None] | None = None
+) -> Iterator[Resources]:
     """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
 
     A local cluster listens on the loopback interface only, and who joins it must show the token of
     ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled". It offers as many CPUs as the job asks for, even if the
     machine has fewer: two workers on one core are slow, not wrong. With ``dashboard`` it also answers questions about
-    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305).
+    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305). ``lost`` is of a run
+    that was begun, and so had room: machines that a given cluster lacks now are waited for, and it is told so.
     Raises :class:`JobError`, :class:`RunError`.
     """
     settings = {
@@ -105,7 +109,7 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
         settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    import ray
+    import ray  # noqa: F401  # it sets up its logging
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.pop(SERVER, None)
@@ -114,11 +118,27 @@ def session(cluster: Cluster, dashboard: bool = False) -> Iterator[Resources]:
     with _joined(address) if address else _local(max(wanted, os.cpu_count() or 1), dashboard):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
+        yield _enough(cluster, local=not address, lost=lost)
+
+
+def _enough(cluster: Cluster, local: bool, lost: Callable[[str], None] | None) -> Resources:
+    """What the cluster has, when that is enough. Raises :class:`JobError` where it is not, or not in time."""
+    import ray
+
+    deadline, told = time.monotonic() + cluster.wait_seconds, False
+    while True:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals)
-        found = Resources(nodes, local=address is None)
-        found.check(cluster)
-        yield found
+        found = Resources(tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals), local)
+        try:
+            found.check(cluster)
+            return found
+        except JobError as error:
+            if local or lost is None or time.monotonic() > deadline:
+                raise
+            if not told:
+                lost(f"waiting for machines, at most {cluster.wait_seconds} s: {error}")
+            told = True
+        time.sleep(2)
 
 
 @contextmanager

@@ -29,9 +29,13 @@ def spread(
             running[remote.remote(stored, *item)] = item
         if not running:
             return
-        ready, _ = ray.wait(list(running), timeout=HOUR)
+        seconds = max(HOUR, cluster.wait_seconds)
+        ready, _ = ray.wait(list(running), timeout=seconds)
         if not ready:
-            raise RunError("no shard was finished within an hour; lower shard_size")
+            raise RunError(
+                f"no part of the work was finished in {seconds} s: others have the machines (cluster.wait_seconds says "
+                "how long to wait), or the parts are too large (evaluation.shard_size)"
+            )
         for reference in ready:
             try:
                 yield running.pop(reference), ray.get(reference)

@@ -223,6 +223,7 @@ class Remote:
     def _answering(self) -> Iterator[None]:
         """What Ray and requests raise, in words."""
         from ray.exceptions import AuthenticationError, RayError
+        from ray.util.state.exception import RayStateApiException
 
         try:
             yield
@@ -232,7 +233,7 @@ class Remote:
                 f"--address {self.address} {has} ({str(error).splitlines()[0]}); set RAY_AUTH_TOKEN, or "
                 "RAY_AUTH_TOKEN_PATH to a file with it"
             ) from None
-        except (OSError, RayError) as error:  # what requests raises is an OSError
+        except (OSError, RayError, RayStateApiException) as error:  # what requests raises is an OSError
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise Unreachable(
                 f"--address {self.address} is no Ray dashboard that answers ({reason}); name the cluster's, such as "

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from distrib import __version__
 from distrib.data.source import DataSource, Samples
 from distrib.data.split import SPLITS, Split, stratified
 from distrib.errors import DataError
-from distrib.files import file_sha256
+from distrib.files import file_sha256, locked
 from distrib.values import Value
 
 Packing = Literal["ffcv", "memory"]
@@ -37,6 +37,8 @@ Encoding = Literal["array", "rgb-raw", "rgb-jpeg"]
 
 LARGE = 128 * 128
 """Pixels above which RGB images are packed as JPEG unless told otherwise."""
+WAIT = 4 * 3600
+"""Seconds that another process is waited for, which packs or copies the same data."""
 
 
 class Card(Value):
@@ -129,16 +131,55 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
     ``job`` is the resolved prepare job that the cards keep. Nothing is left half-written. Raises :class:`DataError`.
     """
     folder = folder_of(data)
-    if folder.is_dir():
-        stale = _stale(folder, data, packing)
-        if stale is None:
-            say(f"data: {folder} (already prepared)")
-            return folder
-        say(f"data: preparing {folder} anew: {stale}")
+    if _ready(folder, data, packing, say):  # without a lock: a store may be read-only
+        return folder
     samples = _cut(data)
-    train = samples["train"]
     _check_space(folder, samples)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, say):
+        if not _ready(folder, data, packing, say):  # another process may have packed them meanwhile
+            _pack(folder, samples, data, packing, job, job_digest, say)
+    return folder
+
+
+def _ready(folder: Path, data: DataSource, packing: Packing, say: Callable[[str], None]) -> bool:
+    stale = _stale(folder, data, packing) if folder.is_dir() else ""
+    if stale is None:
+        say(f"data: {folder} (already prepared)")
+    return stale is None
+
+
+@contextmanager
+def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Nobody else packs these data meanwhile; who does is waited for."""
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.parent / f".{folder.name}.lock"
+            try:
+                stack.enter_context(locked(lock, 0, remove=True))
+            except BlockingIOError:
+                say(f"data: another process is packing {folder}; waiting for it")
+                stack.enter_context(locked(lock, WAIT, remove=True))
+        except OSError as error:
+            raise DataError(
+                f"data.store: {folder.parent} cannot be written to, or not be locked ({error.strerror}); choose "
+                "another folder"
+            ) from None
+        yield
+
+
+def _pack(
+    folder: Path,
+    samples: dict[Split, Samples],
+    data: DataSource,
+    packing: Packing,
+    job: dict,
+    job_digest: str,
+    say: Callable[[str], None],
+) -> None:
+    if folder.is_dir():
+        say(f"data: preparing {folder} anew: {_stale(folder, data, packing)}")
+    train = samples["train"]
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         hashes, moments = {}, None
@@ -177,7 +218,6 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def _stale(folder: Path, data: DataSource, packing: Packing) -> str | None:

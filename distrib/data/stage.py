@@ -1,14 +1,14 @@
 """Packed data copied once to a machine's own disk: reading at random over a network file system is slow."""
 
-import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from distrib.data.beton import Card, open_split
+from distrib.data.beton import WAIT, Card, open_split
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
+from distrib.files import locked
 
 
 def staged(data: Path, stage: str | None) -> Path:
@@ -23,8 +23,7 @@ def staged(data: Path, stage: str | None) -> Path:
     cards = [open_split(data, split, "evaluation").card for split in SPLITS]
     try:
         room.mkdir(parents=True, exist_ok=True)
-        with (room / f".{data.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(room / f".{data.name}.lock", WAIT):
             if not _whole(copy, cards):
                 for left in room.glob(f".{data.name}-*"):  # of a process that was killed
                     shutil.rmtree(left, ignore_errors=True)

@@ -27,7 +27,7 @@ from distrib.journal import Journal
 from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
-from distrib.runs import ROBUST, kept_result, read_record, run_folder
+from distrib.runs import ROBUST, begun, kept_result, read_record, run_folder
 from distrib.search import cost, space
 from distrib.search.books import Books, Outcome, Trial, best
 from distrib.search.tables import files
@@ -68,7 +68,7 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri))
     data = prepared_for(job.train, folder, display)
-    with session(job.cluster, dashboard=True) as resources:
+    with session(job.cluster, dashboard=True, lost=begun(folder, display)) as resources:
         prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)
         units = job.cluster.max_workers * (1 if use_gpu else job.cluster.cpus_per_worker)

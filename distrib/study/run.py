@@ -29,7 +29,7 @@ from distrib.judgement import subject_of
 from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import kept_result, run_folder
+from distrib.runs import begun, kept_result, run_folder
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Findings
 from distrib.study.task import Task
@@ -47,7 +47,10 @@ def run_study(job: Study, display: Display) -> dict:
             return result
         data = prepared_for(job, folder, display)
         subjects = _given(job, data, display)
-        with session(job.cluster) as resources, tracked(job, folder, display, pins) as tracker:
+        with (
+            session(job.cluster, lost=begun(folder, display)) as resources,
+            tracked(job, folder, display, pins) as tracker,
+        ):
             prove(resources, folder, data, job.cluster)
             if isinstance(job.study, Capacity):
                 subjects = _trained(job, folder, data, tracker, resources, display, clock)

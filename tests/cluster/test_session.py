@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import ray
 
+from distrib.cluster import session
 from distrib.cluster.session import Node, Resources
 from distrib.errors import JobError
 from distrib.job import Cluster
@@ -50,6 +53,23 @@ def test_gpus_and_cpus_are_counted_on_the_same_node():
 def test_auto_takes_gpus_only_where_every_worker_gets_one(device: str, workers: int, gpu: bool):
     cluster = Cluster.model_validate({"device": device, "num_workers": workers})
     assert GPUS.use_gpu(cluster) is gpu
+
+
+def test_machines_of_a_run_that_was_begun_are_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """A head that was replaced has no workers yet; a new run is refused at once."""
+    head, worker = ({"Alive": True, "Resources": {"CPU": cpus}} for cpus in (0, 2))
+    seen = iter([[head], [head], [head, worker]])
+    monkeypatch.setattr(ray, "nodes", lambda: next(seen))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    told: list[str] = []
+    cluster = Cluster(num_workers=2, wait_seconds=60)
+    assert session._enough(cluster, False, told.append).cpus == 2
+    (line,) = told
+    assert line.startswith("waiting for machines, at most 60 s: cluster.num_workers: 2 workers x 1 CPUs = 2 CPUs, but")
+    for local, lost in ((False, None), (True, told.append)):
+        seen = iter([[head]])
+        with pytest.raises(JobError, match="the cluster has 0"):
+            session._enough(cluster, local, lost)
 
 
 LISTENERS = """

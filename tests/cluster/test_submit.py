@@ -57,6 +57,15 @@ def test_the_exit_status_is_the_jobs_own(status: str, exit_status: int | None, o
     assert not Attempt("x-1", "x", 1, "RUNNING", 0.0, None, None, "").over
 
 
+def test_a_dashboard_that_fails_half_way_is_told_in_a_line():
+    from ray.util.state.exception import RayStateApiException
+
+    remote = object.__new__(Remote)
+    remote.address = NOBODY
+    with pytest.raises(JobError, match=r"is no Ray dashboard that answers .*partial"), remote._answering():
+        raise RayStateApiException("a partial answer")
+
+
 def test_a_submission_is_found_again_whatever_other_runs_are_called(monkeypatch: pytest.MonkeyPatch):
     """x-1 is the first submission of the run x, and a run: a user has to say which, what is under way does not."""
     known = [

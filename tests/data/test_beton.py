@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,28 @@ def test_three_splits_with_their_cards(tmp_path: Path, digits_source: Sources, p
         assert card.job == {"kind": "prepare"} and card.job_digest == "a digest"
         assert Card.model_validate_json(card.model_dump_json()) == card
     assert len(said) == 3 and all(split in text for split, text in zip(SPLITS, said, strict=True))
+
+
+def test_of_two_who_pack_the_same_data_at_once_one_does(
+    tmp_path: Path, digits_source: Sources, monkeypatch: pytest.MonkeyPatch
+):
+    """The other one waits, and takes what is there: to pack anew would pull it away under a training."""
+    data, both, said, found = digits_source(tmp_path), threading.Barrier(2), [], []
+    cut = beton_module._cut
+
+    def together(source: DataSource) -> dict[Split, Samples]:
+        both.wait(timeout=60)
+        return cut(source)
+
+    monkeypatch.setattr(beton_module, "_cut", together)
+    packers = [threading.Thread(target=lambda: found.append(pack(data, "memory", said))) for _ in range(2)]
+    for one in packers:
+        one.start()
+    for one in packers:
+        one.join(timeout=60)
+    assert found == [folder_of(data)] * 2 and [path.name for path in tmp_path.iterdir()] == [found[0].name]
+    assert sum(" images " in text for text in said) == 3 and sum("already prepared" in text for text in said) == 1
+    assert not any("anew" in text for text in said)
 
 
 def test_the_numbers_on_a_card_are_those_of_its_pixels(digits: Path):

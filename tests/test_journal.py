@@ -1,0 +1,43 @@
+"""Metrics on their way to MLflow, heard in one thread and caught up in another."""
+
+import threading
+import time
+
+from distrib.journal import Journal
+from distrib.progress import Display
+
+
+class Slow:
+    """A tracking server that takes its time."""
+
+    def __init__(self):
+        self.sent: list[int] = []
+
+    def attempt(self, what, say) -> bool:
+        what()
+        return True
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        time.sleep(0.02)
+        self.sent.append(step)
+
+    def logged(self, metric: str) -> int:
+        return 0
+
+
+def test_every_epoch_is_logged_once_whoever_logs_it():
+    server = Slow()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    history = [{"train_loss": float(epoch)} for epoch in range(1, 21)]
+
+    def hear() -> None:
+        for epoch, metrics in enumerate(history, 1):
+            journal.add("robust", epoch, metrics)
+
+    listener = threading.Thread(target=hear)
+    listener.start()
+    time.sleep(0.05)
+    journal.catch_up("robust", history)
+    journal.settle()
+    listener.join(timeout=30)
+    assert server.sent == list(range(1, 21))
