@@ -1,4 +1,4 @@
-"""What a search remembers, whom it calls best, what it says it will cost, and what it leaves in tables."""
+"""What a search remembers, whom it calls best, and what it leaves in tables."""
 
 import csv
 import io
@@ -8,55 +8,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from documents import TUNE, changed
+from searches import EPSILON, STEP, WIDTH, Kept, epoch, outcome, tune
 
-from distrib.data.beton import open_split
 from distrib.errors import InputError, JobError
-from distrib.job import Tune
-from distrib.jobfile import parse
 from distrib.progress import Display
-from distrib.search import cost, sampler, tables
+from distrib.search import sampler, tables
 from distrib.search.books import Books, Outcome, Trial, best, front
-from distrib.search.space import drawn, settle, trial_job
+from distrib.search.space import drawn, trial_job
 from distrib.search.values import Asha, Choice, Integers, LogUniform, Optuna, Uniform
-
-EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
-
-
-def tune(changes: dict | None = None) -> Tune:
-    job = parse(changed(TUNE, changes or {}), [], "here")
-    assert isinstance(job, Tune)
-    return job.resolved()
-
-
-def epoch(robust: float, clean: float = 0.9) -> dict:
-    return {
-        "validation_robust_accuracy": robust, "validation_clean_accuracy": clean, "train_loss": 1.0,
-        "train_seconds": 30.0, "validation_seconds": 6.0,
-    }  # fmt: skip
-
-
-def outcome(
-    number: int, *robust: float, clean: float = 0.9, job: Tune | None = None, state: str = "finished"
-) -> Outcome:
-    settings = {EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]}
-    history = [epoch(one, clean) for one in robust]
-    return Outcome.of(job or tune(), Trial(number, settings, "finished"), history, units=2)
-
-
-class Kept(Books):
-    """Books whose trials have these histories instead of checkpoints."""
-
-    def __init__(self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]]):
-        super().__init__(job, folder, 2)
-        self.known = {}
-        for number, (state, history) in enumerate(histories, 1):
-            self.add({EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]})
-            self.note(number, state, "it broke" if state == "failed" else "")
-            self.known[number] = history
-
-    def history(self, number: int) -> list[dict]:
-        return self.known[number]
 
 
 def test_books_are_found_again_as_they_were_left(tmp_path: Path):
@@ -153,78 +112,6 @@ def test_optuna_asks_first_for_what_was_begun_and_knows_what_ended():
     assert [one.value for one in study.trials[:2]] == [0.3, 0.6] and study.best_value == 0.6
     asked = study.ask(sampler.distributions(job.space))
     assert sampler.settings_of(job.space, asked.params) == left[0].settings
-
-
-def test_kinds_of_trial_are_told_by_what_their_time_depends_on():
-    job = tune()
-    one, other = ({EPSILON: epsilon, STEP: 1.0, WIDTH: 0.25} for epsilon in (0.1, 0.3))
-    assert cost.kind_of(settle(job, one)) == cost.kind_of(settle(job, other))
-    assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(job, one | {WIDTH: 0.5}))
-    longer = tune({"train.objective.attack.num_steps": 9})
-    assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(longer, one))
-
-
-def test_the_estimate_is_images_by_speed_and_the_budget_is_kept(digits: Path):
-    card = open_split(digits, "train", "training").card
-    job = tune({"search": {"method": "random", "num_trials": 6}})
-    speeds = dict.fromkeys(cost.kinds(job), 100.0)
-    found = cost.estimate(job, speeds, card, held_out=30, units=1)
-    # 6 trials x 4 epochs x (270 images trained on + 30 judged at 7/6 of a training step) / 100 images/s
-    assert found.at_most == pytest.approx(6 * 4 * (270 + 30 * 7 / 6) / 100 / 3600) and found.about == found.at_most
-    halved = tune({"search": {"method": "random", "num_trials": 6},
-                   "stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})  # fmt: skip
-    assert cost.estimate(halved, speeds, card, 30, 1).about == pytest.approx(found.at_most * (2 + 2 / 2) / 4)
-    faster = cost.estimate(tune({"cluster.num_workers": 2}), speeds, card, 30, units=2)
-    assert faster.at_most == pytest.approx(found.at_most / 2), "half the trials; two workers take half as long"
-    cost.within_budget(tune({"budget_hours": 1}), found, "core")
-    with pytest.raises(JobError, match=r"6 trials would take 0\.02 core-hours.*0\.01 are allowed"):
-        cost.within_budget(tune({"budget_hours": 0.01}), found, "core")
-
-
-def test_every_choice_of_a_sampler_is_timed_and_it_may_choose_the_dearest_each_time(digits: Path):
-    card = open_split(digits, "train", "training").card
-    widths = {"space": {WIDTH: {"choice": [0.25, 0.5, 1, 2]}}, "search": {"method": "optuna", "num_trials": 8}}
-    job = tune(widths)
-    kinds = cost.kinds(job)
-    assert sorted(training.model.width for training in kinds.values()) == [0.25, 0.5, 1, 2]
-    speeds = {kind: 100 / training.model.width for kind, training in kinds.items()}
-    found = cost.estimate(job, speeds, card, held_out=30, units=1)
-    one = 4 * (270 + 30 * 7 / 6) / 100 / 3600
-    assert found.about == pytest.approx(2 * (0.25 + 0.5 + 1 + 2) * one)
-    assert found.at_most == pytest.approx(8 * 2 * one)
-    few = tune(widths | {"search": {"method": "optuna", "num_trials": 2}})
-    assert len(cost.kinds(few)) == 4 and cost.estimate(few, speeds, card, 30, 1).at_most == pytest.approx(2 * 2 * one)
-
-
-STEPS = "objective.attack.num_steps"
-
-
-def test_what_a_sampler_may_combine_is_timed_if_it_can_be_trained_and_matters():
-    def timed(space: dict) -> list[tuple]:
-        job = tune({"space": space, "search": {"method": "optuna", "num_trials": 8}})
-        found = cost.kinds(job).values()
-        return sorted((one.model.width, one.objective.attack.num_steps) for one in found)
-
-    lr = {"optim.lr": {"loguniform": [1e-3, 1e-1]}}
-    width, steps = {WIDTH: {"choice": [2, 0.25]}}, {STEPS: {"integers": [1, 20]}}
-    assert timed({**width, **steps, **lr}) == [(0.25, 1), (0.25, 20), (2, 1), (2, 20)]
-    nesterov = {"optim.nesterov": {"choice": [False, True]}, "optim.momentum": {"choice": [0.9, 0]}}
-    assert timed({**width, **nesterov}) == [(0.25, 5), (2, 5)], "nesterov without momentum is no reason to refuse"
-    many = {
-        WIDTH: {"choice": [0.25, 0.5, 1, 2]},
-        STEPS: {"choice": [1, 2, 3]},
-        "optim.batch_size": {"choice": [8, 16, 32]},
-    }
-    job = tune({"space": many, "search": {"method": "optuna", "num_trials": 8}})
-    found = [(one.model.width, one.objective.attack.num_steps, one.optim.batch_size) for one in cost.plausible(job)]
-    assert len(found) == 8 and (2, 3, 32) in found, "the ends, where all are too many"
-
-
-def test_a_step_of_every_kind_can_be_timed(digits: Path):
-    card = open_split(digits, "train", "training").card
-    job = tune({"space": {WIDTH: {"choice": [0.25, 2]}}})
-    speeds = [cost.timed(card, training, workers=2, threads=1, cuda=False) for training in cost.kinds(job).values()]
-    assert all(speed > 0 for speed in speeds)
 
 
 HISTORIES = [
@@ -327,86 +214,6 @@ def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path:
     assert [before[books.name(number)][0] for number in (1, 2)] == ["FINISHED", "KILLED"]
     Watch(job, books, parent, Display()).settle()
     assert runs() == before
-
-
-def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
-    """Three reached the rung at 2 epochs with 0.5, 0.4 and 0.2; half shall go on: the cutoff is their median."""
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.cluster.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
-    ended = [("finished", [epoch(0.1), epoch(one), epoch(one), epoch(one)]) for one in (0.5, 0.4)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.2)]), ("running", [epoch(0.9), epoch(0.9)])])
-    decisions = {}
-    for robust in (0.39, 0.41):
-        rule, trial = scheduler(job, books), Known("new")
-        rule.on_trial_add(None, trial)
-        assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1)) == TrialScheduler.CONTINUE
-        decisions[robust] = rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1), epoch(robust)], 1))
-    assert decisions == {0.39: TrialScheduler.STOP, 0.41: TrialScheduler.CONTINUE}
-
-
-def test_the_median_rule_bears_what_it_is_told_after_a_restart(tmp_path: Path):
-    """It refuses more of a trial that it would have stopped, and trips over one that failed before its first epoch."""
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.cluster.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
-    ended = [("finished", [epoch(one)] * 4) for one in (0.5, 0.6)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.1), epoch(0.2)]), ("failed", [])])
-    rule, failed, trial = scheduler(job, books), Known("failed"), Known("new")
-    for one in (failed, trial):
-        rule.on_trial_add(None, one)
-    rule.on_trial_complete(None, failed, {})
-    rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1))
-    assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)] * 2, 1)) == TrialScheduler.STOP
-
-
-def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: Path):
-    from types import SimpleNamespace
-
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.cluster.tune import scheduler, worth
-
-    job = tune({"stopping": {"stop": "asha", "grace_epochs": 1, "reduction_factor": 3}})
-    better = [("finished", [epoch(0.5)] * 4)] * 3
-    books = Kept(job, tmp_path, [*better, ("running", [epoch(0.1), epoch(0.1)])])
-    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="resumed", config={"number": 4})
-    rule.on_trial_add(None, trial)
-    third = worth(job.score, [epoch(0.1)] * 3, 1)
-    assert rule.on_trial_result(None, trial, third) == TrialScheduler.STOP, "the rung at 3 is new to it"
-    other = SimpleNamespace(trial_id="other", config={"number": 4})
-    rule.on_trial_add(None, other)
-    assert rule.on_trial_result(None, other, third | {"epoch": 2}) == TrialScheduler.CONTINUE, "that at 1 is not"
-    (tmp_path / "newest").mkdir()
-    books = Kept(job, tmp_path / "newest", [*better, ("running", [epoch(0.1)])])
-    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="unheard", config={"number": 4})
-    rule.on_trial_add(None, trial)
-    second = worth(job.score, [epoch(0.1)] * 2, 1)
-    assert rule.on_trial_result(None, trial, second) == TrialScheduler.STOP, "of its newest nobody knows"
-
-
-def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
-    """It would pause where it knows too little, and a paused training cannot go on."""
-    from types import SimpleNamespace
-
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.cluster.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
-    pending = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
-    for known, expected in (([], TrialScheduler.CONTINUE), ([0.5, 0.6], TrialScheduler.STOP)):
-        folder = tmp_path / str(len(known))
-        folder.mkdir()
-        books = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
-        rule, trial = scheduler(job, books), Known("new")
-        rule.on_trial_add(pending, trial)
-        rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)], 1))
-        assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)], 1)) == expected
 
 
 def test_a_stopped_trial_wins_only_where_none_was_finished():
