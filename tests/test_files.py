@@ -23,7 +23,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_a_lock_is_one_holder_s_at_a_time_and_leaves_nothing(tmp_path: Path):
-    """Also where the one before has removed the file that the next one waits for."""
     path, inside, seen = tmp_path / "lock", [], []
 
     def hold(number: int) -> None:
@@ -41,6 +40,23 @@ def test_a_lock_is_one_holder_s_at_a_time_and_leaves_nothing(tmp_path: Path):
     assert seen == [1, 1, 1, 1] and list(tmp_path.iterdir()) == []
     with locked(path, 0), pytest.raises(BlockingIOError), locked(path, 0):
         pass
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between opening and locking, whoever held it left and took the file along; somebody else may make a new one."""
+    path, real, first = tmp_path / "lock", fcntl.flock, [True]
+
+    def flock(file: object, how: int) -> None:
+        real(file, how)  # pyright: ignore[reportArgumentType]
+        if first:
+            first.pop()
+            path.unlink()
+            path.touch()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(path, 0), pytest.raises(BlockingIOError), locked(path, 0):
+        pass
+    assert not first
 
 
 def test_a_folder_that_cannot_be_locked_is_not_called_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
