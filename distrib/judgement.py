@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from distrib import __version__, registry
 from distrib.cluster.evaluate import Judged, Task, evaluate
 from distrib.cluster.session import Resources
+from distrib.data.beton import Beton, open_split
 from distrib.data.beton import Card as DataCard
-from distrib.data.beton import open_split
 from distrib.data.loader import LoaderName, open_reader, shard
 from distrib.errors import JobError
 from distrib.evaluate import frozen
@@ -70,11 +71,16 @@ class Bench:
     @cached_property
     def test(self) -> DataCard:
         """What the test split is."""
-        return open_split(self.data, "test", "evaluation").card
+        return self.split.card
+
+    @property
+    def split(self) -> Beton:
+        """The packed test split."""
+        return open_split(self.data, "test", "evaluation")
 
     def subject(self, address: str) -> Subject:
         """The model of an address. Raises :class:`InputError` where it is not there, or made for other data."""
-        return subject_of(address, self.test, self.uri, self.trusted, self.display)
+        return subject_of(address, self.split, self.loader, self.uri, self.trusted, self.display)
 
     def judge(self, subject: Subject, suite: Evaluation, title: str) -> Verdict:
         """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
@@ -106,11 +112,13 @@ class Bench:
         return Verdict(subject, suite, judged, conclude(judged.evidence), contents, key)
 
 
-def subject_of(address: str, test: DataCard, uri: str, trusted: bool, display: Display) -> Subject:
+def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted: bool, display: Display) -> Subject:
     """The model of ``address``: a registered version, a checkpoint folder, an MLflow folder, a .pt2 or pickled file.
 
-    Raises :class:`InputError` where it is not there, or was made for other images or classes than those of ``test``.
+    Raises :class:`InputError` where it is not there, or was made for other images or classes than those of ``split``,
+    the test split.
     """
+    test = split.card
     height, width, channels = test.image
     if address.startswith("models:"):
         subject, card = registry.fetch_subject(address, uri, trusted, display.say)
@@ -121,32 +129,38 @@ def subject_of(address: str, test: DataCard, uri: str, trusted: bool, display: D
                 f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {address} takes "
                 f"{len(classes)} classes of {image}; name the data it was made for"
             )
-        return subject if image is not None else _fitting(subject, address, test)
+        return subject if image is not None else _fitting(subject, address, split, loader)
     path = Path(address).absolute()
     if (path / "state.json").exists() or not path.exists():
         stored = verify(path)
         subject = Weights.of(stored.job["model"], test, stored.judged)
         subject.load(World().device)  # refuses weights of other images or classes before anything starts
         return subject
-    return _fitting(in_folder(path, trusted), address, test)
+    return _fitting(in_folder(path, trusted), address, split, loader)
 
 
-def _fitting(subject: Subject, address: str, test: DataCard) -> Subject:
+def _fitting(subject: Subject, address: str, split: Beton, loader: LoaderName) -> Subject:
     """The subject. Raises :class:`JobError` unless it maps images of the test split to a logit a class."""
+    test = split.card
     height, width, channels = test.image
     module = subject.load(World().device)
+    # The batch that it will be judged on: one made here could lie otherwise in memory, which some networks feel
+    (batch,) = shard(open_reader(split, loader), np.arange(min(2, test.count)), 2, World())
     try:
         with torch.no_grad():
-            logits = module(torch.zeros(2, channels, height, width))
+            logits = module(batch.x)
     except Exception as error:  # whatever the model's own code raises for images it was not made for
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise JobError(
             f"model: {address} does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name the "
             "data it was made for, and export it for any batch size"
         ) from None
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, len(test.classes)):
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (len(batch.x), len(test.classes)):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise JobError(f"model: {address} gives {shape} for 2 images, not [2, {len(test.classes)}], a logit a class")
+        raise JobError(
+            f"model: {address} gives {shape} for {len(batch.x)} images, not [{len(batch.x)}, {len(test.classes)}], a "
+            "logit a class"
+        )
     return subject
 
 
@@ -181,7 +195,7 @@ def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
     rows = (broken + [i for i in attacked if i not in broken])[:SHOWN]
     if not rows:
         return []
-    reader = open_reader(open_split(bench.data, "test", "evaluation"), bench.loader)
+    reader = open_reader(bench.split, bench.loader)
     (batch,) = shard(reader, found.index[rows], len(rows), World())
     classes = bench.test.classes
     return [

@@ -211,7 +211,8 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared_for(job, folder, display)
-        subject = subject_of(job.model, open_split(data, "test", "evaluation").card, uri, job.trust_pickle, display)
+        test = open_split(data, "test", "evaluation")
+        subject = subject_of(job.model, test, job.loader, uri, job.trust_pickle, display)
         with (
             session(job.cluster, lost=begun(folder, display)) as resources,
             tracked(job, folder, display, pins) as tracker,

@@ -3,20 +3,22 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from distrib.data.beton import Card, open_split
+from distrib.data.beton import Beton, open_split
 from distrib.errors import CheckpointError, InputError
-from distrib.judgement import subject_of
+from distrib.job import Cluster
+from distrib.judgement import Bench, subject_of
 from distrib.progress import Display
 
 
 @pytest.fixture(scope="module")
-def test_card(digits: Path) -> Card:
-    return open_split(digits, "test", "evaluation").card
+def split(digits: Path) -> Beton:
+    return open_split(digits, "test", "evaluation")
 
 
 class Net(nn.Module):
@@ -40,14 +42,14 @@ def program(module: nn.Module, channels: int = 1, dynamic: bool = True) -> bytes
     return file.getvalue()
 
 
-def found(path: Path, card: Card, trusted: bool = False):
-    return subject_of(str(path), card, "sqlite:///none.db", trusted, Display())
+def found(path: Path, split: Beton, trusted: bool = False):
+    return subject_of(str(path), split, "memory", "sqlite:///none.db", trusted, Display())
 
 
-def test_a_program_that_fits_is_taken(tmp_path: Path, test_card: Card):
+def test_a_program_that_fits_is_taken(tmp_path: Path, split: Beton):
     (tmp_path / "net.pt2").write_bytes(program(Net(10)))
     for path in (tmp_path / "net.pt2", tmp_path):
-        module = found(path, test_card).load(torch.device("cpu"))
+        module = found(path, split).load(torch.device("cpu"))
         assert module(torch.rand(7, 1, 8, 8)).shape == (7, 10)
 
 
@@ -61,30 +63,47 @@ def test_a_program_that_fits_is_taken(tmp_path: Path, test_card: Card):
     ],
     ids=["other classes", "other channels", "a fixed batch", "damaged"],
 )
-def test_a_program_that_does_not_fit_is_refused(tmp_path: Path, test_card: Card, build, words: str):
+def test_a_program_that_does_not_fit_is_refused(tmp_path: Path, split: Beton, build, words: str):
     (tmp_path / "net.pt2").write_bytes(build())
     with pytest.raises(InputError, match=words):
-        found(tmp_path / "net.pt2", test_card)
+        found(tmp_path / "net.pt2", split)
 
 
-def test_a_pickle_is_loaded_only_if_trusted(tmp_path: Path, test_card: Card):
+def test_a_pickle_is_loaded_only_if_trusted(tmp_path: Path, split: Beton):
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), tmp_path / "net.pt")
     with pytest.raises(CheckpointError, match="trust_pickle: true"):
-        found(tmp_path / "net.pt", test_card)
-    assert found(tmp_path / "net.pt", test_card, trusted=True).load(torch.device("cpu"))(
-        torch.rand(3, 1, 8, 8)
-    ).shape == (3, 10)
+        found(tmp_path / "net.pt", split)
+    assert found(tmp_path / "net.pt", split, trusted=True).load(torch.device("cpu"))(torch.rand(3, 1, 8, 8)).shape == (
+        3,
+        10,
+    )
     torch.save({"a": 1}, tmp_path / "dict.pth")
     with pytest.raises(CheckpointError, match="is a dict, not a torch module"):
-        found(tmp_path / "dict.pth", test_card, trusted=True)
+        found(tmp_path / "dict.pth", split, trusted=True)
     (tmp_path / "bad.pt").write_bytes(b"no pickle")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        found(tmp_path / "bad.pt", test_card, trusted=True)
+        found(tmp_path / "bad.pt", split, trusted=True)
 
 
-def test_what_is_no_model_is_named(tmp_path: Path, test_card: Card):
+def test_what_is_no_model_is_named(tmp_path: Path, split: Beton):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no model"):
-        found(tmp_path / "empty", test_card)
+        found(tmp_path / "empty", split)
     with pytest.raises(CheckpointError, match="missing"):
-        found(tmp_path / "nowhere", test_card)
+        found(tmp_path / "nowhere", split)
+
+
+class Particular(nn.Module):
+    """Takes images that are not all black and lie in memory as a new tensor does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not x.any():
+            raise ValueError("black images")
+        return x.view(x.size(0), -1)[:, :10]
+
+
+def test_a_model_is_tried_on_the_images_that_it_will_be_judged_on(tmp_path: Path, digits: Path):
+    torch.save(Particular(), tmp_path / "net.pt")
+    resources: Any = None
+    bench = Bench(digits, "memory", Cluster(), resources, tmp_path, "sqlite:///none.db", True, Display())
+    assert bench.subject(str(tmp_path / "net.pt"))

@@ -34,4 +34,5 @@ class Augment(Value):
         elif not self.flip:
             return x
         every = torch.arange(batch, device=x.device)[:, None, None]
-        return x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        varied = x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return varied.clone(memory_format=torch.contiguous_format)  # contiguous() keeps the strides of one channel

@@ -148,8 +148,12 @@ def to_device(raw: Raw, device: torch.device) -> Raw:
 
 
 def unit(image: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [0, 1], contiguous."""
-    return image.contiguous().float() / 255
+    """uint8 0..255 -> float32 [0, 1], with the strides of a new tensor.
+
+    A permuted image of one channel counts as contiguous: ``contiguous()`` would keep its strides, (784, 1, 28, 1), and
+    ``x.view(len(x), -1)`` in a network would fail.
+    """
+    return image.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 @dataclass

@@ -86,10 +86,12 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
             models = transfer.labels(job.study)
         case Capacity():
             models = {}
-    test, uri = open_split(data, "test", "evaluation").card, tracking.address(job.tracking.uri)
-    if isinstance(job.study, Landscape) and job.study.examples > test.count:
-        raise JobError(f"study.examples: {job.study.examples} images, but the test split has {test.count}")
-    fetched = {one: subject_of(one, test, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())}
+    test, uri = open_split(data, "test", "evaluation"), tracking.address(job.tracking.uri)
+    if isinstance(job.study, Landscape) and job.study.examples > test.card.count:
+        raise JobError(f"study.examples: {job.study.examples} images, but the test split has {test.card.count}")
+    fetched = {
+        one: subject_of(one, test, job.loader, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())
+    }
     subjects = {label: fetched[address] for label, address in models.items()}
     if isinstance(job.study, Transfer):
         transfer.must_have_black_box({label: fingerprint(one) for label, one in subjects.items()})

@@ -37,7 +37,8 @@ def windows(image: Tensor, augment: Augment) -> list[Tensor]:
 def test_every_image_is_a_window_of_itself(augment: Augment, shape: tuple[int, ...]):
     x = images(shape)
     out = augment(x, noise(list(range(40))))
-    assert out.shape == x.shape and out.dtype == x.dtype and out.is_contiguous()
+    assert out.shape == x.shape and out.dtype == x.dtype
+    assert out.stride() == torch.empty(out.shape).stride()
     for before, after in zip(x, out, strict=True):
         assert any(torch.equal(after, window) for window in windows(before, augment))
 

@@ -88,10 +88,33 @@ def test_training_batches_are_the_same_epoch_by_epoch(
         assert len(batches) == one.steps == COUNT // batch_size
         assert same(batches, list(other.epoch(epoch)))
         for x, y, index in batches:
-            assert x.dtype == torch.float32 and x.shape == (batch_size, 1, 8, 8) and x.is_contiguous()
+            assert x.dtype == torch.float32 and x.shape == (batch_size, 1, 8, 8)
             assert x.min() >= 0 and x.max() <= 1 and y.dtype == index.dtype == torch.int64
     assert not same(epochs[0], epochs[1])
     assert same(list(one.epoch(1)), epochs[1])  # an epoch is a function of its number
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augment", [Augment(), Augment(crop_padding=1, flip=True)], ids=["plain", "augmented"])
+def test_a_batch_lies_in_memory_as_a_new_tensor_does(channels: int, augment: Augment):
+    """contiguous() leaves the strides of a permuted image of one channel as they are: then view(len(x), -1) fails."""
+    reader = Held(torch.randint(0, 256, (24, 6, 5, channels), dtype=torch.uint8))
+    (trained,) = TrainLoader(reader, 24, 0, 24, augment).epoch(0)
+    (whole,) = shard(reader, np.arange(24), 24, World())
+    (alone,) = shard(reader, np.arange(1), 24, World())
+    for batch in (trained, whole, alone):
+        assert batch.x.stride() == torch.empty(batch.x.shape).stride()
+
+
+class Held:
+    """Images that are held, as a reader."""
+
+    def __init__(self, image: torch.Tensor):
+        self.image = image
+
+    def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
+        for rows in torch.from_numpy(order).split(batch_size):
+            yield Raw(self.image[rows], torch.zeros_like(rows), rows)
 
 
 def test_without_augmentation_a_batch_holds_the_pixels_over_255(memory_reader: MemoryReader):

@@ -1,19 +1,22 @@
 """distrib.evaluate.witness: each image's fate where mathematics knows it, and every suspicion raised in its turn."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distrib.attack import PGD, margin
 from distrib.data.loader import Batch
 from distrib.errors import RunError
-from distrib.evaluate import reference, witness
+from distrib.evaluate import frozen, reference, witness
 from distrib.evaluate.claim import Claim, conclude, gather
-from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd
-from distrib.evaluate.witness import NOT_ASKED, STOOD, ShardResult, attack_shard
+from distrib.evaluate.points import points
+from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
+from distrib.evaluate.witness import NOT_ASKED, STOOD, Help, ShardResult, attack_shard
 from distrib.models import SmallCNN
 from distrib.threat import L2, Linf
 
@@ -289,3 +292,34 @@ def test_a_shard_survives_json(linear: Build):
     result = judged(model, batch(x, torch.zeros(6, dtype=torch.long)), suite(FGSM, PGD_20))
     again = ShardResult.of_json(json.loads(json.dumps(result.as_json())))
     assert again.as_json() == json.loads(json.dumps(result.as_json())) and again.clean == result.clean
+
+
+class Viewing(nn.Module):
+    """A linear network as many are written: it needs images that lie in memory as a new tensor does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.stride() == torch.empty(x.shape).stride()
+        return self.layer(x.view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.3), L2(epsilon=2)], ids=["linf", "l2"])
+def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Path, tmp_path: Path, threat: Linf | L2):
+    """By every attack and every probe: each of them hands images to the model."""
+    model, shard = Viewing(), points(digits, "memory", 1, np.arange(12), torch.device("cpu"))
+    with torch.no_grad():
+        shard = shard._replace(y=model(shard.x).argmax(dim=1))
+    save_file({"x_adv": shard.x, "index": shard.index}, tmp_path / "adversarial.safetensors")
+    attacks = (
+        FGSM, PGD_20, Pgd(attack="pgd", num_steps=5, restarts=3), RandomNoise(attack="noise", draws=2),
+        Square(attack="square", queries=5), Transfer(attack="transfer", source="a", num_steps=2),
+        Stored(attack="stored", path=str(tmp_path)), AUTO,
+    )  # fmt: skip
+    help = Help(source=lambda address: Viewing(), stored=lambda path, index: frozen.images(Path(path), index))
+    result, worst = attack_shard(model, shard, np.arange(12), Evaluation(threat=threat, attacks=attacks), help)
+    assert all(result.clean) and all(result.broken)
+    model(worst)
