@@ -22,7 +22,10 @@ def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Pa
 
 
 def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Display) -> Path:
-    """The same for the run in ``folder``, with the images that it began with. Raises :class:`JobError` otherwise."""
+    """The folder of the job's betons, if they hold the images that the run in ``folder`` began with.
+
+    Raises :class:`JobError` otherwise.
+    """
     data = prepared(job, display)
     must_be_the_same(data, folder)
     write_json(folder / "data.json", _hashes(data))

@@ -206,9 +206,9 @@ def load(uri: str) -> torch.nn.Module:
     """The stored model, as anyone would load it."""
     from mlflow.pytorch import load_model
 
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as room, warnings.catch_warnings():  # MLflow never removes what it fetched
         warnings.simplefilter("ignore")
-        return load_model(uri, device="cpu")
+        return load_model(uri, dst_path=room, device="cpu")
 
 
 def find(address: str, uri: str):

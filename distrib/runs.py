@@ -115,7 +115,7 @@ def begun(folder: Path, display: Display) -> Callable[[str], None] | None:
 
 
 def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
-    """The same, and says that the run is complete."""
+    """The result of a run that is complete, which the person at the terminal is told; else None."""
     result = read_result(folder)
     if result is None:
         return None

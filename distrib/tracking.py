@@ -27,7 +27,10 @@ BOUNDS = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody asked to tell others what is trained here
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for the result alone
 }
+FOREIGN = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
+"""Variables that would tie every metric to a model of another program; one that this server lacks takes none."""
 
 T = TypeVar("T")
 REFUSED = (401, 403)
@@ -58,6 +61,8 @@ def client(uri: str):
     """An MLflow client of ``uri``, reached now. Raises :class:`RegistryError` where it cannot be."""
     for name, value in BOUNDS.items():
         os.environ.setdefault(name, value)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # else it tells of every migration of a new database
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -1,6 +1,7 @@
 """What MLflow refuses, in words."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,16 @@ def test_a_run_is_not_put_into_another_experiment(tmp_path: Path, monkeypatch: p
         patch.setattr(MlflowClient, "create_experiment", busy)
         with pytest.raises(RunError, match="too many requests"):
             Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", "some", None, {})
+
+
+def test_a_model_of_another_program_in_the_environment_takes_no_metrics(uri: str, monkeypatch: pytest.MonkeyPatch):
+    """MLflow would tie every metric to it, and fails where the server has no such model."""
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-0123456789abcdef0123456789abcdef")
+
+    def log() -> int:
+        tracker = Tracker(uri, "tests", "some", None, {})
+        tracker.metrics({"train_loss": 0.5}, 1)
+        return tracker.logged("train_loss")
+
+    with ThreadPoolExecutor(1) as fresh:  # MLflow reads the variable once a thread
+        assert fresh.submit(log).result() == 1

@@ -34,7 +34,7 @@ class Probes:
     repeat_change: float
     """The largest change of a logit between identical calls, as a share of the logits' own spread."""
     company_change: float
-    """The same between an image alone, or in other company, and in its batch."""
+    """The largest change of a logit between an image in its batch and alone, or in other company; the same share."""
     state_changed: bool
     """A call in evaluation mode changed the model's buffers or parameters."""
     optimises: bool
@@ -52,7 +52,7 @@ class Probes:
     float32_right: int
     """Of the probed worst images, how many are classified rightly in float32."""
     bfloat16_right: int
-    """The same images, with the forward in bfloat16."""
+    """Of the probed worst images, how many are classified rightly with the forward in bfloat16."""
     reduced: int
     """How many images that were."""
 

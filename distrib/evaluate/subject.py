@@ -92,7 +92,7 @@ Subject = Weights | Exported | Pickled
 
 
 def fingerprint(subject: Subject) -> str:
-    """The same for the same tensors, whether in a checkpoint, an exported program or a pickle, under any names."""
+    """A hash of the model's tensors, whether in a checkpoint, an exported program or a pickle, under any names."""
     state = subject.load(torch.device("cpu")).state_dict().values()
     each = sorted(
         hashlib.sha256(f"{tuple(one.shape)}".encode() + one.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -282,7 +282,7 @@ class Evaluation(Value):
         return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 
     def resolved(self, threat: Threat, grey: bool) -> "Evaluation":
-        """The same with its threat and its attacks written out."""
+        """The same evaluation with its threat and its attacks written out."""
         attacks = self.attacks or attacks_of(self.tier or "standard", grey, self.sources)
         return self.model_copy(
             update={"threat": self.threat or threat, "attacks": attacks, "tier": None, "sources": ()}

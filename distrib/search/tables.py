@@ -85,7 +85,7 @@ def trials_csv(job: Tune, books: Books) -> bytes:
 
 
 def trials_json(job: Tune, books: Books) -> bytes:
-    """The same, with the accuracies of every epoch."""
+    """Every trial, with the accuracies of every epoch."""
     names = ("validation_robust_accuracy", "validation_clean_accuracy", "train_loss")
     rows = [
         {
