@@ -27,8 +27,9 @@ import yaml
 
 from distrib import tracking
 from distrib.data.beton import open_split
+from distrib.data.order import chosen
 from distrib.evaluate import reference
-from distrib.evaluate.points import chosen, points
+from distrib.evaluate.points import points
 from distrib.jobfile import parse
 from distrib.judgement import subject_of
 from distrib.preparation import prepared

@@ -96,6 +96,7 @@ class Validation(Value):
     attack: PGD | None = None
     """None: PGD-10 with a step of epsilon/4, over the evaluation's threat."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
+    """So many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     """An epoch below it is not the best one while there is one above it."""
 

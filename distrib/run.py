@@ -20,6 +20,7 @@ from distrib import checkpoints, registry, tracking
 from distrib.clock import Clock
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
+from distrib.data.order import chosen
 from distrib.data.split import SPLITS
 from distrib.evaluate.card import Card
 from distrib.evaluate.claim import Claim
@@ -124,7 +125,8 @@ def _register(
     job: Train, best: Stored, card: Card, files: dict[str, bytes], data: Path, tracker: Tracker, display: Display
 ) -> registry.Registered:
     validation = open_split(data, "validation", "training")
-    (batch,) = shard(open_reader(validation, job.loader), np.arange(min(4, validation.card.count)), 4, World())
+    few = chosen(validation.card.count, 4, job.seed)
+    (batch,) = shard(open_reader(validation, job.loader), few, len(few), World())
     entry = registry.Entry(_weights(job, data, best), card, files, batch.x.numpy())
     registered = registry.register(entry, job.model_name, tracker)
     display.say(f"registered: {registered.uri} ({registered.champion})")

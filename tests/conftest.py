@@ -11,7 +11,7 @@ from drive import INHERITED
 from torch import Tensor, nn
 
 from distrib.data.beton import ffcv_usable, prepare
-from distrib.data.source import Digits
+from distrib.data.source import Digits, Folder
 from distrib.evaluate.subject import Weights
 from distrib.models import SmallCNN
 from distrib.state import save_weights
@@ -102,6 +102,15 @@ def pictures() -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sorted_by_class(tmp_path_factory: pytest.TempPathFactory, pictures: Callable[..., Path]) -> Path:
+    """Packed pictures of five classes, six of each held out; a folder's are sorted by class. To be read only."""
+    room = tmp_path_factory.mktemp("sorted")
+    root = pictures(room / "images", [(8, 8)] * 12, ("ant", "bee", "cat", "dog", "elk"))
+    data = Folder(source="folder", root=str(root), store=str(room), size=8, validation=0.5)
+    return prepare(data, "memory", {}, "digest", print)
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
+from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluate import frozen
 from distrib.evaluate.claim import gather
-from distrib.evaluate.points import chosen, points
+from distrib.evaluate.points import points
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.suite import Evaluation
 from distrib.evaluate.suspicion import Evidence

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -21,6 +20,7 @@ from distrib.cluster.board import Note, Started, post
 from distrib.cluster.network import PinnedTorchConfig
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
+from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.job import Cluster, Elastic, Train, digest, dump
@@ -61,7 +61,7 @@ def worker(config: dict) -> None:
     readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
     assert job.validation.attack is not None
     validation = trainer.Validation(
-        readers[1], np.arange(min(job.validation.max_examples, held_out.card.count)), job.validation.attack, job.seed
+        readers[1], chosen(held_out.card.count, job.validation.max_examples, job.seed), job.validation.attack, job.seed
     )
     height, width, channels = train.card.image
     for phase, part in order.phases.items():

@@ -1,6 +1,7 @@
 """Which samples meet in which global batch: a function of (seed, epoch) alone, cut among the ranks.
 
-One, two or eight workers see the same global batches in the same order; each takes its slice of every one.
+One, two or eight workers see the same global batches in the same order; each takes its slice of every one. Where only
+some images of a split are measured, which ones is a draw with the seed too.
 """
 
 import numpy as np
@@ -25,3 +26,13 @@ def rank_order(count: int, seed: int, epoch: int, batch_size: int, rank: int, si
     batches = epoch_order(count, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
     start, stop = bounds(batch_size, rank, size)
     return batches[:, start:stop].reshape(-1)
+
+
+def chosen(count: int, n: int | None, seed: int) -> np.ndarray:
+    """``n`` of the indices ``0 .. count - 1`` (None: all of them) in a random order; int64.
+
+    A draw with the seed, not the first ones: a split that is sorted by class begins with images of one class. A smaller
+    ``n`` takes the first of the same draw.
+    """
+    draw = np.random.Generator(np.random.Philox(key=[seed, 0xE7A1]))
+    return draw.permutation(count)[: min(count, n or count)]

@@ -11,15 +11,6 @@ from distrib.data.loader import Batch, LoaderName, Reader, open_reader, shard
 from distrib.world import World
 
 
-def chosen(count: int, n: int | None, seed: int) -> np.ndarray:
-    """The evaluated images' indices into a test split of ``count``, in the evaluation's order.
-
-    A draw with the seed, not the first ones: in a folder those are all of one class.
-    """
-    draw = np.random.Generator(np.random.Philox(key=[seed, 0xE7A1]))
-    return draw.permutation(count)[: min(count, n or count)]
-
-
 def points(data: Path, loader: LoaderName, threads: int, indices: np.ndarray, device: torch.device) -> Batch:
     """The test images ``indices`` (places in the split) of the betons in ``data``, as one batch on ``device``."""
     (batch,) = shard(_reader(data, loader, threads), indices, len(indices), World(device=device))

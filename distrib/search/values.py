@@ -199,7 +199,7 @@ class Score(Value):
     attack: PGD
     """Fixed: were each trial judged at the epsilon it trained with, the smallest epsilon would win."""
     max_examples: Count = 1000
-    """Of the validation images."""
+    """Of the validation images, drawn with the seed: the same ones for every trial and epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of an epoch that counts; a trial without one ranks behind all trials that have one."""
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("robust",)

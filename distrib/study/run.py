@@ -20,8 +20,8 @@ from distrib.cluster.preflight import prove
 from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
+from distrib.data.order import chosen
 from distrib.errors import JobError
-from distrib.evaluate.points import chosen
 from distrib.evaluate.subject import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump

@@ -9,8 +9,9 @@ from torch import nn
 
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
+from distrib.data.order import chosen
 from distrib.data.stage import staged
-from distrib.evaluate.points import chosen, points
+from distrib.evaluate.points import points
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.witness import exact_float32
 from distrib.values import Value

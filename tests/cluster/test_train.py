@@ -1,0 +1,86 @@
+"""What a training worker does, in this process and without Ray: what it measures, keeps and says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray.train
+import torch
+from documents import job
+from torch import nn
+
+from distrib import trainer
+from distrib.checkpoints import ROBUST, best_epoch, history
+from distrib.cluster import train
+from distrib.cluster.train import Order
+from distrib.data.beton import open_split
+from distrib.data.loader import MemoryReader
+from distrib.job import Train
+from distrib.world import World
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
+    """``work(job, data)`` trains as the one worker of ``job``, in ``tmp_path / "run"``; returns what it posted."""
+    monkeypatch.setattr(train, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(train.ray.util, "get_node_ip_address", lambda: "here")
+    monkeypatch.setattr(ray.train, "report", lambda metrics: None)
+
+    def run(job: Train, data: Path) -> list[object]:
+        posted: list[object] = []
+        monkeypatch.setattr(train, "post", lambda board, phase, notice: posted.append(notice))
+        train.worker({"order": Order(job, data, tmp_path / "run", {"robust": job}), "board": None})
+        return posted
+
+    return run
+
+
+def train_job(data: Path, **changes: object) -> Train:
+    """A short training on those pictures."""
+    fields: dict[str, object] = {
+        "data": {"source": "folder", "root": str(data)},
+        "model__width": 0.25,
+        "optim__batch_size": 10,
+        "optim__epochs": 3,
+        "objective": {"method": "natural"},
+        "evaluation__threat": {"norm": "linf", "epsilon": 0.1},
+        "validation__max_examples": 10,
+    }
+    made = job(**fields | changes)
+    assert isinstance(made, Train)
+    return made.resolved()
+
+
+class Misleading:
+    """In the first epoch a model that knows only the first two classes, afterwards one that knows only the others."""
+
+    def __init__(self):
+        self.seen: list[np.ndarray] = []
+
+    def accuracy(self, validation: trainer.Validation, model: nn.Module, world: World) -> tuple[float, float]:
+        reader = validation.reader
+        assert isinstance(reader, MemoryReader)
+        self.seen.append(validation.indices)
+        first = reader.label[torch.from_numpy(validation.indices)] < 2
+        right = (first if len(self.seen) == 1 else ~first).float().mean().item()
+        return right, right
+
+
+def test_the_epochs_are_compared_on_images_of_every_class(
+    tmp_path: Path, sorted_by_class: Path, work: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Ten of the first images would be of two classes, and the epoch that knows nothing else would be registered."""
+    misleading = Misleading()
+    monkeypatch.setattr(trainer.Validation, "accuracy", lambda *arguments: misleading.accuracy(*arguments))
+    job = train_job(sorted_by_class)
+    work(job, sorted_by_class)
+    found = history(tmp_path / "run" / "robust", pytest.fail)
+    assert best_epoch(found, 0.0) > 1, [epoch[ROBUST] for epoch in found]
+    labels = MemoryReader(open_split(sorted_by_class, "validation", "training")).label
+    assert {len(indices) for indices in misleading.seen} == {10}
+    assert len(set(labels[torch.from_numpy(misleading.seen[0])].tolist())) == 5
+    longer = train_job(sorted_by_class, optim__epochs=4)
+    work(longer, sorted_by_class)  # goes on after the third epoch
+    assert len(misleading.seen) == 4, "and every epoch on the same images, also after a restart"
+    assert all(np.array_equal(indices, misleading.seen[0]) for indices in misleading.seen)
