@@ -58,21 +58,63 @@ def score(epoch: dict, floor: float) -> float:
     return robust if clean >= floor else clean - floor - 1
 
 
+def ranking(history: list[dict], floor: float) -> list[int]:
+    """Every epoch (from 1), the best one first: by :func:`score`, then clean accuracy; the later of equals."""
+    return sorted(
+        range(1, len(history) + 1),
+        key=lambda epoch: (score(history[epoch - 1], floor), history[epoch - 1][CLEAN], epoch),
+        reverse=True,
+    )
+
+
 def best_epoch(history: list[dict], floor: float) -> int:
-    """The epoch (from 1) with the highest :func:`score`; the first of equals."""
-    return max(range(len(history)), key=lambda i: (score(history[i], floor), -i)) + 1
+    """The first of the :func:`ranking`."""
+    return ranking(history, floor)[0]
 
 
 def best(run: Path, floor: float, say: Callable[[str], None]) -> Stored:
-    """The checkpoint that the run's history calls best. Raises :class:`CheckpointError` if it is gone or damaged."""
-    known = history(run, say)
-    if not known:
+    """The best checkpoint that is whole, by the history of the newest whole one.
+
+    Where it is not the best epoch of all, says which one that was and why it is passed over.
+    Raises :class:`CheckpointError` where none is whole, or none is there.
+    """
+    newest = latest(run, say)
+    if newest is None:
         raise CheckpointError(f"{run}: there is no checkpoint here")
-    return verify(folder_for(run, best_epoch(known, floor)))
+    order = ranking(newest.history, floor)
+    stored, why = newest, ""
+    for epoch in order[: order.index(newest.epoch)]:
+        try:
+            stored = verify(folder_for(run, epoch))
+            break
+        except CheckpointError as error:
+            why = why or str(error)
+    if stored.epoch != order[0]:
+        say(
+            f"the best epoch is {order[0]}, whose checkpoint cannot be used ({why}); epoch {stored.epoch} takes its "
+            "place, the best of those that can"
+        )
+    return stored
 
 
 def prune(run: Path, history: list[dict], keep: int, floor: float) -> None:
-    """Deletes all but the newest ``keep`` checkpoints and the best one."""
-    found = stored_epochs(run)
-    for epoch in set(found[:-keep]) - {best_epoch(history, floor)}:
+    """Deletes all but the newest ``keep`` checkpoints and the best one, up to the epoch at which ``history`` ends.
+
+    Where the best one is damaged it is left as it is, and the best of those that are whole is kept beside it.
+    """
+    found = [epoch for epoch in stored_epochs(run) if epoch <= len(history)]
+    kept = set(found[-keep:])
+    for epoch in ranking(history, floor):
+        kept.add(epoch)
+        if epoch == len(history) or _whole(folder_for(run, epoch)):  # the newest has just been written, and verified
+            break
+    for epoch in set(found) - kept:
         shutil.rmtree(folder_for(run, epoch), ignore_errors=True)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True

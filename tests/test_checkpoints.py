@@ -93,10 +93,16 @@ def test_where_all_are_damaged_the_run_does_not_start_over(tmp_path: Path, state
 
 @pytest.mark.parametrize(
     ("scores", "epoch"),
-    [((0.5,), 1), ((0.1, 0.3, 0.2), 2), ((0.3, 0.3, 0.3), 1), ((0.1, 0.4, 0.4, 0.2), 2), ((0.0, 0.0, 0.1), 3)],
+    [((0.5,), 1), ((0.1, 0.3, 0.2), 2), ((0.3, 0.3, 0.3), 3), ((0.1, 0.4, 0.4, 0.2), 3), ((0.0, 0.0, 0.1), 3)],
 )
-def test_the_best_epoch_is_the_first_of_the_highest(scores: tuple[float, ...], epoch: int):
+def test_the_best_epoch_is_the_last_of_the_highest(scores: tuple[float, ...], epoch: int):
     assert best_epoch(history(*scores), 0.0) == epoch
+
+
+@pytest.mark.parametrize(("clean", "epoch"), [((0.7, 0.9, 0.8), 2), ((0.9, 0.9, 0.8), 2), ((0.9, 0.7, 0.8), 1)])
+def test_of_equally_robust_epochs_the_one_with_the_higher_clean_accuracy_is_best(clean: tuple[float, ...], epoch: int):
+    epochs = [{ROBUST: 0.5, CLEAN: one} for one in clean]
+    assert best_epoch([*epochs, {ROBUST: 0.4, CLEAN: 1.0}], 0.0) == epoch
 
 
 @pytest.mark.parametrize(("floor", "epoch"), [(0.5, 2), (0.6, 3), (0.75, 1), (0.95, 1)])
@@ -107,10 +113,45 @@ def test_an_epoch_below_the_floor_is_best_only_where_none_is_above(floor: float,
 
 def test_the_best_checkpoint_is_the_one_the_newest_history_names(tmp_path: Path, state: State):
     fill(tmp_path, state, 0.1, 0.4, 0.4, 0.2)
-    assert best(tmp_path, 0.0, refuse).epoch == 2
+    assert best(tmp_path, 0.0, refuse).epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("damaged", "taken"), [([3], 2), ([3, 2], 4), ([3, 4], 2), ([3, 2, 1], 4), ([4], 3), ([4, 3, 2], 1)]
+)
+def test_where_the_best_is_damaged_the_best_of_the_whole_ones_is_taken(
+    tmp_path: Path, state: State, damaged: list[int], taken: int
+):
+    fill(tmp_path, state, 0.1, 0.4, 0.5, 0.2)
+    for epoch in damaged:
+        damage(tmp_path, epoch)
+    said: list[str] = []
+    assert best(tmp_path, 0.0, said.append).epoch == taken
+    known = max(set(range(1, 5)) - {epoch for epoch in damaged if set(range(epoch, 5)) <= set(damaged)})
+    if 3 in damaged and known > 3:
+        assert len(said) == 1 and "the best epoch is 3" in said[0] and f"epoch {taken} takes" in said[0]
+        assert f"{folder_for(tmp_path, 3) / 'weights.safetensors'}: damaged" in said[0]
+
+
+def test_where_none_is_whole_there_is_no_best_one(tmp_path: Path, state: State):
+    fill(tmp_path, state, 0.1, 0.2)
+    damage(tmp_path, 1)
     damage(tmp_path, 2)
-    with pytest.raises(CheckpointError, match=r"epoch-00002"):
-        best(tmp_path, 0.0, refuse)
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        best(tmp_path, 0.0, lambda text: None)
+
+
+def test_a_damaged_best_one_is_not_all_that_is_kept(tmp_path: Path, state: State):
+    """Epoch 2 is damaged while training goes on: epoch 3, the best of the others, is not thrown away for it."""
+    fill(tmp_path, state, 0.1, 0.9, 0.5)
+    prune(tmp_path, history(0.1, 0.9, 0.5), 1, 0.0)
+    damage(tmp_path, 2)
+    for epoch, scores in ((4, (0.1, 0.9, 0.5, 0.2)), (5, (0.1, 0.9, 0.5, 0.2, 0.3))):
+        state.step = epoch
+        save(state, folder_for(tmp_path, epoch), epoch, history(*scores), {}, "digest")
+        prune(tmp_path, history(*scores), 1, 0.0)
+    assert stored_epochs(tmp_path) == [2, 3, 5]
+    assert best(tmp_path, 0.0, lambda text: None).epoch == 3
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
@@ -121,7 +162,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, state: State, scores: 
         state.step = epoch
         save(state, folder_for(tmp_path, epoch), epoch, history(*scores[:epoch]), {}, "digest")
         prune(tmp_path, history(*scores[:epoch]), keep, 0.0)
-        top = max(scores[:epoch])
+        top = max(range(epoch), key=lambda place: (scores[place], place)) + 1
         newest = set(range(max(1, epoch - keep + 1), epoch + 1))
-        assert set(stored_epochs(tmp_path)) == newest | {scores.index(top) + 1}
-        assert best(tmp_path, 0.0, refuse).epoch == scores.index(top) + 1
+        assert set(stored_epochs(tmp_path)) == newest | {top}
+        assert best(tmp_path, 0.0, refuse).epoch == top
