@@ -8,7 +8,7 @@
     |   `-- RegistryError             a model address, a tracking server
     `-- RunError(RuntimeError)        a sound input whose run failed: exit status 1
         |-- NoRoom                    machines lacked for too long
-        `-- NonFiniteLoss             the outer loss became nan or inf
+        `-- NonFiniteLoss             the outer loss, or a weight, became nan or inf
 
 Every message names the field or file that is wrong and the cure. Errors cross process borders (Ray pickles
 them), so each takes its whole message as its one argument.
@@ -52,4 +52,5 @@ class NoRoom(RunError):
 
 
 class NonFiniteLoss(RunError):
-    """The outer loss became nan or inf on some rank; every rank stops before its optimiser moves."""
+    """The outer loss became nan or inf on some rank, and every rank stops before its optimiser moves; or a weight did,
+    and every rank stops before it is stored."""

@@ -76,6 +76,11 @@ class State:
         """The module whose accuracy counts: the average of the weights if there is one, else the model."""
         return self.average or self.model
 
+    def finite(self) -> bool:
+        """Whether every weight and every running statistic is finite, those of the average too."""
+        modules = [self.model] if self.average is None else [self.model, self.average]
+        return all(finite(module.state_dict()) for module in modules)
+
     def descend(self, loss: Tensor, share: float = 1.0) -> None:
         """One optimiser step down ``loss`` (a scalar, this rank's mean), on all ranks alike.
 
@@ -136,7 +141,12 @@ class Stored:
 
 
 def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict, job_digest: str) -> Stored:
-    """Writes ``state`` to ``folder``, aside first and then renamed. One rank does this, after whole epochs."""
+    """Writes ``state`` to ``folder``, aside first and then renamed. One rank does this, after whole epochs.
+
+    Raises :class:`NonFiniteLoss`, and writes nothing, where a weight is not finite.
+    """
+    if not state.finite():
+        raise NonFiniteLoss(f"{folder}: not written: the weights are no longer finite")
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -148,7 +158,7 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
     save_file(_plain(tensors), aside / "optimiser.safetensors")
     record = {
         "format": FORMAT, "step": state.step, "epoch": epoch, "history": history, "job": job, "job_digest": job_digest,
-        "optimiser": numbers, "scaler": state.scaler.state_dict(),
+        "optimiser": numbers, "scaler": state.scaler.state_dict(), "finite": True,
         "sha256": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
     }  # fmt: skip
     (aside / "state.json").write_text(json.dumps(record, indent=1))
@@ -177,7 +187,10 @@ def _replace(aside: Path, folder: Path) -> None:
 
 
 def verify(folder: Path) -> Stored:
-    """What is stored in ``folder``. Raises :class:`CheckpointError` if a file is missing, changed or unreadable."""
+    """What is stored in ``folder``.
+
+    Raises :class:`CheckpointError` if a file is missing, changed or unreadable, or holds weights that are not finite.
+    """
     cure = "use another checkpoint, or delete this folder"
     try:
         if (folder / SEAL).read_text() != file_sha256(folder / "state.json"):
@@ -188,6 +201,10 @@ def verify(folder: Path) -> Stored:
         for name, expected in record["sha256"].items():
             if file_sha256(folder / name) != expected:
                 raise CheckpointError(f"{folder / name}: damaged: its sha256 is not the one in state.json; {cure}")
+        if not record.get("finite"):  # an older version's, which did not look before it wrote
+            for name in sorted(record["sha256"].keys() & {"weights.safetensors", "average.safetensors"}):
+                if not finite(load_file(folder / name)):
+                    raise CheckpointError(f"{folder / name}: damaged: its weights are not finite; {cure}")
         weights = "average.safetensors" if "average.safetensors" in record["sha256"] else "weights.safetensors"
         return Stored(
             folder, record["step"], record["epoch"], record["history"], record["job"], record["job_digest"],
@@ -214,6 +231,11 @@ def load(state: State, folder: Path) -> Stored:
     state.scaler.load_state_dict(record["scaler"])
     state.step = stored.step
     return stored
+
+
+def finite(tensors: dict[str, Tensor]) -> bool:
+    """Whether all numbers of all tensors are finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from distrib.attack import PGD, undisturbed
 from distrib.data.loader import Reader, TrainLoader, shard
+from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
 from distrib.objective import Objective
 from distrib.optim import strength_at
@@ -46,7 +47,7 @@ def epochs(
 ) -> Iterator[Progress | EpochEnd]:
     """Trains from where ``state`` stands to the last epoch, and says how it goes. Every rank runs it alike.
 
-    Raises :class:`distrib.errors.NonFiniteLoss`.
+    Raises :class:`NonFiniteLoss` on every rank, before the epoch is reported.
     """
     world, warmup = state.world, getattr(objective, "epsilon_warmup_epochs", 0.0)
     last = state.optim.epochs * loader.steps
@@ -74,6 +75,11 @@ def epochs(
         seconds = time.perf_counter() - began
         loss, correct, count = world.sum(sums).tolist()
         waiting = world.sum(torch.tensor([waited / seconds], device=world.device)).item() / world.size
+        if world.sum(torch.tensor([float(not state.finite())], device=world.device)).item():
+            raise NonFiniteLoss(
+                f"the weights are no longer finite after epoch {epoch + 1} (learning rate {lr:.3g}); lower optim.lr, "
+                "set optim.clip_norm, or warm up"
+            )
         began = time.perf_counter()
         clean, robust = validation.accuracy(state.judged, world)
         yield EpochEnd(

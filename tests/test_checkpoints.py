@@ -1,13 +1,16 @@
 """distrib.checkpoints: which stored state a run goes on from, which one is best, and which are kept."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from distrib.checkpoints import CLEAN, ROBUST, best, best_epoch, folder_for, latest, prune, stored_epochs
 from distrib.errors import CheckpointError
+from distrib.files import file_sha256
 from distrib.optim import SGD
 from distrib.state import State, save
 
@@ -152,6 +155,23 @@ def test_a_damaged_best_one_is_not_all_that_is_kept(tmp_path: Path, state: State
         prune(tmp_path, history(*scores), 1, 0.0)
     assert stored_epochs(tmp_path) == [2, 3, 5]
     assert best(tmp_path, 0.0, lambda text: None).epoch == 3
+
+
+def test_a_checkpoint_of_weights_that_are_not_finite_is_damaged(tmp_path: Path, state: State):
+    """As an older version sealed it: the next step would have found the loss not finite, but the epoch was over."""
+    fill(tmp_path, state, 0.1, 0.2, 0.3)
+    folder = folder_for(tmp_path, 3)
+    weights = {name: tensor * float("nan") for name, tensor in load_file(folder / "weights.safetensors").items()}
+    save_file(weights, folder / "weights.safetensors")
+    record = json.loads((folder / "state.json").read_text())
+    record.pop("finite", None)
+    record["sha256"]["weights.safetensors"] = file_sha256(folder / "weights.safetensors")
+    (folder / "state.json").write_text(json.dumps(record))
+    (folder / "state.json.sha256").write_text(file_sha256(folder / "state.json"))
+    said: list[str] = []
+    found = latest(tmp_path, said.append)
+    assert found is not None and found.epoch == 2
+    assert len(said) == 1 and "epoch-00003/weights.safetensors: damaged: its weights are not finite" in said[0]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])

@@ -288,6 +288,22 @@ def test_an_interrupted_first_save_leaves_nothing_that_looks_like_a_checkpoint(
     assert not list(tmp_path.glob("epoch-*"))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("place", ["weight", "running statistic", "average"])
+def test_weights_that_are_not_finite_are_not_stored(tmp_path: Path, place: str, wrong: float):
+    state = train(new(OPTIMISERS["adamw, averaged"], with_norms), 1)
+    assert state.average is not None
+    module = state.average if place == "average" else state.model
+    tensor = (
+        dict(module.named_buffers())["1.running_var"] if place == "running statistic" else next(module.parameters())
+    )
+    with torch.no_grad():
+        tensor.view(-1)[0] = wrong
+    with pytest.raises(NonFiniteLoss, match=r"epoch-00001: not written: the weights are no longer finite"):
+        stored(state, tmp_path / "epoch-00001")
+    assert not list(tmp_path.iterdir())
+
+
 # One step
 
 

@@ -208,6 +208,21 @@ def test_a_nan_stops_the_run_at_its_step(digits: Path):
     assert all(tensor.isfinite().all() for tensor in tensors_of(run.state).values())
 
 
+class Loud(nn.Module):
+    """Logits, and so gradients, a million times as large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1e6
+
+
+def test_weights_that_are_no_longer_finite_stop_the_run_before_they_are_reported(digits: Path):
+    """The last step of the epoch made them so: no loss has shown it yet."""
+    optim = SGD_JOB.model_copy(update={"lr": 1e38, "batch_size": 270, "epochs": 1})
+    run = Run(digits, optim, build=lambda: nn.Sequential(small_cnn(), Loud()), objective=Natural(method="natural"))
+    with pytest.raises(NonFiniteLoss, match=r"the weights are no longer finite after epoch 1 .*lower optim\.lr"):
+        list(run.reports())
+
+
 # Two ranks
 
 

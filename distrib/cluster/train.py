@@ -22,7 +22,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.order import chosen
 from distrib.data.stage import staged
-from distrib.errors import DistribError, InputError, NonFiniteLoss, NoRoom, RunError
+from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.job import Cluster, Elastic, Train, digest, dump
 from distrib.precision import emulated
 from distrib.state import State, Stored, load, save
@@ -102,11 +102,15 @@ def worker(config: dict) -> None:
                     tell(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
         except NonFiniteLoss as error:
-            good = checkpoints.stored_epochs(run)
-            last = (
-                f"the last good checkpoint is {checkpoints.folder_for(run, good[-1])}" if good else "no checkpoint yet"
-            )
-            raise NonFiniteLoss(f"{phase} training: {error}; {last}") from None
+            raise NonFiniteLoss(f"{phase} training: {error}; {_last_good(run)}") from None
+
+
+def _last_good(run: Path) -> str:
+    try:
+        stored = checkpoints.latest(run, lambda text: None)
+    except CheckpointError:
+        return "no checkpoint is whole"
+    return f"the last good checkpoint is {stored.folder}" if stored else "no checkpoint yet"
 
 
 def newest(run: Path, world: World, say: Callable[[str], None]) -> Stored | None:
