@@ -156,11 +156,22 @@ def fgsm(threat: Threat) -> PGD:
     return PGD(threat=threat, num_steps=1, step_size=OfEpsilon(of_epsilon=1.0), random_start=False)
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """The class of each row of ``logits``, ``[B]`` int64; -1 where it holds NaN or its largest is infinite."""
+    largest, label = logits.max(dim=1)  # NaN counts as the largest here
+    return torch.where(largest.isfinite(), label, -1)
+
+
 def margin(logits: Tensor, label: Tensor) -> Tensor:
     """The logit of ``label`` less the largest other one, ``[B]``: positive where ``label`` is predicted."""
     own = logits.gather(1, label[:, None])[:, 0]
     others = logits.scatter(1, label[:, None], float("-inf"))
     return own - others.amax(dim=1)
+
+
+def depth(logits: Tensor, label: Tensor) -> Tensor:
+    """The :func:`margin` by which an image is judged, ``[B]``: minus infinity where it has no prediction."""
+    return torch.where(predicted(logits) < 0, float("-inf"), margin(logits, label))
 
 
 def wrong_class(logits: Tensor, y: Tensor, how: Literal["random", "least_likely"], noise: Noise) -> Tensor:
@@ -210,4 +221,4 @@ def undisturbed(model: nn.Module, batch_norm: Literal["eval", "train"]) -> Itera
 def _judge(model: nn.Module, x_adv: Tensor, y: Tensor, rows: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """Which examples are misclassified, and the loss of each."""
     logits = model(x_adv)
-    return logits.argmax(dim=1) != y, loss(logits, rows)
+    return predicted(logits) != y, loss(logits, rows)

@@ -32,7 +32,7 @@ from distrib.tracking import Tracker
 from distrib.values import Value
 from distrib.world import World
 
-SHARDS = 2
+SHARDS = 3
 """The form of kept shards: another one when what they hold, or how it is found, changes."""
 SHOWN = 8
 """Images that a card shows."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distrib.attack import PGD, undisturbed
+from distrib.attack import PGD, predicted, undisturbed
 from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
@@ -115,8 +115,8 @@ class Validation:
             noise = Noise.of(batch.index, self.seed, "validation")
             x_adv = self.attack.perturb(model, batch.x, batch.y, noise)
             with undisturbed(model, "eval"), torch.no_grad():
-                clean = model(batch.x).argmax(dim=1) == batch.y
-                robust = clean & (model(x_adv).argmax(dim=1) == batch.y)
+                clean = predicted(model(batch.x)) == batch.y
+                robust = clean & (predicted(model(x_adv)) == batch.y)
             hits += torch.stack([clean.sum(), robust.sum(), torch.tensor(len(batch.y), device=world.device)])
         clean, robust, count = world.sum(hits).tolist()
         assert count == len(self.indices), f"validation counted {count:g} of {len(self.indices)} images"

@@ -51,7 +51,7 @@ def main() -> int:
         scores = {}
         for name, images in (("clean", x), ("adversarial", x_adv)):
             hits = [
-                model(a).argmax(dim=1) == b
+                predicted(model(a)) == b
                 for a, b in zip(images.split(options.batch_size), y.split(options.batch_size), strict=True)
             ]
             scores[name] = torch.cat(hits)
@@ -61,6 +61,12 @@ def main() -> int:
     print(f"on the attacked alone {scores['adversarial'].float().mean():.2%}")
     print(f"adversarial accuracy  {both.float().mean():.2%} (rightly classified both as they are and attacked)")
     return 0
+
+
+def predicted(logits: torch.Tensor) -> torch.Tensor:
+    """The class of each row; -1, no class, where it holds NaN or its largest logit is infinite."""
+    largest, label = logits.max(dim=1)
+    return torch.where(largest.isfinite(), label, -1)
 
 
 def load(path: Path):

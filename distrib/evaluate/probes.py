@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import PGD, OfEpsilon, input_gradient
+from distrib.attack import PGD, OfEpsilon, input_gradient, predicted
 from distrib.data.loader import Batch
+from distrib.evaluate.logits import Logits, logits_of
 from distrib.evaluate.suite import Evaluation
 from distrib.noise import Noise
 from distrib.threat import L2, Linf, Threat
@@ -90,9 +91,8 @@ def epsilons(threat: Threat, pixels: int) -> list[float]:
     return [epsilon for epsilon in steps if epsilon < whole] + [whole]
 
 
-@torch.no_grad()
 def _call(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x).float()
+    return logits_of(model, x, len(x)).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _change(logits: Tensor, other: Tensor) -> float:
@@ -131,7 +131,7 @@ def _watched(model: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
         return watched
 
     with _patched(torch.autograd, "_engine_run_backward", watch), torch.enable_grad():
-        return model(x).detach().float(), called
+        return model(x).detach().float().nan_to_num(0.0, 0.0, 0.0), called
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def _zero_gradient(model: nn.Module, batch: Batch, batch_size: int) -> list[bool
     flat = []
     for part, label in zip(batch.x.split(batch_size), batch.y.split(batch_size), strict=True):
         part = part.detach().requires_grad_()
-        gradient = input_gradient(F.cross_entropy(model(part), label, reduction="sum"), part)
+        gradient = input_gradient(F.cross_entropy(Logits(model)(part), label, reduction="sum"), part)
         flat.append(gradient.flatten(1).abs().amax(dim=1) == 0)
     return torch.cat(flat).tolist()
 
@@ -169,8 +169,8 @@ def _epsilon_curve(
             threat=kind(epsilon=epsilon), num_steps=40, step_size=OfEpsilon(of_epsilon=0.1), step_schedule="linear",
             loss="cw_margin", kappa=1e6,
         )  # fmt: skip
-        x_adv = attack.perturb(model, x, y, Noise.of(index, suite.seed, "epsilon curve"))
-        stood = _call(model, x_adv).argmax(dim=1) == y
+        x_adv = attack.perturb(Logits(model), x, y, Noise.of(index, suite.seed, "epsilon curve"))
+        stood = predicted(logits_of(model, x_adv, len(x))) == y
         curve.append((epsilon, int(stood.sum()), len(y)))
         if epsilon == suite.threat.epsilon:
             fell[probed] = ~stood
@@ -182,10 +182,10 @@ def _precision(model: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int, int]:
     """How many of ``x`` are right in float32, how many with the forward in bfloat16, and how many could be tried."""
     if len(x) == 0:
         return 0, 0, 0
-    exact = model(x).argmax(dim=1)
+    exact = predicted(model(x))
     try:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            coarse = model(x).argmax(dim=1)
+            coarse = predicted(model(x))
     except RuntimeError:  # an exported program may fix the types inside; then there is nothing to compare
         return 0, 0, 0
     return int((exact == y).sum()), int((coarse == y).sum()), len(x)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from distrib.evaluate.logits import Logits
 from distrib.threat import Linf, Threat
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -32,6 +33,7 @@ def autoattack(
     with torch.no_grad():
         num_classes = model(x[:2]).shape[1]
     x_adv, stage = x.clone(), [""] * len(x)
+    model = Logits(model, x, threat)
     with _package(model, x, threat, seed) as package:
         package.apgd_targeted.n_target_classes = package.fab.n_target_classes = min(9, num_classes - 1)
         rows = torch.arange(len(x), device=x.device)
@@ -41,6 +43,8 @@ def autoattack(
             package.attacks_to_run = [part]
             found, label = package.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))
             fooled = (found != x[rows]).flatten(1).any(dim=1) & (label != y[rows])
+            lost = torch.tensor([row in model.met for row in rows.tolist()], device=x.device)
+            found, fooled = model.worst(x)[rows].where(lost.view(-1, 1, 1, 1), found), fooled | lost
             x_adv[rows[fooled]] = found[fooled].detach()
             for row in rows[fooled].tolist():
                 stage[row] = part
@@ -50,9 +54,10 @@ def autoattack(
 
 def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, queries: int) -> Tensor:
     """Square Attack's images for the rightly classified ``x``, after so many queries of the model."""
+    model = Logits(model, x, threat)
     with _package(model, x, threat, seed) as package:
         package.square.n_queries, package.square.seed = queries, seed
-        return package.square.perturb(x, y).detach()
+        return model.worst(package.square.perturb(x, y).detach())
 
 
 @torch.enable_grad()

@@ -20,6 +20,8 @@ from distrib.values import Value
 
 SAME = 1e-4
 """Largest change of a logit, as a share of the logits' spread, that float rounding explains."""
+ENOUGH = 20
+"""On fewer images no share is held against chance: of 2 images, one misclassified is "wrong labels" to the half."""
 LISTED = 20
 """So many examples are named in a flag."""
 
@@ -61,6 +63,20 @@ def suspicions(evidence: Evidence) -> tuple[Flag, ...]:
     return tuple(flag for check in CHECKS for flag in check(evidence))
 
 
+def _finite(found: Evidence) -> Iterator[Flag]:
+    """Of the logits: they are numbers. Where no class can be told from them, the image counts as misclassified."""
+    lost = np.array([one for shard in found.shards for one in shard.lost], dtype=bool)
+    infinite = np.array([one for shard in found.shards for one in shard.infinite], dtype=bool)
+    if lost.any():
+        detail = (
+            f"{int(lost.sum())} images, as they are or attacked, get NaN or a largest logit that is infinite: no class"
+        )
+        yield Flag(name="nonfinite_logits", blocking=True, detail=detail, examples=_listed(found, lost))
+    elif infinite.any():
+        detail = f"{int(infinite.sum())} images get infinite logits: a margin or a divergence cannot be computed there"
+        yield Flag(name="nonfinite_logits", blocking=False, detail=detail, examples=_listed(found, infinite))
+
+
 def _output(found: Evidence) -> Iterator[Flag]:
     """Of the model as a function: the same for the same image, logits, no work of its own on the gradient."""
     probes = [shard.probes for shard in found.shards]
@@ -89,8 +105,10 @@ def _output(found: Evidence) -> Iterator[Flag]:
 
 def _labels(found: Evidence) -> Iterator[Flag]:
     """Of labels and predictions: the accuracy of a model that answers another question means nothing."""
-    share = found.clean.mean()
-    classes, counts = np.unique(found.predicted, return_counts=True)
+    share, answered = found.clean.mean(), found.predicted >= 0
+    if len(found.label) < ENOUGH or not answered.any():
+        return
+    classes, counts = np.unique(found.predicted[answered], return_counts=True)
     usual, said = classes[counts.argmax()], counts.max() / len(found.label)
     others = int((found.label != usual).sum())
     if (said == 1 and others >= 3) or (said >= 0.98 and others >= 0.05 * len(found.label) and others >= 10):
@@ -98,7 +116,7 @@ def _labels(found: Evidence) -> Iterator[Flag]:
         yield Flag(name="constant_output", blocking=True, detail=detail)
         return
     counts = np.zeros((found.num_classes, found.num_classes), dtype=int)
-    known = (found.label < found.num_classes) & (found.predicted < found.num_classes)
+    known = answered & (found.label < found.num_classes) & (found.predicted < found.num_classes)
     np.add.at(counts, (found.label[known], found.predicted[known]), 1)
     rows, columns = linear_sum_assignment(-counts)
     size = counts.sum(axis=1)
@@ -117,7 +135,7 @@ def _gradients(found: Evidence) -> Iterator[Flag]:
     """Of the gradient that most attacks climb: it is there, and it leads somewhere."""
     zero = np.array([flat for shard in found.shards for flat in shard.probes.zero_gradient])
     share = (zero & found.clean).sum() / max(1, found.clean.sum())
-    if share > 0.01:
+    if share > 0.01 and (zero & found.clean).sum() >= 3:
         detail = f"{share:.1%} of the rightly classified images have no gradient: attacks by gradient are blind there"
         yield Flag(name="zero_gradients", blocking=True, detail=detail, examples=_listed(found, zero & found.clean))
     fgsm = next((found.fate[attack.name] for attack in found.suite.attacks if isinstance(attack, Fgsm)), None)
@@ -200,7 +218,8 @@ def _curve(found: Evidence) -> Iterator[Flag]:
         return
     (last, accuracy, count), slack = curve[-1], 2 * np.sqrt(0.25 / max(1, curve[-1][2]))
     chance = 1 / found.num_classes
-    if accuracy > chance + np.sqrt(chance * (1 - chance) / count) * 3 and len(set(found.predicted.tolist())) > 1:
+    several = len(set(found.predicted.tolist())) > 1
+    if count >= ENOUGH and accuracy > chance + np.sqrt(chance * (1 - chance) / count) * 3 and several:
         detail = f"accuracy is {accuracy:.1%} at epsilon {last:.3g}, where every image can become any other"
         yield Flag(name="epsilon_curve_above_chance", blocking=True, detail=detail)
     for (small, before, _), (large, after, _) in pairwise(curve):
@@ -271,4 +290,6 @@ def _listed(found: Evidence, which: np.ndarray) -> tuple[int, ...]:
     return tuple(found.index[which][:LISTED].tolist())
 
 
-CHECKS = (_output, _labels, _gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes)
+CHECKS = (
+    _finite, _output, _labels, _gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes,
+)  # fmt: skip

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrib.attack import PGD, margin, undisturbed
+from distrib.attack import PGD, depth, predicted, undisturbed
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluate import reference
+from distrib.evaluate.logits import Logits, logits_of
 from distrib.evaluate.probes import Probes, probe
 from distrib.evaluate.suite import (
     WITHOUT_GRADIENT,
@@ -47,7 +48,7 @@ class ShardResult:
     """Each image's place in the test split."""
     label: list[int]
     predicted: list[int]
-    """The class of the image as it is."""
+    """The class of the image as it is; -1 where it has none."""
     fate: dict[str, list[int]]
     """For each attack: STOOD, BROKEN (also where the image was misclassified as it is), NOT_ASKED or SPARED."""
     worst: list[str]
@@ -62,6 +63,10 @@ class ShardResult:
     """For each attack: the largest perturbation, measured on the float32 tensors under the threat's norm."""
     seconds: dict[str, float]
     probes: Probes
+    lost: list[bool]
+    """For each image: it, or what an attack made of it, has no prediction: logits are NaN, or the largest infinite."""
+    infinite: list[bool]
+    """The same for any logit that is infinite."""
 
     @classmethod
     def of_json(cls, plain: dict) -> "ShardResult":
@@ -123,9 +128,10 @@ def attack_shard(
     exact_float32()
     with undisturbed(model, "eval"):
         logits = logits_of(model, x, suite.batch_size)
-        clean = logits.argmax(dim=1) == y
+        lost, infinite = predicted(logits) < 0, torch.isinf(logits).any(dim=1)
+        clean = predicted(logits) == y
         standing, upright, worst = clean.clone(), clean.clone(), x.clone()
-        depth, finder = torch.full_like(logits[:, 0], math.inf), [""] * len(y)
+        lowest, finder = torch.full_like(logits[:, 0], math.inf), [""] * len(y)
         place = torch.from_numpy(positions).to(x.device)
         fate: dict[str, list[int]] = {}
         parts: tuple[str, ...] = ()
@@ -150,21 +156,24 @@ def attack_shard(
                     for row, name in zip(rows.tolist(), broken, strict=True):
                         stage[row] = name
                 else:
-                    x_adv = _images(model, attack, part, suite, help, starts)
+                    watched = Logits(model, part.x, threat)
+                    x_adv = watched.worst(_images(watched, attack, part, suite, help, starts))
                 if outside(threat, part.x, x_adv).any():
                     raise RunError(
                         f"{attack.name} left the {threat.norm} ball of {threat.epsilon:g} or [0, 1]; no result"
                     )
                 found = logits_of(model, x_adv, suite.batch_size)
-                stood = found.argmax(dim=1) == part.y
+                stood = predicted(found) == part.y
+                lost[rows] |= predicted(found) < 0
+                infinite[rows] |= torch.isinf(found).any(dim=1)
                 fates[rows] = torch.where(stood, STOOD, BROKEN)
                 standing[rows] &= stood
                 if not blind:
                     upright[rows] &= stood
                 # a broken image's margin is at most 0; -inf orders it before one that stands with a margin of 0
-                lower = torch.where(stood, margin(found, part.y), margin(found, part.y) - 1e-6)
-                deeper = lower < depth[rows]
-                worst[rows[deeper]], depth[rows[deeper]] = x_adv[deeper], lower[deeper]
+                lower = depth(found, part.y) - 1e-6 * ~stood
+                deeper = lower < lowest[rows]
+                worst[rows[deeper]], lowest[rows[deeper]] = x_adv[deeper], lower[deeper]
                 for row in rows[deeper].tolist():
                     finder[row] = attack.name
                 largest[attack.name] = threat.size(x_adv - part.x).max().item()
@@ -174,7 +183,7 @@ def attack_shard(
             position=positions.tolist(),
             index=index.tolist(),
             label=y.tolist(),
-            predicted=logits.argmax(dim=1).tolist(),
+            predicted=predicted(logits).tolist(),
             fate=fate,
             worst=finder,
             parts=list(parts),
@@ -183,6 +192,8 @@ def attack_shard(
             largest_change=largest,
             seconds=seconds,
             probes=probe(model, batch, worst, positions, suite),
+            lost=lost.tolist(),
+            infinite=infinite.tolist(),
         )
     return result, worst
 
@@ -191,7 +202,7 @@ def score(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat)
     """A second look at stored images: (the margin of each, how many lie outside the threat around ``x``)."""
     exact_float32()
     with undisturbed(model, "eval"):
-        return margin(logits_of(model, x_adv, len(x_adv)), y).tolist(), int(outside(threat, x, x_adv).sum())
+        return depth(logits_of(model, x_adv, len(x_adv)), y).tolist(), int(outside(threat, x, x_adv).sum())
 
 
 def _images(
@@ -211,7 +222,7 @@ def _images(
             return _noise(model, attack, batch, suite)
         case Transfer():
             assert help is not None
-            source = help.source(attack.source).to(batch.x.device)
+            source = Logits(help.source(attack.source).to(batch.x.device))
             return _pgd(source, attack.crafted.resolve(suite.threat), attack.name, batch, suite, {})
         case Stored():
             assert help is not None
@@ -232,7 +243,7 @@ def _pgd(
         worst, after, start = x, 0, 0
         for start, worst in enumerate(attack.starts(model, x, y, Noise.of(index, suite.seed, name))):
             if attack.restarts > 1:
-                after = int((logits_of(model, worst, len(worst)).argmax(dim=1) != y).sum())
+                after = int((predicted(logits_of(model, worst, len(worst))) != y).sum())
                 broken[start] += after
         broken[start + 1 :] += after
         images.append(worst)
@@ -246,21 +257,15 @@ def _noise(model: nn.Module, attack: RandomNoise, batch: Batch, suite: Evaluatio
     assert suite.threat is not None
     images = []
     for x, y, index in _parts(batch, suite.batch_size):
-        noise, worst, depth = (
+        noise, worst, lowest = (
             Noise.of(index, suite.seed, attack.name),
             x.clone(),
             torch.full_like(x[:, 0, 0, 0], math.inf),
         )
         for draw in range(attack.draws):
             x_adv = suite.threat.sample(x, noise.fork(draw))
-            lower = margin(model(x_adv), y)
-            better = lower < depth
-            worst[better], depth[better] = x_adv[better], lower[better]
+            lower = depth(logits_of(model, x_adv, len(x_adv)), y)
+            better = lower < lowest
+            worst[better], lowest[better] = x_adv[better], lower[better]
         images.append(worst)
     return torch.cat(images)
-
-
-@torch.no_grad()
-def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    """The logits of ``x``, ``batch_size`` images at a time."""
-    return torch.cat([model(part) for part in x.split(batch_size)])

@@ -3,9 +3,9 @@
 import math
 from itertools import pairwise
 
-from distrib.attack import fgsm
+from distrib.attack import fgsm, predicted
+from distrib.evaluate.logits import logits_of
 from distrib.evaluate.suite import Evaluation
-from distrib.evaluate.witness import logits_of
 from distrib.job import Study, Train
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
@@ -62,10 +62,10 @@ def part(task: Task, cell: str, start: int) -> dict:
     found: dict = {"images": len(y)}
     for name, attack in (("clean", None), ("fgsm", fgsm(study.attack.threat)), ("pgd", study.attack)):
         x_adv = x if attack is None else attack.perturb(model, x, y, Noise.of(index, study.seed, "capacity"))
-        predicted = logits_of(model, x_adv, len(x)).argmax(dim=1)
-        found[name] = int((predicted == y).sum())
+        label = predicted(logits_of(model, x_adv, len(x)))
+        found[name] = int((label == y).sum())
         if attack is None:
-            found["classes"] = sorted(set(predicted.tolist()))
+            found["classes"] = sorted(set(label.tolist()))
     return found
 
 

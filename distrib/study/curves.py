@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from distrib.attack import PGD, OfEpsilon
+from distrib.attack import PGD, OfEpsilon, predicted
+from distrib.evaluate.logits import logits_of
 from distrib.evaluate.reference import square
-from distrib.evaluate.witness import logits_of
 from distrib.noise import Noise
 from distrib.plots import accuracy_curves
 from distrib.study.sheet import Expectation, Findings
@@ -42,14 +42,14 @@ def part(task: Task, label: str, norm: str, epsilon: float, start: int) -> dict:
     x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
     threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
     attack = PGD(threat=threat, num_steps=study.num_steps, step_size=OfEpsilon(of_epsilon=2.5 / study.num_steps))
-    clean = logits_of(model, x, len(x)).argmax(dim=1) == y
+    clean = predicted(logits_of(model, x, len(x))) == y
     by_pgd, by_square = clean.clone(), clean.clone()
     rows = clean.nonzero()[:, 0]
     if epsilon > 0 and len(rows):
         x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
-        by_pgd[rows] = logits_of(model, x_adv, len(x)).argmax(dim=1) == y[rows]
+        by_pgd[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
         x_adv = square(model, x[rows], y[rows], threat, study.seed, study.queries)
-        by_square[rows] = logits_of(model, x_adv, len(x)).argmax(dim=1) == y[rows]
+        by_square[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
     counts = {"images": len(y), "clean": clean, "pgd": by_pgd, "square": by_square, "worst": by_pgd & by_square}
     return {name: int(value.sum()) if isinstance(value, torch.Tensor) else value for name, value in counts.items()}
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, undisturbed
+from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
 from distrib.noise import Noise
 from distrib.plots import landscape_grid
 from distrib.study.sheet import Expectation, Findings
@@ -52,7 +52,7 @@ def part(task: Task, label: str, example: int, chunk: int) -> dict:
         "clean_loss": F.cross_entropy(logits[:1], one.y).item(),
         "start": losses[0].tolist(),
         "final": losses[-1].tolist(),
-        "fooled": int((logits[1:].argmax(dim=1) != y).sum()),
+        "fooled": int((predicted(logits[1:]) != y).sum()),
     }
     if chunk == 0:
         found["trajectories"] = losses[:, : study.trajectories].T.tolist()

@@ -1,7 +1,8 @@
 """Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
 
+from distrib.attack import predicted
 from distrib.errors import JobError
-from distrib.evaluate.witness import logits_of
+from distrib.evaluate.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import matrices
 from distrib.study.sheet import Expectation, Findings
@@ -32,7 +33,7 @@ def part(task: Task, source: str, name: str, start: int) -> dict:
         attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
         x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
     hits = {
-        label: int((logits_of(task.model(f"target:{label}"), x, len(x)).argmax(dim=1) == y).sum())
+        label: int((predicted(logits_of(task.model(f"target:{label}"), x, len(x))) == y).sum())
         for label in addresses(study.targets)
     }
     return {"images": len(y), "hits": hits}

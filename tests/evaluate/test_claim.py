@@ -47,6 +47,7 @@ def shard(clean: str, position: list[int] | None = None, **fields) -> ShardResul
         "position": places, "index": [1000 + place for place in places], "label": label, "worst": [""] * len(clean),
         "predicted": [one if hit == "1" else other for one, other, hit in zip(label, wrong, clean, strict=True)],
         "parts": [], "stage": [""] * len(clean), "starts": {}, "probes": quiet(len(clean)),
+        "lost": [False] * len(clean), "infinite": [False] * len(clean),
     }  # fmt: skip
     given = {name: fields.pop(name) for name in list(fields) if name in plain}
     fate = {name.replace("_", "-"): fates(text) for name, text in fields.items()}
@@ -395,3 +396,22 @@ def test_a_second_look_knows_what_nobody_attacked():
     assert found.disagreeing([1.0, -1.0, -1.0, 1.0]) == []
     assert found.disagreeing([-1.0, 1.0, 1.0, -1.0]) == [0, 1, 2, 3]
     assert found.disagreeing([-1e-5, 1e-5, 1e-5, -1e-5]) == [], "float rounding"
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_on_a_handful_of_images_no_share_is_judged(n: int):
+    """Two images, one of them misclassified, read as "100 % if classes are renamed"; none right as "chance"."""
+    half = shard("0" + "1" * (n - 1), fgsm="0" * n)
+    none = shard("0" * n, fgsm="0" * n, probes=quiet(n, epsilon_curve=[(1.0, 1, n)]))
+    flat = shard("1" * n, fgsm="0" * n, probes=quiet(n, zero_gradient=[True] + [False] * (n - 1)))
+    one = shard("1" + "0" * (n - 1), fgsm="0" * n, predicted=[0] * n)
+    for some in (half, none, flat, one):
+        assert claim(some, attacks=(FGSM,), classes=100).flags == ()
+
+
+def test_logits_that_are_not_numbers_have_a_flag_of_their_own():
+    nan, minus = [True] * 3 + [False] * 197, [True] * 10 + [False] * 190
+    (flag,) = claim(shard(**CALM, lost=nan, infinite=minus)).flags
+    assert (flag.name, flag.blocking, flag.examples) == ("nonfinite_logits", True, (1000, 1001, 1002))
+    (flag,) = claim(shard(**CALM, infinite=minus)).flags
+    assert (flag.name, flag.blocking) == ("nonfinite_logits", False) and flag.detail.startswith("10 images")
