@@ -216,9 +216,10 @@ def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[Eva
                 Pgd(attack="pgd", num_steps=40),
                 RandomNoise(attack="noise"),
                 *(Transfer(attack="transfer", source=source) for source in sources),
+                # They meet what AutoAttack breaks too: else twice the steps or restarts would never find more
+                Pgd(attack="pgd", num_steps=100, restarts=20),
+                Pgd(attack="pgd", num_steps=200),
                 AutoAttack(attack="autoattack", meets="standing"),
-                Pgd(attack="pgd", num_steps=100, restarts=20, meets="standing"),
-                Pgd(attack="pgd", num_steps=200, meets="standing"),
             )
 
 

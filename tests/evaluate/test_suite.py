@@ -112,7 +112,7 @@ def test_the_paranoid_tier_holds_the_standard_and_its_doubts():
     found = names("paranoid", sources=["models:/mnist-b/1", "runs/natural/robust/epoch-00003"])
     assert found == [
         "fgsm", "pgd-20", "pgd-40", "noise-100", "transfer-mnist-b-1-pgd-40",
-        "transfer-robust-epoch-00003-c59bf0-pgd-40", "autoattack", "pgd-100x20", "pgd-200",
+        "transfer-robust-epoch-00003-c59bf0-pgd-40", "pgd-100x20", "pgd-200", "autoattack",
     ]  # fmt: skip
 
 

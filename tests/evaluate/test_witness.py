@@ -323,3 +323,21 @@ def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Pat
     result, worst = attack_shard(model, shard, np.arange(12), Evaluation(threat=threat, attacks=attacks), help)
     assert all(result.clean) and all(result.broken)
     model(worst)
+
+
+def test_in_the_tier_paranoid_convergence_can_be_told(linear: Build, monkeypatch: pytest.MonkeyPatch):
+    """An AutoAttack that breaks everything left nothing for longer PGD: its flags had no image to speak of."""
+    (model, _), x = two_classes(linear), pixels(30)
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    monkeypatch.setattr(reference, "autoattack", lambda model, x, *_: (1 - x, ["apgd-ce"] * len(x)))
+
+    def weak(self: PGD, model: nn.Module, x: Tensor, y: Tensor, *rest: object) -> list[Tensor]:
+        """PGD finds something in 200 steps and at the eleventh start only."""
+        worst = 1 - x if self.num_steps == 200 else x
+        return [x] * 10 + [1 - x] * 10 if self.restarts == 20 else [worst]
+
+    monkeypatch.setattr(PGD, "starts", weak)
+    terms = Evaluation(tier="paranoid").resolved(Linf(epsilon=1), grey=True)
+    found = concluded([judged(model, batch(x, y), terms)], terms, 30, 2)
+    assert {"steps_not_converged", "restarts_not_converged"} <= {flag.name for flag in found.flags}
