@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from distrib.address import MODEL
+from distrib.cards import fetch
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluate.card import Card
 from distrib.evaluate.subject import Exported, Pickled, Weights, in_folder
@@ -111,9 +112,6 @@ def tag(address: str, tags: dict[str, str], uri: str) -> None:
 
 def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
     """(a version's card, its examples as CSV); ``tier`` None: of its best evaluation. Raises :class:`RegistryError`."""
-    import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
-
     _, found = find(address, uri)
     run = found.tags.get("card_run" if tier is None else f"card.{tier}")
     if run is None:
@@ -123,12 +121,9 @@ def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
             "(kind: evaluate)"
         )
     try:
-        card, examples = (
-            mlflow.artifacts.load_text(f"runs:/{run}/card/{file}") for file in ("card.json", "examples.csv")
-        )
-    except MlflowException as error:
-        raise RegistryError(f"{address}: its card cannot be fetched ({str(error).splitlines()[0]})") from None
-    return json.loads(card), examples
+        return fetch(run)
+    except RegistryError as error:
+        raise RegistryError(f"{address}: {error}") from None
 
 
 def _store(entry: Entry, name: str, tracker: Tracker) -> str:

@@ -52,6 +52,8 @@ class Card(Value):
     """Of its test images and labels."""
     attacks_sha256: str
     """Of the attacks with their settings, and of the models and sets that they take images from."""
+    shard_size: int
+    """Images that one task attacked at a time: on them AutoAttack's random numbers depend, as on the seed."""
     claim: Claim
     attacks: dict[str, dict]
     """Each attack as the job file says it, with what follows from the threat."""
@@ -77,6 +79,7 @@ class Card(Value):
             data=data,
             data_sha256=data_sha256,
             attacks_sha256=suite.identity(contents),
+            shard_size=min(suite.shard_size, claim.n_clean),
             claim=claim,
             attacks={attack.name: attack.model_dump(mode="json", exclude_defaults=True) for attack in suite.attacks},
             tested=_tested(claim, suite),
@@ -111,6 +114,8 @@ class Card(Value):
             "epsilon": f"{claim.epsilon:.6g}",
             "attacks": ",".join(sorted(claim.attacks)),
             "n": str(claim.n),
+            "seed": str(claim.seed),
+            "shard_size": str(self.shard_size),
             "clean_accuracy": f"{claim.clean_accuracy:.4f}",
             "robust_accuracy": f"{claim.robust_accuracy:.4f}",
             "flags": ",".join(flag.name for flag in claim.flags) or "none",

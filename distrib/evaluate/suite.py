@@ -268,7 +268,7 @@ class Evaluation(Value):
         """The sha256 of the attacks, settings included, in any order: what two figures must share to be compared.
 
         ``contents`` are the hashes of the models and sets that attacks take images from, by address. For a resolved
-        evaluation.
+        evaluation. A step counts as a share of epsilon: 8/255 and 0.0313725 are one threat, and give one hash.
         """
         assert self.threat is not None
         found = []
@@ -278,7 +278,9 @@ class Evaluation(Value):
             if isinstance(attack, _Climb):
                 climb = attack.crafted if isinstance(attack, Transfer) else attack
                 assert isinstance(climb, Fgsm | Pgd)
-                plain["step"] = round(climb.resolve(self.threat).step(0), 9)
+                size = climb.resolve(self.threat).step_size
+                share = size.of_epsilon if isinstance(size, OfEpsilon) else size / (self.threat.epsilon or 1.0)
+                plain["step"] = f"{share:.5g}"
             found.append(json.dumps(plain, sort_keys=True))
         return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
 

@@ -179,3 +179,27 @@ def test_bad_suites_are_refused(document: dict, phrase: str):
 @pytest.mark.parametrize("attack", DISTINCT, ids=lambda attack: attack.name)
 def test_attacks_are_written_and_read_back(attack: EvaluationAttack):
     assert ATTACK.validate_json(ATTACK.dump_json(attack)) == attack
+
+
+JUDGED = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
+
+
+def test_one_epsilon_written_in_two_ways_has_one_identity():
+    one, other = (JUDGED.model_copy(update={"threat": Linf(epsilon=epsilon)}) for epsilon in (8 / 255, 0.0313725))
+    assert one.identity({}) == other.identity({})
+
+
+@pytest.mark.parametrize(("of_epsilon", "pixels"), [(0.25, 2 / 255), (2.5 / 20, 1 / 255), (1 / 30, 8 / 255 / 30)])
+def test_a_step_in_pixels_is_the_same_step_as_its_share(of_epsilon: float, pixels: float):
+    fgsm, pgd, auto = JUDGED.attacks
+    suites = [
+        JUDGED.model_copy(
+            update={
+                "threat": Linf(epsilon=8 / 255),
+                "attacks": (fgsm, pgd.model_copy(update={"step_size": step}), auto),
+            }
+        )
+        for step in (OfEpsilon(of_epsilon=of_epsilon), pixels, 1.1 * pixels)
+    ]
+    share, absolute, other = (suite.identity({}) for suite in suites)
+    assert share == absolute != other
