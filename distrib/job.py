@@ -41,6 +41,9 @@ class Elastic(Value):
         return self
 
 
+MOST_PER_GPU = 64
+
+
 class Cluster(Value):
     """Where the work runs, and how it is spread. Nothing here changes a result, beyond float rounding."""
 
@@ -50,7 +53,11 @@ class Cluster(Value):
     """Training processes, or {min: .., max: ..}."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU for each worker where the cluster has that many, else the CPU."""
+    """auto: GPUs where the least number of workers has room on them, else CPUs; a run that was begun stays on the
+    device that it began on, and waits for it (wait_seconds). Another one that is named here is taken."""
+    workers_per_gpu: Annotated[int, Field(ge=1, le=MOST_PER_GPU)] = 1
+    """Workers that share one GPU, and its memory. NCCL refuses two ranks on one device, so those that share exchange
+    gradients by gloo, through the CPU's memory: slower."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Lost workers that are replaced, before the run is given up."""
     timeout_seconds: Annotated[int, Field(ge=10)] = 300
@@ -63,6 +70,11 @@ class Cluster(Value):
     """A folder of each machine's own disk into which packed data are copied once, and read from there; None: read
     where they are packed. The copies may take wait_seconds before training; while it lasts, on a machine that takes
     the place of a lost one, timeout_seconds: let that be longer than a copy takes."""
+
+    @property
+    def gpus_per_worker(self) -> float:
+        """Of a GPU; Ray counts in ten-thousandths, and rounds: what is rounded up would not fit."""
+        return (10_000 // self.workers_per_gpu) / 10_000
 
     @property
     def max_workers(self) -> int:

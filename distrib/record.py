@@ -15,9 +15,16 @@ from distrib.runs import read_record
 from distrib.tracking import Tracker
 
 
-def opened(job: Run, folder: Path, tags: dict[str, str] | None = None, pins: dict[str, str] | None = None) -> Tracker:
+def opened(
+    job: Run,
+    folder: Path,
+    tags: dict[str, str] | None = None,
+    pins: dict[str, str] | None = None,
+    device: str | None = None,
+) -> Tracker:
     """The job's MLflow run, one for all its restarts; the caller closes it.
 
+    ``device`` is what its workers compute on: the record keeps it for the next start.
     What the job is stands in it before anything else; if that fails it is closed, and the next start makes up for it.
     """
     record = read_record(folder) or {}
@@ -35,7 +42,7 @@ def opened(job: Run, folder: Path, tags: dict[str, str] | None = None, pins: dic
     described = known == tracker.run_id and record.get("described", True)
     record = {
         "job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id,
-        "pins": pins or {}, "described": described,
+        "pins": pins or {}, "device": device, "described": described,
     }  # fmt: skip
     write_json(folder / "job.json", record)
     if not described:
@@ -66,10 +73,12 @@ def _status(error: BaseException) -> str:
 
 
 @contextmanager
-def tracked(job: Run, folder: Path, display: Display, pins: dict[str, str] | None = None) -> Iterator[Tracker]:
+def tracked(
+    job: Run, folder: Path, display: Display, pins: dict[str, str] | None = None, device: str | None = None
+) -> Iterator[Tracker]:
     """The job's MLflow run, closed as FINISHED, FAILED or KILLED; it also records the use of this machine."""
     known = (read_record(folder) or {}).get("run_id")
-    tracker = opened(job, folder, pins=pins)
+    tracker = opened(job, folder, pins=pins, device=device)
     display.say(f"mlflow: run {tracker.run_id} in {tracker.uri}{' (resumed)' if known == tracker.run_id else ''}")
     tracker.watch()
     try:

@@ -33,7 +33,7 @@ from distrib.objective import Natural
 from distrib.preparation import prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import NATURAL, ROBUST, begun, kept_result, run_folder
+from distrib.runs import NATURAL, ROBUST, kept_result, read_record, run_folder
 from distrib.search.run import run_search
 from distrib.state import Stored
 from distrib.study.run import run_study
@@ -90,10 +90,10 @@ def run_train(job: Train, display: Display) -> dict:
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:
             with clock.measure("ray_start"):
-                resources = stack.enter_context(session(job.cluster, lost=begun(folder, display)))
+                resources = stack.enter_context(session(job.cluster, display.say, read_record(folder)))
                 prove(resources, folder, data, job.cluster)
             with clock.measure("mlflow_start"):
-                tracker = stack.enter_context(tracked(job, folder, display))
+                tracker = stack.enter_context(tracked(job, folder, display, device=resources.device))
             with clock.measure("train"):
                 train(phases, job, folder, data, tracker, resources, display, clock)
             floor = job.validation.min_clean_accuracy
@@ -216,8 +216,8 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         test = open_split(data, "test", "evaluation")
         subject = subject_of(job.model, test, job.loader, uri, job.trust_pickle, display)
         with (
-            session(job.cluster, lost=begun(folder, display)) as resources,
-            tracked(job, folder, display, pins) as tracker,
+            session(job.cluster, display.say, read_record(folder)) as resources,
+            tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             prove(resources, folder, data, job.cluster)
             bench = Bench(

@@ -109,11 +109,6 @@ def read_result(folder: Path) -> dict | None:
         return None
 
 
-def begun(folder: Path, display: Display) -> Callable[[str], None] | None:
-    """For a run that was begun before: who is told that its machines are waited for (see ``session``)."""
-    return display.say if read_record(folder) else None
-
-
 def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
     """The result of a run that is complete, which the person at the terminal is told; else None."""
     result = read_result(folder)

@@ -40,7 +40,8 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
     assert tracker.run_id == found["run_id"]
     described(tracker, "1" if call == "log_text" else "2")
     tracker.close("FINISHED")
-    again = opened(job(tmp_path, num_workers=3), tmp_path)
+    again = opened(job(tmp_path, num_workers=3), tmp_path, device="cuda")
+    assert (read_record(tmp_path) or {})["device"] == "cuda", "the next start looks for it"
     assert again.run_id == found["run_id"]
     described(again, "1" if call == "log_text" else "2")
     again.close("FINISHED")

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distrib import __version__
-from distrib.cluster.session import Resources
+from distrib.cluster.resources import Resources
 from distrib.data.beton import open_split
 from distrib.data.split import SPLITS, Split
 from distrib.data.stage import staged

@@ -4,79 +4,17 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from distrib.cluster.resources import Device, Node, Resources
 from distrib.errors import JobError, RunError
 from distrib.job import Cluster
 
 SERVER = "RAY_API_SERVER_ADDRESS"
-
-
-@dataclass(frozen=True)
-class Node:
-    """What one machine of the cluster has."""
-
-    cpus: float
-    gpus: float = 0
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the cluster has."""
-
-    nodes: tuple[Node, ...]
-    local: bool
-    """Started for this job, on this machine."""
-
-    @property
-    def cpus(self) -> float:
-        """Of all nodes."""
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        """Of all nodes."""
-        return sum(node.gpus for node in self.nodes)
-
-    def room(self, cpus_per_worker: int, use_gpu: bool) -> int:
-        """How many workers the nodes hold: none is spread over two."""
-        return sum(
-            min(int(node.cpus // cpus_per_worker), int(node.gpus) if use_gpu else sys.maxsize) for node in self.nodes
-        )
-
-    def use_gpu(self, cluster: Cluster) -> bool:
-        """Whether the job's workers get a GPU each. Raises :class:`JobError` where they cannot have what they ask."""
-        most, least = cluster.max_workers, cluster.min_workers
-        if cluster.device == "cuda" and self.gpus < least and not cluster.autoscaling:
-            raise JobError(
-                f"cluster.device: cuda needs {least} GPUs, but the cluster has {self.gpus:g}; use auto or cpu"
-            )
-        return cluster.device == "cuda" or (cluster.device == "auto" and self.gpus >= most)
-
-    def check(self, cluster: Cluster) -> None:
-        """Raises :class:`JobError` for a request that could never be placed, with the arithmetic."""
-        use_gpu = self.use_gpu(cluster)
-        least, each = cluster.min_workers, cluster.cpus_per_worker
-        if cluster.autoscaling:
-            return
-        if least * each > self.cpus:
-            raise JobError(
-                f"cluster.num_workers: {least} workers x {each} CPUs = {least * each} CPUs, but the "
-                f"cluster has {self.cpus:g}; ask for fewer"
-            )
-        room = self.room(each, use_gpu)
-        if least > room:
-            nodes = ", ".join(f"{node.cpus:g} CPUs{f' {node.gpus:g} GPUs' if use_gpu else ''}" for node in self.nodes)
-            raise JobError(
-                f"cluster.cpus_per_worker: {least} workers of {each} CPUs{' and a GPU' if use_gpu else ''} each, but "
-                f"the nodes ({nodes}) hold {room}; ask for less"
-            )
 
 
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
@@ -85,15 +23,16 @@ REFUSALS = (ConnectionError, ValueError, RuntimeError, OSError)
 
 @contextmanager
 def session(
-    cluster: Cluster, dashboard: bool = False, lost: Callable[[str], None] | None = None
+    cluster: Cluster, say: Callable[[str], None], record: dict | None = None, dashboard: bool = False
 ) -> Iterator[Resources]:
     """Connects to Ray, checks that the job fits, and disconnects. A local cluster is stopped with all its processes.
 
     A local cluster listens on the loopback interface only, and who joins it must show the token of
     ``~/.ray/auth_token``, unless RAY_AUTH_MODE is "disabled". It offers as many CPUs as the job asks for, even if the
     machine has fewer: two workers on one core are slow, not wrong. With ``dashboard`` it also answers questions about
-    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305). ``lost`` is of a run
-    that was begun, and so had room: machines that a given cluster lacks now are waited for, and it is told so.
+    its actors, without which Ray does not give back what an early-stopped trial held (ray#54305), as a search needs it.
+    ``record`` is what job.json says of a run that was begun, and so had room: machines that a given cluster lacks now
+    are waited for, its device among them. ``say`` is told of that, and of GPUs that stay unused.
     Raises :class:`JobError`, :class:`RunError`.
     """
     settings = {
@@ -118,27 +57,39 @@ def session(
     with _joined(address) if address else _local(max(wanted, os.cpu_count() or 1), dashboard):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
-        yield _enough(cluster, local=not address, lost=lost)
+        resources = _enough(cluster, not address, say, record)
+        unused = resources.unused(cluster)
+        if unused is not None and not (dashboard and resources.use_gpu(cluster)):  # other trials take them
+            say(unused)
+        yield resources
 
 
-def _enough(cluster: Cluster, local: bool, lost: Callable[[str], None] | None) -> Resources:
+def _enough(cluster: Cluster, local: bool, say: Callable[[str], None], record: dict | None) -> Resources:
     """What the cluster has, when that is enough. Raises :class:`JobError` where it is not, or not in time."""
     import ray
 
+    begun_on = _begun_on(record)
+    if begun_on is not None and cluster.device not in ("auto", begun_on):
+        say(f"cluster.device: this run was begun on {begun_on}; it goes on on {cluster.device}, as the job says now")
     deadline, told = time.monotonic() + cluster.wait_seconds, False
     while True:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         found = Resources(tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals), local)
         try:
-            found.check(cluster)
-            return found
+            return found.decided(cluster, begun_on)
         except JobError as error:
-            if local or lost is None or time.monotonic() > deadline:
+            if local or record is None or time.monotonic() > deadline:
                 raise
             if not told:
-                lost(f"waiting for machines, at most {cluster.wait_seconds} s: {error}")
+                say(f"waiting for machines, at most {cluster.wait_seconds} s: {error}")
             told = True
         time.sleep(2)
+
+
+def _begun_on(record: dict | None) -> Device | None:
+    """Records of earlier versions do not say."""
+    device = (record or {}).get("device")
+    return device if device in ("cpu", "cuda") else None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import distrib
 from distrib.address import PASSWORD, WITHOUT
-from distrib.cluster.session import Node, Resources
+from distrib.cluster.resources import Node, Resources
 from distrib.errors import JobError, RunError
 from distrib.job import AnyJob, Prepare, digest
 from distrib.jobfile import write

@@ -139,9 +139,10 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
     scaling = ScalingConfig(
         num_workers=(workers.min, workers.max) if isinstance(workers, Elastic) else workers,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": cluster.gpus_per_worker} if use_gpu else {})},
     )
-    torch_config = PinnedTorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=cluster.timeout_seconds)
+    alone = use_gpu and cluster.workers_per_gpu == 1  # NCCL refuses two ranks on one device
+    torch_config = PinnedTorchConfig(backend="nccl" if alone else "gloo", timeout_s=cluster.timeout_seconds)
     ray_trainer = TorchTrainer(
         worker,
         train_loop_config={"order": order, "board": board},

@@ -46,7 +46,7 @@ class Ticket:
     order: Order
     use_gpu: bool
     score: Score
-    units: int
+    units: float
     """Cores or GPUs that the trial takes."""
 
 
@@ -86,7 +86,7 @@ def trial_main(config: dict, board: ActorHandle) -> None:
 class Scored(TuneReportCallback):
     """Tells Ray Tune after every epoch what the trial is worth so far: its best epoch by robust accuracy."""
 
-    def __init__(self, score: Score, run: Path, units: int):
+    def __init__(self, score: Score, run: Path, units: float):
         super().__init__()
         self.score, self.run, self.units = score, run, units
 
@@ -97,7 +97,7 @@ class Scored(TuneReportCallback):
         super().after_report(run_context, [worth(self.score, history, self.units)], checkpoint)
 
 
-def worth(score: Score, history: list[dict], units: int) -> dict:
+def worth(score: Score, history: list[dict], units: float) -> dict:
     """What Ray Tune is told of a trial with this history."""
     floor = score.min_clean_accuracy
     best = history[checkpoints.best_epoch(history, floor) - 1]

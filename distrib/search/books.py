@@ -40,7 +40,7 @@ class Trial:
 class Books:
     """All trials of a search, by number; every change is on disk before it counts."""
 
-    def __init__(self, job: Tune, folder: Path, units: int):
+    def __init__(self, job: Tune, folder: Path, units: float):
         """Opens the books in ``folder``, or begins them; a trial takes so many ``units`` (cores or GPUs).
 
         Raises :class:`InputError` if they are damaged.
@@ -103,7 +103,7 @@ class Outcome:
     """Core-hours of training and validation (GPU-hours on GPUs)."""
 
     @classmethod
-    def of(cls, job: Tune, trial: Trial, history: list[dict], units: int) -> "Outcome":
+    def of(cls, job: Tune, trial: Trial, history: list[dict], units: float) -> "Outcome":
         """From the metrics of its epochs."""
         floor = job.score.min_clean_accuracy
         best = checkpoints.best_epoch(history, floor)

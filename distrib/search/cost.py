@@ -108,7 +108,7 @@ def kinds(job: Tune) -> dict[str, Training]:
     return {kind_of(training): training for training in plausible(job)}
 
 
-def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: int) -> Estimate:
+def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: float) -> Estimate:
     """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
     hours = []
     for training in plausible(job):

@@ -27,7 +27,7 @@ from distrib.journal import Journal
 from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
-from distrib.runs import ROBUST, begun, kept_result, read_record, run_folder
+from distrib.runs import ROBUST, kept_result, read_record, run_folder
 from distrib.search import cost, space
 from distrib.search.books import Books, Outcome, Trial, best
 from distrib.search.tables import files
@@ -68,15 +68,15 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri))
     data = prepared_for(job.train, folder, display)
-    with session(job.cluster, dashboard=True, lost=begun(folder, display)) as resources:
+    with session(job.cluster, display.say, read_record(folder), dashboard=True) as resources:
         prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)
-        units = job.cluster.max_workers * (1 if use_gpu else job.cluster.cpus_per_worker)
+        units = job.cluster.max_workers * (1 / job.cluster.workers_per_gpu if use_gpu else job.cluster.cpus_per_worker)
         concurrent = slots(job, resources, use_gpu)
         books = Books(job, folder, units)
         if not books.trials:
             _weigh(job, data, use_gpu, units, concurrent, display)
-        with tracked(job, folder, display) as tracker:
+        with tracked(job, folder, display, device=resources.device) as tracker:
             _write_down(job, books, display)
             _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
             outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
@@ -89,20 +89,20 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
 def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
     """How many trials the cluster holds at a time. Raises :class:`JobError` with the arithmetic."""
     workers, each = job.cluster.max_workers, job.cluster.cpus_per_worker
-    fit = resources.room(each, use_gpu) // workers
+    fit = resources.room(job.cluster, use_gpu) // workers
     if job.cluster.autoscaling:
         return job.concurrent or max(fit, 1)
     if job.concurrent is not None and job.concurrent > fit:
         asked = job.concurrent * workers
+        gpus = f" and {asked / job.cluster.workers_per_gpu:g} GPUs" if use_gpu else ""
         raise JobError(
-            f"concurrent: {job.concurrent} trials x {workers} workers x {each} CPUs = {asked * each} CPUs"
-            f"{f' and {asked} GPUs' if use_gpu else ''}, but the cluster has {resources.cpus:g} CPUs and "
-            f"{resources.gpus:g} GPUs; at most {fit}"
+            f"concurrent: {job.concurrent} trials x {workers} workers x {each} CPUs = {asked * each} CPUs{gpus}, but "
+            f"the cluster has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs; at most {fit}"
         )
     return job.concurrent or fit
 
 
-def _weigh(job: Tune, data: Path, use_gpu: bool, units: int, concurrent: int, display: Display) -> None:
+def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, display: Display) -> None:
     """Says what the search will cost. Raises :class:`JobError` if that is more than it may."""
     from distrib.cluster.spread import spread
 

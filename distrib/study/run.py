@@ -29,7 +29,7 @@ from distrib.judgement import subject_of
 from distrib.preparation import prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import begun, kept_result, run_folder
+from distrib.runs import kept_result, read_record, run_folder
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Findings
 from distrib.study.task import Task
@@ -48,8 +48,8 @@ def run_study(job: Study, display: Display) -> dict:
         data = prepared_for(job, folder, display)
         subjects = _given(job, data, display)
         with (
-            session(job.cluster, lost=begun(folder, display)) as resources,
-            tracked(job, folder, display, pins) as tracker,
+            session(job.cluster, display.say, read_record(folder)) as resources,
+            tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             prove(resources, folder, data, job.cluster)
             if isinstance(job.study, Capacity):

@@ -30,7 +30,7 @@ RANKS = {
     "cluster.spread": 9, "judgement": 12, "record": 10, "training": 10, "study.run": 13, "run": 14, "export": 13,
     "evaluate.points": 4, "data.stage": 3, "cluster.preflight": 9, "cluster.submit": 9,
     "study.values": 4, "study.sheet": 1, "study.task": 6, "study.landscape": 9,
-    "study.curves": 9, "study.transfer": 9, "study.capacity": 9, "plan": 14, "cli": 15,
+    "study.curves": 9, "study.transfer": 9, "study.capacity": 9, "plan": 14, "cli": 15, "cluster.resources": 7,
 }  # fmt: skip
 
 DOORS = {

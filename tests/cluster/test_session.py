@@ -1,5 +1,6 @@
 """What a cluster can hold, and how it is said what it cannot."""
 
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from distrib.job import Cluster
 
 TWO = Resources((Node(0), Node(2), Node(2)), local=False)
 GPUS = Resources((Node(16), Node(16, 2), Node(4, 4)), local=False)
+SEVEN = Resources((Node(8, 7),), local=True)
+ONE = Resources((Node(16, 1),), local=True)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ GPUS = Resources((Node(16), Node(16, 2), Node(4, 4)), local=False)
     ],
 )  # fmt: skip
 def test_no_worker_is_spread_over_two_nodes(resources: Resources, cpus: int, use_gpu: bool, room: int):
-    assert resources.room(cpus, use_gpu) == room
+    assert resources.room(Cluster(cpus_per_worker=cpus), use_gpu) == room
 
 
 REFUSED = [
@@ -49,34 +52,105 @@ def test_gpus_and_cpus_are_counted_on_the_same_node():
     GPUS.check(Cluster(num_workers=3, cpus_per_worker=4, device="cuda"))
 
 
-@pytest.mark.parametrize(("device", "workers", "gpu"), [("auto", 6, True), ("auto", 7, False), ("cpu", 2, False)])
-def test_auto_takes_gpus_only_where_every_worker_gets_one(device: str, workers: int, gpu: bool):
-    cluster = Cluster.model_validate({"device": device, "num_workers": workers})
-    assert GPUS.use_gpu(cluster) is gpu
+@pytest.mark.parametrize(
+    ("resources", "fields", "gpu"),
+    [
+        (GPUS, {"num_workers": 6}, True), (GPUS, {"num_workers": 7}, False),
+        (GPUS, {"num_workers": 2, "device": "cpu"}, False),
+        (SEVEN, {"num_workers": {"min": 4, "max": 8}}, True), (SEVEN, {"num_workers": {"min": 8, "max": 9}}, False),
+        (ONE, {"num_workers": 1}, True), (ONE, {"num_workers": 2}, False),
+        (ONE, {"num_workers": 2, "workers_per_gpu": 2}, True), (ONE, {"num_workers": 3, "workers_per_gpu": 2}, False),
+        (GPUS, {"num_workers": 3, "cpus_per_worker": 8}, False), (TWO, {"num_workers": 2}, False),
+    ],
+)  # fmt: skip
+def test_auto_takes_gpus_where_the_least_number_of_workers_has_room_on_them(
+    resources: Resources, fields: dict, gpu: bool
+):
+    cluster = Cluster.model_validate(fields)
+    assert resources.use_gpu(cluster) is gpu
+    assert resources.decided(cluster).device == ("cuda" if gpu else "cpu")
+
+
+def test_ray_s_rounding_leaves_room_for_every_worker_that_shares_a_gpu():
+    for sharing in range(1, 65):
+        share = Cluster(workers_per_gpu=sharing).gpus_per_worker
+        assert share == round(share, 4) > 0 and share * sharing <= 1 < share * sharing + 1 / sharing
+
+
+@pytest.mark.parametrize(
+    ("resources", "fields", "told"),
+    [
+        (ONE, {"num_workers": 2}, r"1 GPU stays unused: 2 workers of 1 CPUs and a GPU each do not fit, so they compute "
+         r"on CPUs; --set cluster\.num_workers=1 or --set cluster\.workers_per_gpu=2 changes that"),
+        (ONE, {"num_workers": 5, "workers_per_gpu": 2}, r"1/2 of a GPU each do not.*workers=2 or .*per_gpu=5 changes"),
+        (GPUS, {"num_workers": 1, "cpus_per_worker": 17, "autoscaling": True}, r"6 GPUs stay unused.*; lower cluster"),
+        (ONE, {"num_workers": 1}, None), (TWO, {"num_workers": 9, "autoscaling": True}, None),
+        (ONE, {"num_workers": 2, "device": "cpu"}, None),
+        (SEVEN, {"num_workers": 2}, r"num_workers: 5 of 7 GPUs stay unused; --set cluster\.num_workers=7 would take"),
+        (SEVEN, {"num_workers": {"min": 2, "max": 8}}, None), (GPUS, {"num_workers": 2}, None),
+    ],
+)  # fmt: skip
+def test_gpus_never_stay_unused_without_a_word(resources: Resources, fields: dict, told: str | None):
+    cluster = Cluster.model_validate(fields)
+    line = resources.decided(cluster).unused(cluster)
+    assert line is None if told is None else line is not None and re.search(told, line), line
+
+
+def enough(
+    monkeypatch: pytest.MonkeyPatch, looks: list[list[dict]], fields: dict, record: dict | None, local: bool = False
+) -> tuple[Resources, list[str]]:
+    """What a session finds where Ray's nodes are those of ``looks``, one after the other, and what it says."""
+    seen, told = iter(looks), []
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in next(seen)])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return session._enough(Cluster(wait_seconds=60, **fields), local, told.append, record), told
 
 
 def test_machines_of_a_run_that_was_begun_are_waited_for(monkeypatch: pytest.MonkeyPatch):
     """A head that was replaced has no workers yet; a new run is refused at once."""
-    head, worker = ({"Alive": True, "Resources": {"CPU": cpus}} for cpus in (0, 2))
-    seen = iter([[head], [head], [head, worker]])
-    monkeypatch.setattr(ray, "nodes", lambda: next(seen))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    told: list[str] = []
-    cluster = Cluster(num_workers=2, wait_seconds=60)
-    assert session._enough(cluster, False, told.append).cpus == 2
-    (line,) = told
+    head, worker = {"CPU": 0}, {"CPU": 2}
+    found, (line,) = enough(monkeypatch, [[head], [head], [head, worker]], {"num_workers": 2}, {})
+    assert found.cpus == 2
     assert line.startswith("waiting for machines, at most 60 s: cluster.num_workers: 2 workers x 1 CPUs = 2 CPUs, but")
-    for local, lost in ((False, None), (True, told.append)):
-        seen = iter([[head]])
+    for local, record in ((False, None), (True, {})):
         with pytest.raises(JobError, match="the cluster has 0"):
-            session._enough(cluster, local, lost)
+            enough(monkeypatch, [[head]], {"num_workers": 2}, record, local)
+
+
+EIGHT, SIX = [{"CPU": 8, "GPU": 8}], [{"CPU": 8, "GPU": 6}]
+ON_GPUS = {"device": "cuda"}
+
+
+def test_a_run_that_was_begun_on_gpus_waits_for_them(monkeypatch: pytest.MonkeyPatch):
+    """Eight workers were begun on eight GPUs, two are lost: not CPUs, silently, at the next start."""
+    found, (line,) = enough(monkeypatch, [SIX, EIGHT], {"num_workers": 8}, ON_GPUS)
+    assert found.use_gpu(Cluster(num_workers=8))
+    assert re.search(r"waiting for machines, .* begun on GPUs and needs 8 GPUs, but the cluster has 6", line)
+    with pytest.raises(JobError, match=r"begun on GPUs .* has 6; bring them back, or .*--set cluster\.device=cpu"):
+        enough(monkeypatch, [SIX], {"num_workers": 8}, ON_GPUS, local=True)
+
+
+def test_a_device_that_the_job_names_now_is_taken_with_a_line(monkeypatch: pytest.MonkeyPatch):
+    found, told = enough(monkeypatch, [SIX], {"num_workers": 8, "device": "cpu"}, ON_GPUS)
+    assert found.device == "cpu"
+    assert told == ["cluster.device: this run was begun on cuda; it goes on on cpu, as the job says now"]
+    assert enough(monkeypatch, [EIGHT], {"device": "cuda"}, ON_GPUS)[1] == []
+
+
+def test_a_run_that_was_begun_on_cpus_stays_there(monkeypatch: pytest.MonkeyPatch):
+    found, told = enough(monkeypatch, [EIGHT], {}, {"device": "cpu"})
+    assert (found.device, told) == ("cpu", [])
+    assert found.unused(Cluster()) == (
+        "cluster.device: 8 GPUs stay unused, for this run was begun on CPUs; --set cluster.device=cuda changes that"
+    )
+    assert enough(monkeypatch, [EIGHT], {}, {})[0].device == "cuda", "records of earlier versions name no device"
 
 
 LISTENERS = """
 import os, psutil, ray  # as in a process that used Ray before: what it read from its environment is read
 from distrib.cluster.session import session
 from distrib.job import Cluster
-with session(Cluster(num_workers=1), dashboard=True):
+with session(Cluster(num_workers=1), print, dashboard=True):
     assert ray.get(ray.remote(num_cpus=1)(lambda: 1).remote()) == 1  # a worker listens as well
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         for one in process.net_connections("tcp"):

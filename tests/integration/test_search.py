@@ -207,7 +207,7 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
         "cluster": {"num_workers": 1, "timeout_seconds": 10, "wait_seconds": 10},
     })  # fmt: skip
     ended = []
-    with session(job.cluster, dashboard=True), listening(lambda phase, notice: None) as board:
+    with session(job.cluster, print, dashboard=True), listening(lambda phase, notice: None) as board:
         everything = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
         ray.get(everything.ready(), timeout=60)
         events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
@@ -235,7 +235,7 @@ def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeyp
         "stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 100},
         "cluster": {"num_workers": 1},
     }, epochs=60)  # fmt: skip
-    with session(job.cluster, dashboard=True) as resources:
+    with session(job.cluster, print, dashboard=True) as resources:
         before = ray.available_resources()["CPU"]
         assert before == resources.cpus
         with listening(lambda phase, notice: None) as board:

@@ -1,0 +1,138 @@
+"""What a Ray cluster has, whether a job fits on it, and on which device its workers compute."""
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from distrib.errors import JobError
+from distrib.job import MOST_PER_GPU, Cluster
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: float
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has."""
+
+    nodes: tuple[Node, ...]
+    local: bool
+    """Started for this job, on this machine."""
+    device: Device | None = None
+    """What the job's workers compute on, once that is decided (see :meth:`decided`)."""
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    def room(self, cluster: Cluster, use_gpu: bool) -> int:
+        """How many of the job's workers the nodes hold: none is spread over two."""
+        return sum(
+            min(
+                int(node.cpus // cluster.cpus_per_worker),
+                int(node.gpus) * cluster.workers_per_gpu if use_gpu else sys.maxsize,
+            )
+            for node in self.nodes
+        )
+
+    def use_gpu(self, cluster: Cluster) -> bool:
+        """Whether the job's workers compute on GPUs: as was decided, or else would be now."""
+        return (self.device or self._choice(cluster, None)) == "cuda"
+
+    def decided(self, cluster: Cluster, begun_on: Device | None = None) -> "Resources":
+        """The same with the device of the job's workers; ``begun_on`` is the one that the run began on.
+
+        Raises :class:`JobError` where the job does not fit.
+        """
+        self.check(cluster, begun_on)
+        return replace(self, device=self._choice(cluster, begun_on))
+
+    def _choice(self, cluster: Cluster, begun_on: Device | None) -> Device:
+        if cluster.device != "auto":
+            return cluster.device
+        return begun_on or ("cuda" if self.room(cluster, use_gpu=True) >= cluster.min_workers else "cpu")
+
+    def check(self, cluster: Cluster, begun_on: Device | None = None) -> None:
+        """Raises :class:`JobError` for a request that could never be placed, with the arithmetic."""
+        use_gpu = self._choice(cluster, begun_on) == "cuda"
+        least, each = cluster.min_workers, cluster.cpus_per_worker
+        if cluster.autoscaling:
+            return
+        gpus = _gpus(cluster, least)
+        if use_gpu and self.gpus < gpus:
+            lack = f"needs {gpus} GPUs, but the cluster has {self.gpus:g}"
+            if cluster.device == "cuda":
+                raise JobError(
+                    f"cluster.device: cuda {lack}; use auto or cpu, or let workers share one (cluster.workers_per_gpu)"
+                )
+            raise JobError(
+                f"cluster.device: this run was begun on GPUs and {lack}; bring them back, or let it go on without: "
+                "--set cluster.device=cpu"
+            )
+        if least * each > self.cpus:
+            raise JobError(
+                f"cluster.num_workers: {least} workers x {each} CPUs = {least * each} CPUs, but the "
+                f"cluster has {self.cpus:g}; ask for fewer"
+            )
+        room = self.room(cluster, use_gpu)
+        if least > room:
+            nodes = ", ".join(f"{node.cpus:g} CPUs{f' {node.gpus:g} GPUs' if use_gpu else ''}" for node in self.nodes)
+            share = f" and {_share(cluster)}" if use_gpu else ""
+            raise JobError(
+                f"cluster.cpus_per_worker: {least} workers of {each} CPUs{share} each, but the "
+                f"nodes ({nodes}) hold {room}; ask for less"
+            )
+
+    def unused(self, cluster: Cluster) -> str | None:
+        """Which GPUs the job leaves alone although nobody told it to, and what to do about it; None where it does not.
+
+        Only of an own cluster can it be said that no other job has them.
+        """
+        least = cluster.min_workers
+        if cluster.device == "cpu" or self.gpus < 1:
+            return None
+        if self.use_gpu(cluster):
+            idle = self.gpus - _gpus(cluster, cluster.max_workers)
+            if not self.local or idle < 1:
+                return None
+            return (
+                f"cluster.num_workers: {idle:g} of {self.gpus:g} GPUs stay unused; --set cluster.num_workers="
+                f"{self.room(cluster, use_gpu=True)} would take them all"
+            )
+        stay = "1 GPU stays" if self.gpus == 1 else f"{self.gpus:g} GPUs stay"
+        fit = self.room(cluster, use_gpu=True)
+        if fit >= least:
+            return (
+                f"cluster.device: {stay} unused, for this run was begun on CPUs; --set cluster.device=cuda changes that"
+            )
+        shares = range(cluster.workers_per_gpu + 1, MOST_PER_GPU + 1)
+        shared = (n for n in shares if self.room(cluster.model_copy(update={"workers_per_gpu": n}), True) >= least)
+        cures = [f"--set cluster.num_workers={fit}"] if fit else []
+        cures += [f"--set cluster.workers_per_gpu={n}" for n in [next(shared, None)] if n]
+        return (
+            f"cluster.device: {stay} unused: {least} workers of {cluster.cpus_per_worker} CPUs and {_share(cluster)} "
+            f"each do not fit, so they compute on CPUs; "
+            f"{' or '.join(cures) or 'lower cluster.cpus_per_worker'} changes that"
+        )
+
+
+def _gpus(cluster: Cluster, workers: int) -> int:
+    return math.ceil(workers / cluster.workers_per_gpu)
+
+
+def _share(cluster: Cluster) -> str:
+    return "a GPU" if cluster.workers_per_gpu == 1 else f"1/{cluster.workers_per_gpu} of a GPU"
