@@ -262,7 +262,8 @@ class Tune(Run):
     stopping: Stopping = Never(stop="never")
     score: Score
     concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Trials at a time, each with cluster.num_workers workers; None: as many as the cluster holds."""
+    """Trials at a time, each with cluster.num_workers workers; None: as many as the cluster holds,
+    with 1.25 GB of memory for each beside its workers."""
     budget_hours: Annotated[float, Field(gt=0)] | None = None
     """Core-hours (GPU-hours on GPUs) that the search may take; refused before it starts if it would take more."""
     winner: Winner | None = Winner()

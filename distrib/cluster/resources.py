@@ -9,6 +9,8 @@ from distrib.errors import JobError
 from distrib.job import MOST_PER_GPU, Cluster
 
 Device = Literal["cpu", "cuda"]
+TRIAL_BYTES = 1_250_000_000
+"""What a trial's own process takes beside its workers (measured): Python with torch, Ray Train and Ray Tune."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class Node:
 
     cpus: float
     gpus: float = 0
+    memory: float = math.inf
+    """Bytes that Ray may promise; inf where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Resources:
             )
             for node in self.nodes
         )
+
+    def trials(self) -> int:
+        """How many trials' own processes the nodes have the memory for; one runs in any case."""
+        if any(node.memory == math.inf for node in self.nodes):
+            return sys.maxsize
+        return max(1, sum(int(node.memory // TRIAL_BYTES) for node in self.nodes))
 
     def use_gpu(self, cluster: Cluster) -> bool:
         """Whether the job's workers compute on GPUs: as was decided, or else would be now."""

@@ -74,7 +74,8 @@ def _enough(cluster: Cluster, local: bool, say: Callable[[str], None], record: d
     deadline, told = time.monotonic() + cluster.wait_seconds, False
     while True:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        found = Resources(tuple(Node(total.get("CPU", 0), total.get("GPU", 0)) for total in totals), local)
+        nodes = (Node(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0)) for total in totals)
+        found = Resources(tuple(nodes), local)
         try:
             return found.decided(cluster, begun_on)
         except JobError as error:

@@ -13,16 +13,17 @@ HOUR = 3600
 
 
 def spread(
-    function: Callable, shared: object, items: Iterable[tuple], cluster: Cluster, cuda: bool
+    function: Callable, shared: object, items: Iterable[tuple], cluster: Cluster, cuda: bool, fresh: bool = False
 ) -> Iterator[tuple[tuple, Any]]:
     """(item, ``function(shared, *item)``) as they come, with at most one task a worker under way.
 
+    With ``fresh`` a process that used a GPU ends with its call, and leaves the GPU's memory to whatever comes next.
+    Otherwise it takes the next item: to start another one takes seconds.
     Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
     """
-    remote: Any = ray.remote(function)
-    remote = remote.options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=1 if cuda else 0, max_retries=cluster.max_failures
-    )
+    # not by .options(), which drops max_calls (Ray 2.60); 0 is without end
+    gpu = {"num_gpus": cluster.gpus_per_worker, "max_calls": 1 if fresh else 0} if cuda else {}
+    remote: Any = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=cluster.max_failures, **gpu)(function)
     stored, waiting, running = ray.put(shared), iter(items), {}
     while True:
         while len(running) < cluster.max_workers and (item := next(waiting, None)) is not None:

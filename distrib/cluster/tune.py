@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.actor import ActorHandle
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -22,6 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distrib import checkpoints
+from distrib.cluster.resources import TRIAL_BYTES
 from distrib.cluster.train import Order, fit
 from distrib.errors import DistribError, JobError, NoRoom, RunError
 from distrib.files import write_bytes
@@ -34,9 +36,6 @@ from distrib.search.values import Asha, Median, Optuna, Score
 
 ERROR = "error.txt"
 NO_ROOM = "no_room.txt"
-RESERVED: dict[str, float] = {"memory": 1}
-"""What Tune reserves for a trial's own small process: a byte, for nothing at all is refused, and a share of a CPU would
-be missing where its workers need every CPU that there is."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,18 @@ def trial_main(config: dict, board: ActorHandle) -> None:
             write_bytes(folder / NO_ROOM, str(error).encode())
     except DistribError as error:  # the same would happen again: not for Tune, which would start the trial anew
         write_bytes(run / ERROR, str(error).encode())
+
+
+def reserved(memories: list[float], concurrent: int) -> dict[str, float]:
+    """What Tune reserves for a trial's own process, so that Ray spreads them over the nodes, which have ``memories``.
+
+    It is the memory that such a process takes, or as much less as lets ``concurrent`` of them run at a time: a node
+    with little memory has to do with what it has. A share of a CPU would be missing where the workers need every CPU.
+    """
+    share = TRIAL_BYTES
+    while share > 1 and sum(memory // share for memory in memories) < concurrent:
+        share //= 2
+    return {"memory": share}
 
 
 class Scored(TuneReportCallback):
@@ -139,11 +150,14 @@ def search(
         algorithm, space, count = None, {"trial": tune.grid_search([config(trial) for trial in left])}, 1
     if not left and (algorithm is None or count < 1):
         return
+    memories = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
+    # nodes that an autoscaling cluster will add are not there yet
+    resources = reserved(memories, 1 if job.cluster.autoscaling else concurrent)
     experiment = books.folder / ".tune"
     shutil.rmtree(experiment, ignore_errors=True)
     (books.folder / "trials" / NO_ROOM).unlink(missing_ok=True)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), RESERVED),
+        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), resources),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=count,

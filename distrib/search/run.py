@@ -99,7 +99,7 @@ def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
             f"concurrent: {job.concurrent} trials x {workers} workers x {each} CPUs = {asked * each} CPUs{gpus}, but "
             f"the cluster has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs; at most {fit}"
         )
-    return job.concurrent or fit
+    return job.concurrent or min(fit, resources.trials())
 
 
 def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, display: Display) -> None:
@@ -109,7 +109,8 @@ def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, 
     card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
     kinds = cost.kinds(job)
     shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker, use_gpu)
-    speeds = {item[0]: speed for item, speed in spread(_timed, shared, kinds.items(), job.cluster, use_gpu)}
+    timings = spread(_timed, shared, kinds.items(), job.cluster, use_gpu, fresh=True)
+    speeds = {item[0]: speed for item, speed in timings}
     found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
     display.say(
         f"search: {found.trials} trials, {concurrent} at a time; about {found.about:.2g} {unit}-hours, at most "

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -242,3 +243,53 @@ def test_no_more_trials_at_a_time_than_the_cluster_holds():
     assert slots(tune({"cluster": {"num_workers": 2}, "concurrent": 3}), eight, False) == 3
     with pytest.raises(JobError, match=r"concurrent: 3 trials x 3 workers x 1 CPUs = 9 CPUs, .* at most 2"):
         slots(tune({"cluster": {"num_workers": 3}, "concurrent": 3}), eight, False)
+    sharing = tune({"cluster": {"num_workers": 2, "workers_per_gpu": 2}})
+    assert slots(sharing, gpus, True) == 4, "a trial takes one GPU"
+    with pytest.raises(JobError, match=r"= 10 CPUs and 5 GPUs, but the cluster has 64 CPUs and 4 GPUs; at most 4"):
+        slots(sharing.model_copy(update={"concurrent": 5}), gpus, True)
+
+
+def test_no_more_trials_at_a_time_than_there_is_memory_for_unless_the_job_says_so():
+    from distrib.cluster.resources import Node, Resources
+    from distrib.search.run import slots
+
+    small, tiny = Resources((Node(16, 0, 4e9), Node(16, 0, 2e9)), False), Resources((Node(16, 0, 1e9),), True)
+    assert slots(tune({}), small, False) == 4, "3 and 1 processes of 1.25 GB"
+    assert slots(tune({}), tiny, False) == 1
+    assert slots(tune({"concurrent": 9}), small, False) == 9
+
+
+@pytest.mark.parametrize(
+    ("memories", "concurrent", "share"),
+    [
+        ([64e9] * 4, 24, 1_250_000_000), ([2e9], 1, 1_250_000_000), ([2e9], 2, 625_000_000),
+        ([1e9, 0, 4e9], 5, 625_000_000), ([0], 3, 1),
+    ],
+)  # fmt: skip
+def test_a_trial_s_process_reserves_the_memory_that_it_takes(memories: list[float], concurrent: int, share: int):
+    """Of 24 that reserved a byte each, one of four nodes got all."""
+    from distrib.cluster.tune import reserved
+
+    assert reserved(memories, concurrent) == {"memory": share}
+
+
+def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    from distrib.cluster import tune as door
+
+    class Asked(Exception):
+        """Raised in the place of the experiment."""
+
+    def start(trainable: object, resources: dict) -> None:
+        raise Asked(resources["memory"])
+
+    node = {"Alive": True, "Resources": {"CPU": 8, "memory": 64e9}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node] * 4)
+    monkeypatch.setattr(door.tune, "with_parameters", lambda function, **values: function)
+    monkeypatch.setattr(door.tune, "with_resources", start)
+    job, nobody = tune({}), Any
+    books = Books(job, tmp_path, 2)
+    books.add(*(drawn(job) or ()))
+    with pytest.raises(Asked, match="1250000000"):
+        door.search(job, books, tmp_path, 24, False, nobody, nobody)  # pyright: ignore[reportArgumentType]
