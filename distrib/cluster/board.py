@@ -10,11 +10,13 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LIMIT = 10_000
 POLL_SECONDS = 0.2
+FETCH_SECONDS = 60
+"""For one answer of the board, before it is said that reports are late."""
 LAST_SECONDS = 180
 """For the listener to end: longer than MLflow is tried for (see ``tracking.BOUNDS``)."""
 
@@ -66,7 +68,9 @@ def post(board: ActorHandle, phase: str, notice: object) -> None:
 
 
 Listener = Callable[[str, object], None]
-"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd."""
+"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd.
+
+A Note without a phase is of the board itself."""
 
 
 @contextmanager
@@ -74,23 +78,41 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
     """A new board; a thread hands what is posted to ``listen``, until the block ends, and then once more.
 
     The board is on the driver's own node, so that no other node takes it along when it is lost.
-    What ``listen`` raises is raised at the end of the block, unless the block raises itself. Where the board is lost
-    nothing more is heard: what counts is also in the checkpoints.
+    What ``listen`` raises is raised at the end of the block, unless the block raises itself. A board that is slow to
+    answer is asked again; where it is lost nothing more is heard: what counts is also in the checkpoints. ``listen`` is
+    told of both.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     ended, failures = threading.Event(), []
 
     def loop() -> None:
+        answer, told, tried = None, False, False
         try:
             while True:
-                last = ended.wait(POLL_SECONDS)
-                for phase, notice in ray.get(board.fetch.remote(), timeout=60):
+                if answer is None:
+                    last = ended.wait(POLL_SECONDS)
+                    answer = board.fetch.remote()
+                try:
+                    notices = ray.get(answer, timeout=FETCH_SECONDS)
+                except (GetTimeoutError, ActorUnavailableError) as error:
+                    if tried:
+                        return
+                    tried = ended.is_set()  # once more, and no longer
+                    if not told:
+                        listen("", Note("warning: live reports of the workers are late; the work goes on"))
+                    told = True
+                    if isinstance(error, ActorUnavailableError):  # a late answer is waited for: it took notices down
+                        answer = None
+                    continue
+                answer = None
+                for phase, notice in notices:
                     listen(phase, pickle.loads(notice))
                 if last:
                     return
-        except RayError:
-            return
+        except RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            listen("", Note(f"warning: live reports of the workers have ended ({reason}); the work goes on"))
         except Exception as error:
             failures.append(error)
 

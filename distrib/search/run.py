@@ -243,7 +243,12 @@ class Watch:
 
     def hear(self, phase: str, notice: object) -> None:
         """What a worker posted."""
+        from distrib.cluster.board import Note
+
         with self.lock:
+            if isinstance(notice, Note):
+                self.display.say(f"trial {phase.partition('/')[0]}: {notice.text}" if phase else notice.text)
+                return
             self._hear(int(phase.partition("/")[0]), notice)
 
     def _hear(self, number: int, notice: object) -> None:
