@@ -313,8 +313,13 @@ def _pull(options: argparse.Namespace) -> int:
     uri = tracking.address(options.tracking_uri)
     tracking.must_exist(uri)
     registry.pull(options.address, options.folder, uri)
-    print(f"{options.address} is in {options.folder}: model/ (MLflow), weights.safetensors, card.json, job.json")
-    print(f"try it: python {options.folder / 'example.py'}")
+    print(
+        f"{options.address} is in {options.folder}: {', '.join(sorted(path.name for path in options.folder.iterdir()))}"
+    )
+    if (options.folder / "example.py").exists():
+        print(f"try it: python {options.folder / 'example.py'}")
+    else:
+        say("no example: it has no card, or is a pickled module, which runs whatever code is in it when it is loaded")
     return 0
 
 

@@ -70,6 +70,10 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         "job_digest": result["job_digest"],
     }
     room = files("distrib.evaluate")
-    readme = room.joinpath("frozen_readme.md").read_text().format(**spec)
-    frozen.write(folder, x_adv, tensors, spec, readme, room.joinpath("frozen_validate.py").read_text())
+    texts = {
+        "README.md": room.joinpath("frozen_readme.md").read_text().format(**spec),
+        "validate.py": room.joinpath("frozen_validate.py").read_text(),
+        "program.py": room.joinpath("program.py").read_text(),
+    }
+    frozen.write(folder, x_adv, tensors, spec, texts)
     return spec

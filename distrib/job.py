@@ -216,7 +216,7 @@ class Evaluate(Run):
     model: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder, or a .pt2 file."""
     trust_pickle: bool = False
-    """Load a pickled model (.pt, .pth), which runs whatever code is in it."""
+    """Load a model that runs whatever code is in it: a pickled one (.pt, .pth), or such a .pt2."""
     attach: bool = True
     """Give a registered version the card, and let it become champion if the card says so."""
     data: DataSource
@@ -244,7 +244,7 @@ class Study(Run):
     loader: LoaderName = "auto"
     study: StudyOf
     trust_pickle: bool = False
-    """Load pickled models (.pt, .pth), which run whatever code is in them."""
+    """Load models that run whatever code is in them: pickled ones (.pt, .pth), or such .pt2."""
 
     def resolved(self) -> "Study":
         """The job itself: nothing in it depends on another field."""

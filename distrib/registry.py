@@ -1,7 +1,7 @@
 """The registry: robust models as versions that anyone can pull, with what is claimed of them.
 
-A version holds an exported program (``torch.export``: no pickle, no distrib needed to load it), the weights, the
-resolved job, the robustness card, and an example of use. Its tags say how robust it is; aliases point at the newest
+A version holds an exported program (``torch.export``: no distrib needed to load it), the weights, the resolved job and
+the robustness card. Its tags say how robust it is; aliases point at the newest
 and at the best: ``latest-robust``, and ``champion`` (see :mod:`distrib.promotion`).
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,10 @@ from distrib.tracking import Tracker, client, sought
 
 T = TypeVar("T", bound=Run)
 LATEST = "latest-robust"
+DATA = (".json", ".md", ".html", ".csv", ".safetensors")
+"""Of the files that are pulled with a model."""
+EXAMPLE = {"example.py": "pulled_example.py", "program.py": "program.py"}
+"""The scripts that are written beside a pulled model, and distrib's own files of them."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,6 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
         for file, content in entry.files.items():
             (extra / file).write_bytes(content)
         (extra / "job.json").write_text(json.dumps(entry.card.job, indent=2))
-        (extra / "example.py").write_text(example(entry, name))
         # MLflow prints what it did, and how to open it; distrib says that itself
         with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
             info = log_model(
@@ -173,28 +177,6 @@ def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:
             images = x.repeat(3, 1, 1, 1)[:size]
             if not torch.allclose(stored(images), module(images), rtol=1e-4, atol=1e-4):
                 raise RunError(f"{uri}: the stored model's logits differ from the evaluated model's; not usable")
-
-
-def example(entry: Entry, name: str) -> str:
-    """A script that uses the pulled model; it needs torch and mlflow, not distrib."""
-    height, width, channels = entry.subject.image
-    return f'''"""Uses the model {name} as it was pulled. Needs torch and mlflow; not distrib.
-
-    python example.py
-"""
-
-from pathlib import Path
-
-import mlflow.pytorch
-import torch
-
-classes = {list(entry.card.classes)!r}
-model = mlflow.pytorch.load_model(str(Path(__file__).resolve().parent / "model"))
-images = torch.rand(4, {channels}, {height}, {width})  # float32 [B, C, H, W], pixels in [0, 1]
-with torch.no_grad():
-    logits = model(images)
-print([classes[i] for i in logits.argmax(dim=1).tolist()])
-'''
 
 
 def load(uri: str) -> torch.nn.Module:
@@ -266,7 +248,8 @@ def _number(text: str | None) -> float | None:
 def pull(address: str, folder: Path, uri: str) -> dict:
     """Brings a version to ``folder`` (new or empty): the model, weights, card, job, example. Nothing half-written.
 
-    Returns the card. Raises :class:`RegistryError`, :class:`InputError`.
+    Returns the card. Raises :class:`RegistryError`, :class:`InputError`. No code comes from the registry: a program
+    that could run some is refused, and the scripts are distrib's own. A pickled module comes without an example.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a new or empty folder")
@@ -275,14 +258,18 @@ def pull(address: str, folder: Path, uri: str) -> dict:
     with _fetched(address, uri, folder.absolute().parent) as (room, found):
         aside = room / "whole"
         aside.mkdir()
+        exported = any((room / "model").rglob("*.pt2"))
+        if exported:
+            _subject(address, room, trusted=False)
         (room / "model").rename(aside / "model")
-        for file in (aside / "model" / "extra_files").glob("*"):
-            shutil.copy(file, aside / file.name)
+        _copy(aside / "model" / "extra_files", aside)
         later = found.tags.get("card_run", found.run_id)
         if later != found.run_id:  # it was judged again since it was registered
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
-            for file in (room / "card").iterdir():
-                shutil.copy(file, aside / file.name)
+            _copy(room / "card", aside)
+        if exported and (aside / "card.json").exists():
+            for name, text in EXAMPLE.items():
+                (aside / name).write_text(files("distrib.evaluate").joinpath(text).read_text())
         if folder.exists():
             folder.rmdir()
         os.rename(aside, folder)
@@ -290,16 +277,26 @@ def pull(address: str, folder: Path, uri: str) -> dict:
     return json.loads(card.read_text()) if card.exists() else {}
 
 
+def _subject(address: str, room: Path, trusted: bool) -> Exported | Pickled:
+    try:
+        return in_folder(room / "model", trusted)
+    except CheckpointError as error:
+        raise RegistryError(f"{address}: {str(error).replace(str(room) + '/', '')}") from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies the files of a version that are not code: a script, or a module of torch's name, would be run."""
+    for file in sorted(source.glob("*")):
+        if file.is_file() and file.suffix in DATA:
+            shutil.copy(file, target / file.name)
+
+
 def fetch_subject(address: str, uri: str, trusted: bool, say: Callable[[str], None]) -> tuple[Exported | Pickled, dict]:
     """(the model of a version, its card or {}). Raises :class:`RegistryError`, :class:`CheckpointError`."""
     say(f"model: fetching {address}")
     with _fetched(address, uri, Path(tempfile.gettempdir())) as (room, _):
         card = room / "model" / "extra_files" / "card.json"
-        try:
-            subject = in_folder(room / "model", trusted)
-        except CheckpointError as error:
-            raise RegistryError(f"{address}: {str(error).replace(str(room) + '/', '')}") from None
-        return subject, json.loads(card.read_text()) if card.exists() else {}
+        return _subject(address, room, trusted), json.loads(card.read_text()) if card.exists() else {}
 
 
 @contextmanager

@@ -1,14 +1,21 @@
 """The registry's gate: champion moves only to a model that was shown to be better on the same terms."""
 
+import ast
+import io
 import json
+import runpy
+import sys
+import zipfile
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from cards import STANDARD, attach, claim, entry, register
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from distrib import promotion, registry, tracking
 from distrib.data.beton import Card as DataCard
@@ -291,7 +298,7 @@ def test_a_stored_model_that_differs_is_not_registered(weights: Weights, uri: st
     assert tracking.client(uri).search_model_versions("name = 'differs'") == []
 
 
-def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path):
+def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path, capsys, monkeypatch):
     registered = register(weights, uri, claim(0.5), name="pulled", same=True)
     card = registry.pull("models:/pulled@champion", tmp_path / "here", uri)
     assert card == json.loads((tmp_path / "here" / "card.json").read_text())
@@ -299,6 +306,34 @@ def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path)
     with pytest.raises(InputError, match="is there already"):
         registry.pull(registered.uri, tmp_path / "here", uri)
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    monkeypatch.syspath_prepend(tmp_path / "here")  # as Python does for a script's own folder
+    runpy.run_path(str(tmp_path / "here" / "example.py"), run_name="__main__")
+    assert sys.modules.pop("program").__file__ == str(tmp_path / "here" / "program.py")
+    assert len(ast.literal_eval(capsys.readouterr().out)) == 4
+
+
+def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str, tmp_path: Path):
+    """Whoever may write artifacts could have changed it: the program, and the script that the pull recommends."""
+    register(weights, uri, claim(0.5), name="changed")
+    model = Path(local_file_uri_to_path(mlflow.artifacts.download_artifacts("models:/changed/1", tracking_uri=uri)))
+    for name in ("torch.py", "example.py"):
+        (model / "extra_files" / name).write_text("raise SystemExit('code from the registry')")
+    registry.pull("models:/changed/1", tmp_path / "first", uri)
+    assert not (tmp_path / "first" / "torch.py").exists()
+    assert "code from the registry" not in (tmp_path / "first" / "example.py").read_text()
+    program = model / "data" / "model.pt2"
+    with zipfile.ZipFile(program) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    file = io.BytesIO()
+    torch.save(weights.load(torch.device("cpu")), file)  # a pickle of a class
+    with zipfile.ZipFile(program, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, file.getvalue() if name.endswith("sample_inputs/model.pt") else part)
+    with pytest.raises(
+        RegistryError, match=r"^models:/changed/1: model/data/model\.pt2: data/sample_inputs/model\.pt: "
+    ):
+        registry.pull("models:/changed/1", tmp_path / "second", uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ DIR/
     adversarial.safetensors   x_adv float32 [N, C, H, W] in [0, 1]; index, label int64 [N]; clean, broken uint8 [N]
     attack.json               what was attacked, how, and how the images can be checked
     README.md                 the same for a reader
-    validate.py               checks the images and scores a model; needs torch, safetensors and mlflow, not distrib
+    validate.py               checks the images and scores a model; needs torch and safetensors, not distrib
+    program.py                loads the model for it, and runs no code that lies in it
 
 The same folder, made by anyone by any means, is judged by the attack ``stored`` of an evaluation: it checks that every
 image lies in the threat around its own test image, and scores it.
@@ -26,12 +27,15 @@ SET = "adversarial.safetensors"
 SPEC = "attack.json"
 
 
-def write(folder: Path, x_adv: Tensor, columns: dict[str, Tensor], spec: dict, readme: str, script: str) -> None:
-    """Writes a set to the new or empty ``folder``; the file of images comes last, so a set that has it is whole."""
+def write(folder: Path, x_adv: Tensor, columns: dict[str, Tensor], spec: dict, texts: dict[str, str]) -> None:
+    """Writes a set, and ``texts`` by their names, to the new or empty ``folder``.
+
+    The file of images comes last, so a set that has it is whole.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(json.dumps(spec, indent=2) + "\n")
-    (folder / "README.md").write_text(readme)
-    (folder / "validate.py").write_text(script)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
     write_bytes(folder / SET, save({"x_adv": x_adv.contiguous(), **columns}))
 
 

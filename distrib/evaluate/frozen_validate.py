@@ -2,9 +2,11 @@
 
     python validate.py MODEL [--images FILE.safetensors]
 
-MODEL: an MLflow model folder or a program of torch.export (.pt2) that maps pixels in [0, 1] to logits.
+MODEL: an MLflow model folder or a program of torch.export (.pt2) that maps pixels in [0, 1] to logits. One that could
+run code when it is loaded (a pickle) is refused, unless --trust-pickle says that its source is trusted.
 FILE: tensors x_adv (float32 [N, C, H, W]) and index (int64 [N]); without it, the images beside this script.
-Needs torch and safetensors (and mlflow for an MLflow folder). Exit status 1 where an image breaks the rules.
+Needs torch, safetensors and program.py beside it (and mlflow for a pickled MLflow model). Exit status 1 where an image
+breaks the rules, or the model is refused.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+import program  # pyright: ignore[reportMissingImports] the module distrib.evaluate.program, beside this script
 import torch
 from safetensors.torch import load_file
 
@@ -24,6 +27,7 @@ def main() -> int:
     words.add_argument("model", type=Path)
     words.add_argument("--images", type=Path, default=HERE / "adversarial.safetensors")
     words.add_argument("--batch-size", type=int, default=250)
+    words.add_argument("--trust-pickle", action="store_true", help="load a MODEL that could run code")
     options = words.parse_args()
     spec = json.loads((HERE / "attack.json").read_text())
     truth, given = load_file(HERE / "adversarial.safetensors"), load_file(options.images)
@@ -46,7 +50,11 @@ def main() -> int:
         print(f"refused: {int(far.sum())} images lie outside the {spec['norm']} ball of {spec['epsilon']:.6g} "
               f"(the farthest at {worst:.6g}), {int(out.sum())} outside [0, 1]")  # fmt: skip
         return 1
-    model = load(options.model)
+    try:
+        model = load(options.model, options.trust_pickle)
+    except ValueError as error:
+        print(f"refused: {options.model}: {error}; --trust-pickle loads it if you trust its source")
+        return 1
     with torch.no_grad():
         scores = {}
         for name, images in (("clean", x), ("adversarial", x_adv)):
@@ -69,11 +77,15 @@ def predicted(logits: torch.Tensor) -> torch.Tensor:
     return torch.where(largest.isfinite(), label, -1)
 
 
-def load(path: Path):
-    """The model of an MLflow folder or a .pt2 file."""
+def load(path: Path, trusted: bool):
+    """The model of an MLflow folder or a .pt2 file. Raises ValueError where it could run code and is not trusted."""
     programs = [path] if path.suffix == ".pt2" else sorted(path.rglob("*.pt2"))
+    if programs and not trusted:
+        return program.load(programs[0].read_bytes())
     if programs:
         return torch.export.load(programs[0]).module()
+    if not trusted:
+        raise ValueError("holds no program of torch.export (.pt2), and a pickle could run code")
     from mlflow.pytorch import load_model
 
     return load_model(str(path)).eval()

@@ -12,6 +12,7 @@ from torch import nn
 
 from distrib.data.beton import Card
 from distrib.errors import CheckpointError
+from distrib.evaluate import program
 from distrib.models import Model
 from distrib.state import load_weights
 
@@ -50,9 +51,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Exported:
-    """A program that torch.export saved: what the registry keeps."""
+    """A program that torch.export saved: what the registry keeps. Code in it is run only where the job says so."""
 
     program: bytes
+    trusted: bool = False
 
     def content(self) -> bytes:
         """What identifies the model."""
@@ -61,10 +63,15 @@ class Exported:
     def load(self, device: torch.device) -> nn.Module:
         """The module. Raises :class:`CheckpointError`."""
         try:
-            exported = torch.export.load(io.BytesIO(self.program))
+            if self.trusted:
+                module = torch.export.load(io.BytesIO(self.program)).module()
+            else:
+                module = program.load(self.program)
+        except program.MayRunCode as error:
+            raise CheckpointError(f"the model's exported program may run code: {error}") from None
         except Exception as error:  # the reader raises whatever the damage makes it: RuntimeError, KeyError, BadZipFile
             raise CheckpointError(f"the model's exported program cannot be read ({type(error).__name__})") from None
-        return exported.module().to(device)
+        return module.to(device)
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,14 @@ def fingerprint(subject: Subject) -> str:
 def in_folder(path: Path, trusted: bool) -> Exported | Pickled:
     """The model in an MLflow model folder, a .pt2 program or a pickled .pt/.pth module.
 
-    Raises :class:`CheckpointError` where there is none, or only a pickle that is not ``trusted``.
+    Raises :class:`CheckpointError` where there is none, or only one that is not ``trusted`` and could run code.
     """
     programs, pickles = _files(path, "*.pt2"), [*_files(path, "*.pth"), *_files(path, "*.pt")]
     if programs:
-        return Exported(_content(programs[0]))
+        content = _content(programs[0])
+        if not trusted:
+            _harmless(programs[0], content)
+        return Exported(content, trusted)
     if not pickles:
         raise CheckpointError(
             f"{path}: holds no model: neither a checkpoint (state.json), nor a program of torch.export (.pt2), nor a "
@@ -120,6 +130,19 @@ def in_folder(path: Path, trusted: bool) -> Exported | Pickled:
             "file, or set trust_pickle: true if you trust its source"
         )
     return Pickled(_content(pickles[0]))
+
+
+def _harmless(path: Path, content: bytes) -> None:
+    """Raises :class:`CheckpointError`, which names the file, where loading it could run code, or it is damaged."""
+    try:
+        program.checked(content)
+    except program.MayRunCode as error:
+        raise CheckpointError(
+            f"{path}: {error}: loading it could run code; export it anew with torch.export.save, or set "
+            "trust_pickle: true if you trust its source"
+        ) from None
+    except Exception as error:  # as above
+        raise CheckpointError(f"{path}: the exported program cannot be read ({type(error).__name__})") from None
 
 
 def _files(path: Path, pattern: str) -> list[Path]:

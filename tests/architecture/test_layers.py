@@ -20,7 +20,7 @@ RANKS = {
     "evaluate.reference": 4, "evaluate.logits": 3,
     "evaluate.frozen": 2, "evaluate.subject": 4, "evaluate.probes": 4, "checkpoints": 4,
     "plots": 8, "evaluate.witness": 5, "evaluate.suspicion": 6, "evaluate.claim": 7, "evaluate.card": 9,
-    "evaluate.frozen_validate": 0,
+    "evaluate.frozen_validate": 1, "evaluate.program": 0, "evaluate.pulled_example": 1,
     "job": 5, "jobfile": 6, "step": 6, "trainer": 7, "progress": 7, "report": 7, "doctor": 7, "preparation": 9,
     "search.values": 4, "search.space": 6, "search.books": 9, "search.cost": 8, "search.sampler": 10,
     "search.plots": 9, "search.tables": 11, "cluster.tune": 11, "search.run": 13,

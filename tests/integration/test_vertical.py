@@ -103,7 +103,8 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert card["weights_sha256"] == finished["weights_sha256"] and card["job"]["seed"] == 0
     assert card["schema"] == "distrib/robustness-card/1" and card["claim"]["tier"] == "standard"
     assert {path.name for path in pulled.iterdir()} == {
-        "model", "weights.safetensors", "card.json", "card.md", "card.html", "examples.csv", "job.json", "example.py"
+        "model", "weights.safetensors", "card.json", "card.md", "card.html", "examples.csv", "job.json", "example.py",
+        "program.py",
     }  # fmt: skip
     assert len((pulled / "examples.csv").read_text().splitlines()) == 451
     example = call([sys.executable, "example.py"], pulled)
