@@ -113,7 +113,7 @@ class Trades(Value):
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
         """The images whose predictions diverge most from those on ``x``."""
         with undisturbed(model, self.attack.batch_norm), torch.no_grad():
-            clean = model(x).float().softmax(dim=1)
+            clean = model(x).float()
         return self.attack.scaled(strength).perturb(
             model, x, y, noise, lambda logits, rows: divergence(clean[rows], logits.float())
         )
@@ -121,13 +121,17 @@ class Trades(Value):
     def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
         """Cross-entropy on ``x`` plus beta times the mean divergence on ``x_adv``."""
         clean, adversarial = forward(torch.cat([x, x_adv])).float().chunk(2)
-        loss = F.cross_entropy(clean, y) + self.beta * divergence(clean.softmax(dim=1), adversarial).mean()
+        loss = F.cross_entropy(clean, y) + self.beta * divergence(clean, adversarial).mean()
         return Outcome(loss, adversarial)
 
 
-def divergence(p: Tensor, logits: Tensor) -> Tensor:
-    """KL(p || softmax(logits)) of each sample, ``[B]``."""
-    return F.kl_div(logits.log_softmax(dim=1), p, reduction="none").sum(dim=1)
+def divergence(clean: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(clean) || softmax(logits)) of each sample, ``[B]``; both are logits ``[B, K]``.
+
+    In logarithms throughout: a probability underflows to 0 from a gap of 104 between logits, and the gradient of
+    p log p at 0 is NaN.
+    """
+    return F.kl_div(logits.log_softmax(dim=1), clean.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
 
 
 Objective = Annotated[Natural | Madry | Fast | Trades, Field(discriminator="method")]

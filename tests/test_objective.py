@@ -89,7 +89,7 @@ def test_trades_is_clean_cross_entropy_plus_beta_times_the_divergence_in_one_for
 
 def test_the_divergence_of_equal_predictions_is_zero_and_else_positive():
     p = torch.tensor([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
-    found = divergence(p, torch.stack([p[0].log() + 3, torch.zeros(3)]))
+    found = divergence(p.log(), torch.stack([p[0].log() + 3, torch.zeros(3)]))
     entropy = -sum(value * math.log(value) for value in (0.2, 0.3, 0.5))
     assert found.tolist() == pytest.approx([0.0, math.log(3) - entropy], abs=1e-6)
 
@@ -121,7 +121,7 @@ def test_trades_climbs_the_divergence_to_a_corner_of_the_ball(linear: Callable[.
     x_adv = Trades(method="trades", attack=attack).perturb(model, x, y % 2, noise)
     with torch.no_grad():
         moved = (model(x_adv) - model(x)) @ torch.tensor([1.0, -1.0])
-        gained = divergence(model(x).softmax(dim=1), model(x_adv))
+        gained = divergence(model(x), model(x_adv))
     reach = 0.1 * (weight[0] - weight[1]).abs().sum()
     torch.testing.assert_close(moved.abs(), reach.expand(6), rtol=1e-4, atol=0)
     assert (gained > 0).all()
@@ -176,6 +176,44 @@ def test_the_gradient_of_trades_flows_through_both_of_its_sides():
     found = objective.loss(lambda _: logits, torch.zeros(4, 1), torch.zeros(4, 1), y).loss
     (gradient,) = torch.autograd.grad(found, logits)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1.0, 80.0, 103.0, 104.0, 110.0, 1000.0])
+@pytest.mark.parametrize("side", ["clean", "adversarial", "both"])
+def test_trades_and_its_gradient_are_those_of_float64_however_far_the_logits_lie_apart(gap: float, side: str):
+    """A probability underflows to 0 in float32 from a gap of 104."""
+    torch.manual_seed(0)
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    rows = {"clean": slice(0, 3), "adversarial": slice(3, 6), "both": slice(0, 6)}[side]
+    logits[rows, 0] += torch.tensor([1.0, -1.0, 1.0] * 2, dtype=torch.float64)[: len(logits[rows])] * gap
+    logits = logits.float().double().requires_grad_()  # the same numbers in both
+    clean, attacked = (part.log_softmax(dim=1) for part in logits.chunk(2))
+    y = torch.tensor([0, 1, 2])
+    exact = F.nll_loss(clean, y) + 2 * (clean.exp() * (clean - attacked)).sum(dim=1).mean()
+    (expected,) = torch.autograd.grad(exact, logits)
+    single = logits.detach().float().requires_grad_()
+    objective = Trades(method="trades", attack=ATTACK, beta=2.0)
+    loss = objective.loss(lambda _: single, torch.zeros(3, 1), torch.zeros(3, 1), y).loss
+    (gradient,) = torch.autograd.grad(loss, single)
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_inner_maximum_of_trades_is_that_of_float64_where_clean_probabilities_underflow(
+    linear: Callable[..., nn.Module],
+):
+    """The third class lies 200 behind, so its probability is 0; the first two are near each other."""
+    weight = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) / 8
+    bias, (x, y, noise) = torch.tensor([0.0, 0.0, -200.0]), batch()
+    found = Trades(method="trades", attack=ATTACK).perturb(linear(weight, bias), x, y, noise)
+    model = linear(weight.double(), bias.double())
+    threat, x_adv = ATTACK.threat, ATTACK.threat.sample(x, batch()[2])
+    for i in range(ATTACK.num_steps):
+        point = x_adv.double().requires_grad_()
+        p, q = (model(one).log_softmax(dim=1) for one in (x.double(), point))
+        (gradient,) = torch.autograd.grad((p.exp() * (p - q)).sum(), point)
+        x_adv = threat.project(x, x_adv + ATTACK.step(i) * threat.ascent(gradient.float()))
+    torch.testing.assert_close(found, x_adv, rtol=0, atol=1e-6)
 
 
 @every
