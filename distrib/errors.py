@@ -8,6 +8,7 @@
     |   `-- RegistryError             a model address, a tracking server
     `-- RunError(RuntimeError)        a sound input whose run failed: exit status 1
         |-- NoRoom                    machines lacked for too long
+        |-- TrackingError             MLflow fails, or does not answer
         `-- NonFiniteLoss             the outer loss, or a weight, became nan or inf
 
 Every message names the field or file that is wrong and the cure. Errors cross process borders (Ray pickles
@@ -49,6 +50,10 @@ class RunError(DistribError, RuntimeError):
 
 class NoRoom(RunError):
     """Machines lacked for too long; the same command goes on when there are more."""
+
+
+class TrackingError(RunError):
+    """MLflow fails, or does not answer any more; what is done is kept, and the same command records it."""
 
 
 class NonFiniteLoss(RunError):

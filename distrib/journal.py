@@ -5,7 +5,7 @@ import time
 
 from distrib.progress import Display
 from distrib.runs import ROBUST
-from distrib.tracking import Tracker
+from distrib.tracking import Tracker, now
 
 
 class Journal:
@@ -14,7 +14,8 @@ class Journal:
     def __init__(self, tracker: Tracker, display: Display):
         self.tracker, self.display = tracker, display
         self.epochs: dict[str, int] = {}
-        self.pending: list[tuple[str, int, dict]] = []
+        self.pending: list[tuple[str, float, int, int]] = []
+        """Points that MLflow has not taken yet, in order, each with its time: sent twice they are there once."""
         self.shown = 0.0
         self.last: dict[str, dict] = {}
         self.nodes: dict[int, str] = {}
@@ -30,7 +31,7 @@ class Journal:
             self.nodes = {}
 
     def catch_up(self, phase: str, history: list[dict]) -> None:
-        """Logs what ``history`` has and MLflow lacks."""
+        """Logs what ``history`` has and MLflow lacks, as soon as MLflow takes it."""
         with self.lock:
             if phase not in self.epochs:
                 self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
@@ -40,25 +41,22 @@ class Journal:
                 self.epochs[phase] = len(history)
 
     def add(self, phase: str, epoch: int, metrics: dict) -> None:
-        """Logs one epoch, unless it was logged before."""
+        """Logs one epoch, unless it was logged before, with those that could not be until now."""
         with self.lock:
             self.last[phase] = metrics
             if epoch > self.epochs.get(phase, 0):
                 self.epochs[phase] = epoch
-                self.pending.append((phase, epoch, metrics))
-            while self.pending and self.tracker.attempt(self._send, self.display.say):
-                self.pending.pop(0)
-
-    def _send(self) -> None:
-        phase, epoch, metrics = self.pending[0]
-        self.tracker.metrics({metric_name(phase, name): value for name, value in metrics.items()}, epoch)
+                at = now()
+                self.pending += [(metric_name(phase, name), value, epoch, at) for name, value in metrics.items()]
+            if self.pending:
+                self.tracker.attempt(self.settle, self.display.say)
 
     def settle(self) -> None:
-        """Logs the rest; raises if the server still does not take it."""
+        """Logs what MLflow has not taken yet; raises if it still does not."""
         with self.lock:
-            while self.pending:
-                self._send()
-                self.pending.pop(0)
+            if self.pending:
+                self.tracker.metrics(self.pending)
+                self.pending = []
 
     def latest(self, phase: str) -> str:
         """The last validation, for the bar."""
@@ -69,10 +67,10 @@ class Journal:
 
     def tell(self, phase: str, epoch: int, epochs: int) -> None:
         """A line for an epoch; where epochs are short, not for every one."""
-        now = time.monotonic()
-        if now - self.shown < 5 and epoch != epochs:
+        moment = time.monotonic()
+        if moment - self.shown < 5 and epoch != epochs:
             return
-        self.shown = now
+        self.shown = moment
         found = self.last[phase]
         clean, robust = found["validation_clean_accuracy"], found["validation_robust_accuracy"]
         self.display.say(

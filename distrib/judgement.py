@@ -183,6 +183,7 @@ def keep_card(content: dict[str, bytes], folder: Path, tracker: Tracker) -> None
     (folder / "card").mkdir(exist_ok=True)
     for name, part in content.items():
         write_bytes(folder / "card" / name, part)
+    for name in content:
         tracker.file(folder / "card" / name, "card")
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distrib import __version__, provenance, tracking
-from distrib.errors import DistribError
+from distrib.errors import DistribError, TrackingError
 from distrib.files import write_bytes, write_json
 from distrib.job import Run, digest, dump
 from distrib.jobfile import write
@@ -87,6 +87,7 @@ def tracked(
         try:
             tracker.close(_status(error))
         except DistribError as second:
-            display.say(f"warning: {second}")
+            if not isinstance(error, TrackingError):  # which says it
+                display.say(f"warning: {second}")
         raise
     tracker.close("FINISHED")

@@ -95,7 +95,7 @@ def run_train(job: Train, display: Display) -> dict:
             with clock.measure("mlflow_start"):
                 tracker = stack.enter_context(tracked(job, folder, display, device=resources.device))
             with clock.measure("train"):
-                train(phases, job, folder, data, tracker, resources, display, clock)
+                journal = train(phases, job, folder, data, tracker, resources, display, clock)
             floor = job.validation.min_clean_accuracy
             best = {phase: checkpoints.best(folder / phase, floor, display.say) for phase in phases}
             histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
@@ -106,15 +106,22 @@ def run_train(job: Train, display: Display) -> dict:
                     for phase in phases
                 }
                 claims = {phase: verdict.claim for phase, verdict in verdicts.items()}
-            with clock.measure("register"):
-                card, files = card_of(verdicts[main], bench, job.model_name, job)
-                keep_card(files, folder, tracker)
-                registered = _register(job, best[main], card, files, data, tracker, display)
-            result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
-            result |= {"evaluation_key": verdicts[main].key, "card": str(folder / "card" / "card.html")}
-            _log_results(result, claims, histories, tracker, folder)
+            with tracking.recorded(f"the {main} model is {_judged(claims[main], folder)}", "registered"):
+                with clock.measure("register"):
+                    card, files = card_of(verdicts[main], bench, job.model_name, job)
+                    keep_card(files, folder, tracker)
+                    journal.settle()
+                    registered = _register(job, best[main], card, files, data, tracker, display)
+                result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
+                result |= {"evaluation_key": verdicts[main].key, "card": str(folder / "card" / "card.html")}
+                _log_results(result, claims, histories, tracker, folder)
         write_json(folder / "result.json", result)
         return result
+
+
+def _judged(claim: Claim, folder: Path) -> str:
+    """What is known of a model before MLflow is told of it, and where it is kept."""
+    return f"judged (clean {claim.clean_accuracy:.2%}, robust {claim.robust_accuracy:.2%}; kept in {folder})"
 
 
 def _weights(job: Train, data: Path, best: Stored) -> Weights:
@@ -178,7 +185,7 @@ def _log_results(
     for phase, claim in claims.items():
         values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
         values |= {f"test/{name}": value for name, value in claim.attacks.items()}
-        tracker.metrics({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
+        tracker.results({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
     with tempfile.TemporaryDirectory() as room:
         path = Path(room) / "training_curves.png"
         training_curves(histories, path)
@@ -225,32 +232,33 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
             )
             verdict = bench.judge(subject, job.evaluation, job.model)
             claim = verdict.claim
-            card, files = card_of(verdict, bench, job.model, job)
-            keep_card(files, folder, tracker)
-            decision = (
-                {"champion": registry.attach(job.model, card, tracker)}
-                if job.attach and job.model.startswith("models:")
-                else {}
-            )
-            result = {
-                "kind": "evaluate",
-                "name": job.name,
-                "run_id": tracker.run_id,
-                "model": job.model,
-                **claim.model_dump(mode="json"),
-                **decision,
-                "num_workers": job.cluster.max_workers,
-                "seconds": clock.seconds,
-                "images_per_second": round(
-                    claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * job.cluster.max_workers, 2
-                ),
-                "job_digest": digest(job),
-                "data_sha256": bench.test.content_sha256,
-                "evaluation_key": verdict.key,
-                "card": str(folder / "card" / "card.html"),
-            }
-            values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
-            tracker.metrics(values | {f"test/{name}": value for name, value in claim.attacks.items()}, 0)
-            tracker.text(json.dumps(result, indent=2), "result.json")
+            with tracking.recorded(f"{job.model} is {_judged(claim, folder)}"):
+                card, files = card_of(verdict, bench, job.model, job)
+                keep_card(files, folder, tracker)
+                decision = (
+                    {"champion": registry.attach(job.model, card, tracker)}
+                    if job.attach and job.model.startswith("models:")
+                    else {}
+                )
+                result = {
+                    "kind": "evaluate",
+                    "name": job.name,
+                    "run_id": tracker.run_id,
+                    "model": job.model,
+                    **claim.model_dump(mode="json"),
+                    **decision,
+                    "num_workers": job.cluster.max_workers,
+                    "seconds": clock.seconds,
+                    "images_per_second": round(
+                        claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * job.cluster.max_workers, 2
+                    ),
+                    "job_digest": digest(job),
+                    "data_sha256": bench.test.content_sha256,
+                    "evaluation_key": verdict.key,
+                    "card": str(folder / "card" / "card.html"),
+                }
+                values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
+                tracker.results(values | {f"test/{name}": value for name, value in claim.attacks.items()}, 0)
+                tracker.text(json.dumps(result, indent=2), "result.json")
         write_json(folder / "result.json", result)
         return result

@@ -1,21 +1,24 @@
 """MLflow runs: one a job, also across restarts. This module and the registry are the only doors to MLflow.
 
-Everything is logged by the driver, once: the workers only report. A server that does not answer is waited for within
-bounds and never stops a training; what could not be logged is logged later from the run's history.
+Everything is logged by the driver, once: the workers only report. While a training lasts, a server that does not
+answer is tried for some seconds at a time, with growing pauses, and holds nothing up; what could not be logged is
+logged later, from the run's history. What must be told to MLflow at the end is tried for longer, within bounds.
 """
 
 import logging
 import os
 import re
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from distrib.address import PASSWORD, WITHOUT
-from distrib.errors import DistribError, RegistryError, RunError
+from distrib.errors import DistribError, RegistryError, TrackingError
 
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # a server with passwords hashes one for every request
@@ -29,6 +32,12 @@ BOUNDS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody asked to tell others what is trained here
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for the result alone
 }
+BRIEF = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Of one short try, in the place of ``BOUNDS``, by which a call to a server that hangs takes 93 s."""
+PAUSE, LONGEST_PAUSE = 10.0, 600.0
+"""Seconds between a try that failed and the next one: at first, and at most."""
+MONITOR_SECONDS = 5.0
+"""For the recorder of this machine's use to end; it may hang on a call."""
 FOREIGN = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
 """Variables that would tie every metric to a model of another program; one that this server lacks takes none."""
 
@@ -90,9 +99,27 @@ def client(uri: str):
     return found
 
 
+_BRIEFLY = threading.RLock()
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Within, a call to MLflow is one short try. MLflow reads its bounds at every call, from the environment alone."""
+    with _BRIEFLY:
+        before = {name: os.environ.get(name) for name in BRIEF}
+        os.environ.update(BRIEF)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
 @contextmanager
 def told() -> Iterator[None]:
-    """What MLflow raises inside, in words: :class:`RegistryError` where it refuses, else :class:`RunError`."""
+    """What MLflow raises inside, in words: :class:`RegistryError` where it refuses, else :class:`TrackingError`."""
     try:
         yield
     except Exception as error:
@@ -100,8 +127,20 @@ def told() -> Iterator[None]:
             case "mlflow.exceptions":
                 raise _told(error) from None
             case "requests.exceptions":  # of artifacts
-                raise RunError(f"MLflow failed: {str(error).strip()[:300] or type(error).__name__}") from None
+                raise TrackingError(f"MLflow failed: {_line(error)[:300]}") from None
         raise
+
+
+@contextmanager
+def recorded(done: str, left: Literal["recorded", "registered"] = "recorded") -> Iterator[None]:
+    """Within, MLflow is told of what is ``done`` and kept. Where it fails or refuses, the error says what is left."""
+    try:
+        with told():
+            yield
+    except (TrackingError, RegistryError) as error:
+        raise type(error)(
+            f"{done}, but not {left}: {error}; when that is over the same command does the rest"
+        ) from None
 
 
 def sought(ask: Callable[[], T]) -> T | None:
@@ -118,7 +157,7 @@ def sought(ask: Callable[[], T]) -> T | None:
 
 
 def _told(error: Any) -> DistribError:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = _line(error)
     asked = re.search(r"endpoint (\S+)", text)
     what = asked[1] if asked else "that"
     match error.get_http_status_code():
@@ -138,7 +177,12 @@ def _told(error: Any) -> DistribError:
                 "or have the right granted"
             )
         case _:
-            return RunError(f"MLflow failed: {text[:300]}")
+            return TrackingError(f"MLflow failed: {text[:300]}")
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Tracker:
@@ -147,6 +191,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, name: str, run_id: str | None, tags: dict[str, str]):
         """Raises :class:`RegistryError` if the server cannot be reached now."""
         self.uri, self.warned = uri, False
+        self.pause = self.again = 0.0
         self.client = client(uri)
         self.run_id = self._reopen(run_id) or self._create(experiment, name, tags)
         self.monitor = None
@@ -209,25 +254,37 @@ class Tracker:
         """The last step at which ``metric`` was logged; 0 if never."""
         return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=0)
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Logs ``values`` at ``step``."""
-        import time
-
+    def metrics(self, points: Iterable[tuple[str, float, int, int]]) -> None:
+        """Logs points (metric, value, step, :func:`now`): all or none, and one that is there already not again."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(self.run_id, metrics=[Metric(name, value, at, step) for name, value, step, at in points])
+
+    def results(self, values: dict[str, float], step: int) -> None:
+        """Logs the end results at ``step``, but for those that the run has already."""
+        there, at = self.client.get_run(self.run_id).data.metrics, now()
+        self.metrics((name, value, step, at) for name, value in values.items() if there.get(name) != value)
 
     def attempt(self, what: Callable[[], None], say: Callable[[str], None]) -> bool:
-        """Whether ``what`` could be logged. A server that fails is reported once, and otherwise left alone."""
+        """Whether MLflow took ``what``, in one short try; after one that failed nothing is tried for a while.
+
+        The first failure is said, and when it is over.
+        """
+        if time.monotonic() < self.again:
+            return False
         try:
-            what()
+            with briefly():
+                what()
         except Exception as error:  # whatever the server's failure raises, training goes on
+            self.pause = min(max(2 * self.pause, PAUSE), LONGEST_PAUSE)
+            self.again = time.monotonic() + self.pause
             if not self.warned:
-                reason = str(error).splitlines()[0][:120]
-                say(f"warning: {self.uri} does not take the metrics ({reason}); trying again later")
+                say(f"warning: {self.uri} does not take the metrics ({_line(error)[:120]}); trying again later")
             self.warned = True
             return False
+        if self.warned:
+            say(f"{self.uri} answers again")
+        self.pause, self.again, self.warned = 0.0, 0.0, False
         return True
 
     def file(self, path: Path, folder: str | None = None) -> None:
@@ -244,16 +301,25 @@ class Tracker:
             self.client.set_tag(self.run_id, name, value)
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED. Raises :class:`RunError` if the server cannot be told."""
+        """Ends the run as FINISHED, FAILED or KILLED: a run that is finished patiently, others in one short try.
+
+        Raises :class:`TrackingError` if the server cannot be told.
+        """
         if self.monitor is not None:
-            self.monitor.finish()
+            ending = threading.Thread(target=self.monitor.finish, daemon=True)
+            ending.start()
+            ending.join(MONITOR_SECONDS)
             self.monitor = None
         try:
-            self.client.set_terminated(self.run_id, status)
+            with nullcontext() if status == "FINISHED" else briefly():
+                self.client.set_terminated(self.run_id, status)
         except Exception as error:
-            raise RunError(
-                f"{self.uri} cannot be told that the run is {status} ({str(error).splitlines()[0]})"
-            ) from None
+            raise TrackingError(f"{self.uri} cannot be told that the run is {status} ({_line(error)})") from None
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow counts the time of a point."""
+    return int(time.time() * 1000)
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, object]:

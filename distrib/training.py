@@ -21,8 +21,8 @@ def train(
     resources: Resources,
     display: Display,
     clock: Clock,
-) -> None:
-    """Trains every phase that is not at its end yet, and logs every epoch once."""
+) -> Journal:
+    """Trains every phase that is not at its end yet. What MLflow has not taken of it is left in the journal."""
     from distrib.cluster.board import Note, Started, listening
     from distrib.cluster.train import Order, fit
     from distrib.trainer import EpochEnd, Progress
@@ -32,7 +32,7 @@ def train(
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
     if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
         display.say("training: complete already")
-        return
+        return journal
     began = time.perf_counter()
 
     def listen(phase: str, notice: object) -> None:
@@ -61,4 +61,4 @@ def train(
     display.end()
     for phase in phases:
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
-    journal.settle()
+    return journal

@@ -17,9 +17,9 @@ class Slow:
         what()
         return True
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def metrics(self, points: list[tuple[str, float, int, int]]) -> None:
         time.sleep(0.02)
-        self.sent.append(step)
+        self.sent += [step for _, _, step, _ in points]
 
     def logged(self, metric: str) -> int:
         return 0
@@ -41,3 +41,22 @@ def test_every_epoch_is_logged_once_whoever_logs_it():
     journal.settle()
     listener.join(timeout=30)
     assert server.sent == list(range(1, 21))
+
+
+def test_what_could_not_be_sent_is_kept_in_order_and_sent_when_the_server_answers():
+    class Away(Slow):
+        away = True
+
+        def attempt(self, what, say) -> bool:
+            return not self.away and super().attempt(what, say)
+
+    server = Away()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    for epoch in (1, 2, 3):
+        journal.add("robust", epoch, {"train_loss": 1.0})
+    assert server.sent == []
+    server.away = False
+    journal.add("robust", 4, {"train_loss": 1.0})
+    journal.add("robust", 4, {"train_loss": 1.0})
+    journal.settle()
+    assert server.sent == [1, 2, 3, 4]

@@ -17,8 +17,8 @@ LIMIT = 10_000
 POLL_SECONDS = 0.2
 FETCH_SECONDS = 60
 """For one answer of the board, before it is said that reports are late."""
-LAST_SECONDS = 180
-"""For the listener to end: longer than MLflow is tried for (see ``tracking.BOUNDS``)."""
+LAST_SECONDS = 30
+"""For the listener to end: longer than MLflow is tried for (see ``tracking.BRIEF``)."""
 
 
 @dataclass(frozen=True)

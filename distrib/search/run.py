@@ -78,12 +78,16 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
             _weigh(job, data, use_gpu, units, concurrent, display)
         with tracked(job, folder, display, device=resources.device) as tracker:
             _write_down(job, books, display)
-            _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
+            watch = _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
             outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
-            if not outcomes:
-                first = next((trial.error for trial in books.trials.values() if trial.error), "no trial came to an end")
-                raise RunError(f"every trial failed; the first: {first}")
-            return _result(job, books, outcomes, folder, tracker, clock)
+            with tracking.recorded(f"the search is over ({len(outcomes)} trials with a result; kept in {folder})"):
+                watch.settle()
+                if not outcomes:
+                    first = next(
+                        (trial.error for trial in books.trials.values() if trial.error), "no trial came to an end"
+                    )
+                    raise RunError(f"every trial failed; the first: {first}")
+                return _result(job, books, outcomes, folder, tracker, clock)
 
 
 def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
@@ -138,7 +142,7 @@ def _timed(shared: tuple, name: str, training) -> float:
 
 def _run_trials(
     job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
-) -> None:
+) -> "Watch":
     from distrib.cluster.board import listening
     from distrib.cluster.tune import Events, search
 
@@ -151,7 +155,7 @@ def _run_trials(
         raise
     finally:
         display.end()
-    watch.settle()
+    return watch
 
 
 class Watch:
@@ -166,7 +170,6 @@ class Watch:
         """The share of each trial that is done."""
         self.best: tuple[float, int] | None = None
         self.closed: set[int] = set()
-        self.warned = False
         self.lock = threading.RLock()
         """The workers are heard in one thread, trials begin and end in another."""
 
@@ -197,13 +200,7 @@ class Watch:
 
     def _attempt(self, what: Callable[[Trial], None], trial: Trial) -> None:
         """Does it, or says that it will be done later: an error here would be taken for one of the trial."""
-        try:
-            what(trial)
-        except Exception as error:  # whatever the server's failure raises, the trials go on
-            if not self.warned:
-                reason = str(error).splitlines()[0][:120]
-                self.display.say(f"warning: {self.parent.uri} does not answer ({reason}); the trials go on")
-            self.warned = True
+        self.parent.attempt(lambda: what(trial), self.display.say)
 
     def _open(self, trial: Trial) -> None:
         if trial.number in self.open:
@@ -294,7 +291,7 @@ def _result(job: Tune, books: Books, outcomes: list[Outcome], folder: Path, trac
         write_bytes(kept / name, content)
         tracker.file(kept / name, "search")
     states = [trial.state for trial in books.trials.values()]
-    tracker.metrics({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
+    tracker.results({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
     result = {
         "kind": "tune",
         "name": job.name,

@@ -25,6 +25,7 @@ from distrib.errors import JobError
 from distrib.evaluate.subject import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump
+from distrib.journal import Journal
 from distrib.judgement import subject_of
 from distrib.preparation import prepared_for
 from distrib.progress import Display
@@ -52,14 +53,15 @@ def run_study(job: Study, display: Display) -> dict:
             tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             prove(resources, folder, data, job.cluster)
+            journal = None
             if isinstance(job.study, Capacity):
-                subjects = _trained(job, folder, data, tracker, resources, display, clock)
+                subjects, journal = _trained(job, folder, data, tracker, resources, display, clock)
             findings = _findings(job, subjects, folder, data, resources, display)
             kept = folder / "study"
             kept.mkdir(exist_ok=True)
-            for name, content in findings.files(f"{job.study.of}: {job.name}").items():
+            files = findings.files(f"{job.study.of}: {job.name}")
+            for name, content in files.items():
                 write_bytes(kept / name, content)
-                tracker.file(kept / name, "study")
             result = {
                 "kind": "study",
                 "name": job.name,
@@ -72,7 +74,12 @@ def run_study(job: Study, display: Display) -> dict:
                 "seconds": clock.seconds,
                 "job_digest": digest(job),
             }
-            tracker.text(json.dumps(result, indent=2), "result.json")
+            with tracking.recorded(f"the study is done (kept in {kept})"):
+                if journal is not None:
+                    journal.settle()
+                for name in files:
+                    tracker.file(kept / name, "study")
+                tracker.text(json.dumps(result, indent=2), "result.json")
         write_json(folder / "result.json", result)
         return result
 
@@ -100,18 +107,18 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
 
 def _trained(
     job: Study, folder: Path, data: Path, tracker: Tracker, resources: Resources, display: Display, clock: Clock
-) -> dict[str, Subject]:
-    """The model of every cell of a capacity study, at the end of its training."""
+) -> tuple[dict[str, Subject], Journal]:
+    """The model of every cell of a capacity study, at the end of its training; what MLflow has not taken of that."""
     assert isinstance(job.study, Capacity)
     phases = {cell: capacity.training(job, *terms) for cell, terms in capacity.cells(job.study).items()}
-    train(phases, next(iter(phases.values())), folder, data, tracker, resources, display, clock)
+    journal = train(phases, next(iter(phases.values())), folder, data, tracker, resources, display, clock)
     card = open_split(data, "train", "training").card
     subjects: dict[str, Subject] = {}
     for cell, part in phases.items():
         stored = checkpoints.latest(folder / cell, display.say)
         assert stored is not None
         subjects[cell] = Weights.of(part.model.model_dump(mode="json"), card, stored.judged)
-    return subjects
+    return subjects, journal
 
 
 def _findings(
