@@ -86,3 +86,15 @@ def outside(threat: Linf | L2, x: Tensor, x_adv: Tensor) -> Tensor:
         | (x_adv.flatten(1).amax(dim=1) > 1)
         | torch.isnan(x_adv.flatten(1)).any(dim=1)
     )
+
+
+ROUNDING = 1e-5
+"""How far outside an attack's own float32 arithmetic may leave an image; further out it is another fault."""
+
+
+def drawn_back(threat: Linf | L2, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """``x_adv``, those of its examples that float rounding left outside projected; and which those were, ``[B]``."""
+    inside = threat.project(x, x_adv)
+    near = threat.size(inside - x_adv) <= ROUNDING * max(1.0, threat.epsilon)
+    moved = outside(threat, x, x_adv) & near
+    return torch.where(moved.view(-1, 1, 1, 1), inside, x_adv), moved

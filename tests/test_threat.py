@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distrib.noise import Noise
-from distrib.threat import L2, TOLERANCE, Linf, outside
+from distrib.threat import L2, TOLERANCE, Linf, drawn_back, outside
 
 Ball = Linf | L2
 THREATS = [
@@ -193,3 +193,16 @@ def test_the_l2_tolerance_grows_with_large_balls_only():
     for epsilon, excess, out in ((0.5, 3e-6, True), (50.0, 3e-5, False), (50.0, 3e-4, True)):
         x_adv = torch.full_like(x, (epsilon + excess) / 100)
         assert outside(L2(epsilon=epsilon), x, x_adv).item() is out, (epsilon, excess)
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.1), L2(epsilon=12.0)], ids=repr)
+def test_what_lies_outside_by_rounding_alone_is_drawn_back(threat: Ball):
+    x = torch.full((4, 1, 30, 30), 0.5)
+    step = threat.epsilon * threat.ascent(torch.ones_like(x)) * torch.tensor([0.5, 1.0, 1.0, 1.0]).view(4, 1, 1, 1)
+    beyond = torch.tensor([0.0, 0.0, 4e-6, 1e-3]).view(4, 1, 1, 1) * max(1.0, threat.epsilon)
+    x_adv = x + step * (1 + beyond / threat.epsilon)
+    found, moved = drawn_back(threat, x, x_adv)
+    assert moved.tolist() == [False, False, True, False]
+    assert outside(threat, x, found).tolist() == [False, False, False, True]
+    assert torch.equal(found[~moved], x_adv[~moved]) and threat.size(found - x)[2] < threat.size(x_adv - x)[2]
+    assert not drawn_back(threat, x, torch.full_like(x, math.nan))[1].any()

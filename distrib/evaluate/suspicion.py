@@ -258,6 +258,11 @@ def epsilon_curve(shards: Sequence[ShardResult]) -> list[tuple[float, float, int
 
 def _figures(found: Evidence) -> Iterator[Flag]:
     """Of the figures themselves: the same images, scored again, give them again."""
+    for name in found.fate:
+        count = sum(shard.projected.get(name, 0) for shard in found.shards)
+        if count:
+            detail = f"{count} images of {name} lay outside the ball by float rounding: projected onto it, scored again"
+            yield Flag(name="images_projected", blocking=False, detail=detail)
     if found.disagree.any():
         detail = f"{int(found.disagree.sum())} stored images are scored otherwise when they are loaded again"
         yield Flag(

@@ -8,7 +8,7 @@ numbers a shard at a time, so shards are cut by size, never by the number of wor
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from distrib.evaluate.suite import (
     Transfer,
 )
 from distrib.noise import Noise
-from distrib.threat import Threat, outside
+from distrib.threat import Threat, drawn_back, outside
 
 STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
 """Fates of an image under an attack. SPARED: an earlier attack had broken it (``meets: standing``)."""
@@ -67,6 +67,9 @@ class ShardResult:
     """For each image: it, or what an attack made of it, has no prediction: logits are NaN, or the largest infinite."""
     infinite: list[bool]
     """The same for any logit that is infinite."""
+    projected: dict[str, int] = field(default_factory=dict)
+    """For attacks by the authors' package: how many of their images lay outside the threat by float rounding. They were
+    projected onto it, and scored as they then are."""
 
     @classmethod
     def of_json(cls, plain: dict) -> "ShardResult":
@@ -137,6 +140,7 @@ def attack_shard(
         parts: tuple[str, ...] = ()
         stage = [""] * len(y)
         starts: dict[str, list[int]] = {}
+        projected: dict[str, int] = {}
         largest: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for attack in suite.attacks:
@@ -149,15 +153,16 @@ def attack_shard(
             fates = torch.where(asked, torch.where(clean, SPARED, BROKEN), NOT_ASKED)
             largest[attack.name] = 0.0
             if len(rows):
-                part = Batch(x[rows], y[rows], index[rows])
+                part, broken = Batch(x[rows], y[rows], index[rows]), [""] * len(rows)
                 if isinstance(attack, AutoAttack):
                     parts = reference.parts_for(logits.shape[1], reference.differentiable(model, x[:2]))
                     x_adv, broken = reference.autoattack(model, part.x, part.y, threat, suite.seed, parts)
-                    for row, name in zip(rows.tolist(), broken, strict=True):
-                        stage[row] = name
                 else:
                     watched = Logits(model, part.x, threat)
                     x_adv = watched.worst(_images(watched, attack, part, suite, help, starts))
+                if isinstance(attack, AutoAttack | Square):
+                    x_adv, moved = drawn_back(threat, part.x, x_adv)
+                    projected[attack.name] = int(moved.sum())
                 if outside(threat, part.x, x_adv).any():
                     raise RunError(
                         f"{attack.name} left the {threat.norm} ball of {threat.epsilon:g} or [0, 1]; no result"
@@ -166,6 +171,8 @@ def attack_shard(
                 stood = predicted(found) == part.y
                 lost[rows] |= predicted(found) < 0
                 infinite[rows] |= torch.isinf(found).any(dim=1)
+                for row, name, stands in zip(rows.tolist(), broken, stood.tolist(), strict=True):
+                    stage[row] = stage[row] if stands else name or stage[row]
                 fates[rows] = torch.where(stood, STOOD, BROKEN)
                 standing[rows] &= stood
                 if not blind:
@@ -194,6 +201,7 @@ def attack_shard(
             probes=probe(model, batch, worst, positions, suite),
             lost=lost.tolist(),
             infinite=infinite.tolist(),
+            projected=projected,
         )
     return result, worst
 

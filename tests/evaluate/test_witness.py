@@ -18,7 +18,7 @@ from distrib.evaluate.points import points
 from distrib.evaluate.suite import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
 from distrib.evaluate.witness import NOT_ASKED, STOOD, Help, ShardResult, attack_shard
 from distrib.models import SmallCNN
-from distrib.threat import L2, Linf
+from distrib.threat import L2, Linf, outside
 
 Build = Callable[..., nn.Module]
 FGSM, PGD_20 = Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20)
@@ -245,6 +245,47 @@ def test_an_attack_that_leaves_the_threat_gives_no_result(
     monkeypatch.setattr(reference, "autoattack", lambda model, x, *_: (cheat(None, model, x)[0], [""] * len(x)))
     with pytest.raises(RunError, match="autoattack left the linf ball"):
         judged(model, shard, suite(AUTO))
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.3)], ids=["linf", "l2"])
+def test_what_autoattack_leaves_outside_by_rounding_is_drawn_back_and_scored_again(
+    monkeypatch: pytest.MonkeyPatch, threat: Linf | L2
+):
+    """Of three images one is wrong also on the border, one only beyond it, and one lies inside and is wrong."""
+    x, beyond = torch.full((3, 1, 4, 4), 0.5), 2e-6
+
+    class Beyond(nn.Module):
+        """Says class 1 where the first pixel has moved beyond epsilon; where another is marked, less far."""
+
+        def forward(self, z: Tensor) -> Tensor:
+            moved = z[:, 0, 0, 0] - 0.5
+            reach = threat.epsilon + 1e-6 - 0.05 * (z[:, 0, 3, 3] > 0.5)
+            return torch.stack([reach, moved], dim=1)
+
+    x[0, 0, 3, 3] = x[2, 0, 3, 3] = 0.51
+    moved = x.clone()
+    moved[:, 0, 0, 0] += torch.tensor([threat.epsilon + beyond, threat.epsilon + beyond, threat.epsilon - 0.02])
+    parts = ["apgd-ce", "square", "square"]
+    monkeypatch.setattr(reference, "autoattack", lambda *_: (moved.clone(), list(parts)))
+    terms = suite(AUTO, threat=threat)
+    result, worst = attack_shard(Beyond(), batch(x, torch.zeros(3, dtype=torch.long)), np.arange(3), terms)
+    assert stood(result, "autoattack") == [False, True, False]
+    assert result.stage == ["apgd-ce", "", "square"]
+    assert not outside(threat, x, worst).any() and torch.equal(worst[2], moved[2])
+    claim = concluded([result], terms, 3, 2)
+    (flag,) = (flag for flag in claim.flags if flag.name == "images_projected")
+    assert not flag.blocking and flag.detail.startswith("2 images of autoattack")
+    assert claim.robust_accuracy == claim.attacks["autoattack"] == claim.stages["square"] == pytest.approx(1 / 3)
+
+
+def test_what_another_attack_leaves_outside_by_rounding_gives_no_result(linear: Build, monkeypatch: pytest.MonkeyPatch):
+    """Distrib's own attacks project for themselves: what they leave outside is a fault."""
+    (model, _), x = two_classes(linear), pixels(10, 0.3, 0.7)
+    with torch.no_grad():
+        shard = batch(x, model(x).argmax(dim=1))
+    monkeypatch.setattr(PGD, "starts", lambda _, model, x, *__: [x + 0.1 + 4e-6])
+    with pytest.raises(RunError, match="pgd-20 left the linf ball"):
+        judged(model, shard, suite(PGD_20))
 
 
 # A healthy model
