@@ -1,6 +1,10 @@
-"""What the processor computes in hardware."""
+"""What the processor computes in hardware, and how much of it this process may use."""
 
-from pathlib import Path
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
@@ -14,3 +18,36 @@ def computes(number: Literal["bfloat16", "float16"], cpuinfo: Path = Path("/proc
     except OSError:
         return None
     return not FLAGS[number].isdisjoint(words)
+
+
+def usable_cpus(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """The number of CPUs that this process may use: those it is bound to, and no more than its cgroup's quota.
+
+    ``os.cpu_count()`` is the host's number, also in a container that may use two of 128.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *(math.ceil(quota) for quota in _quotas(groups, mount))]))
+
+
+def _quotas(groups: Path, mount: Path) -> Iterator[float]:
+    """The CPUs that the quota of each of the process's groups is worth: of its own group and of those above it."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for number, controllers, name in (line.split(":", 2) for line in lines):
+        if number == "0":
+            rooms = [mount]  # cgroup v2
+        elif "cpu" in controllers.split(","):
+            rooms = [mount / "cpu", mount / controllers]
+        else:
+            continue
+        own = PurePosixPath(name.lstrip("/"))
+        for folder in (room / group for room in rooms for group in (own, *own.parents)):
+            with suppress(OSError, ValueError):  # no such group here, or no quota ("max")
+                if number == "0":
+                    quota, period = map(int, (folder / "cpu.max").read_text().split())
+                else:
+                    quota, period = (int((folder / f"cpu.cfs_{part}_us").read_text()) for part in ("quota", "period"))
+                if quota > 0 and period > 0:  # -1: no quota
+                    yield quota / period
