@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 
 class Value(BaseModel):
@@ -17,6 +17,16 @@ class Value(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _without_nul(cls, value: object) -> object:
+        """Names of files and addresses are among the texts, and the system ends them at a NUL."""
+        if any(
+            isinstance(text, str) and "\0" in text for text in (value if isinstance(value, list | tuple) else [value])
+        ):
+            raise ValueError("has a NUL character in it; take it out")
+        return value
 
 
 NUMBER = re.compile(r"[-+]?[\d.]{1,30}(e[-+]?\d{1,3})?( ?/ ?\d{1,30})?", re.IGNORECASE)

@@ -89,6 +89,11 @@ WRONG_FIELDS: dict[str, tuple] = {
     ),
     "no root of a folder": ({"data": {"source": "folder"}}, "data.root", "is missing"),
     "half a pair": ({"optim": ADAM | {"betas": [0.9]}}, "optim.betas[1]", "is missing"),
+    # texts that no file system takes
+    **{
+        f"a NUL in {path}": ({path: "a\0b"}, path, "has a NUL character in it; take it out")
+        for path in ("data.store", "storage", "cluster.stage", "cluster.address", "tracking.uri", "tracking.experiment")
+    },
     # tags
     "no tag": ({"optim.name": GONE}, "optim", "name is missing; it is one of sgd, adam, adamw"),
     "no tag of a threat": ({"objective.attack.threat.norm": GONE}, BALL, "norm is missing; it is one of linf, l2"),
