@@ -5,8 +5,7 @@
         train.json        validation.json        test.json      the cards
 
 Where ffcv cannot be imported the same content is packed as ``.safetensors``, for the in-memory loader. The folder is
-written aside and renamed, so it is there whole or not at all. The only other door to ffcv is
-:mod:`distrib.data.loader`.
+written aside and renamed, so it is there whole or not at all.
 """
 
 import hashlib
@@ -17,23 +16,22 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from distrib import __version__
 from distrib.data.source import DataSource, Samples
 from distrib.data.split import SPLITS, Split, stratified
+from distrib.data.writer import Encoding, ffcv_usable, write_beton, write_tensors
 from distrib.errors import DataError
 from distrib.files import file_sha256, locked
 from distrib.values import Value
 
 Packing = Literal["ffcv", "memory"]
-Encoding = Literal["array", "rgb-raw", "rgb-jpeg"]
 
 LARGE = 128 * 128
 """Pixels above which RGB images are packed as JPEG unless told otherwise."""
@@ -134,10 +132,18 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
     if _ready(folder, data, packing, say):  # without a lock: a store may be read-only
         return folder
     samples = _cut(data)
-    _check_space(folder, samples)
     with _alone(folder, say):
+        for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         if not _ready(folder, data, packing, say):  # another process may have packed them meanwhile
-            _pack(folder, samples, data, packing, job, job_digest, say)
+            _check_space(folder, samples)
+            try:
+                _pack(folder, samples, data, packing, job, job_digest, say)
+            except OSError as error:
+                raise DataError(
+                    f"data.store: {error.filename or folder.parent} could not be written ({error.strerror or error}); "
+                    "make room there, or choose another folder"
+                ) from None
     return folder
 
 
@@ -199,10 +205,10 @@ def _pack(
             encoding = _encoding(data, split, part.shape)
             path = aside / f"{split}.{'beton' if packing == 'ffcv' else 'safetensors'}"
             if packing == "ffcv":
-                _write_beton(path, part, encoding, data.jpeg_quality)
+                write_beton(path, part, encoding, data.jpeg_quality)
             else:
                 encoding = "array"
-                _write_tensors(path, part)
+                write_tensors(path, part)
             card = Card(
                 distrib_version=__version__, job=job, job_digest=job_digest, split=split, count=len(part),
                 classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
@@ -260,10 +266,7 @@ def _indirect(image: Callable[[int], np.ndarray], chosen: np.ndarray, i: int) ->
 
 
 def _survey(samples: Samples) -> tuple[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Reads every sample: (content sha256, (mean, std) per channel). Raises where one cannot be read.
-
-    FFCV's writer waits for ever on a sample that raises, so none may raise for the first time there.
-    """
+    """Reads every sample: (content sha256, (mean, std) per channel). Raises where one cannot be read."""
     seen = hashlib.sha256()
     total = np.zeros(samples.shape[2])
     squares = np.zeros(samples.shape[2])
@@ -288,84 +291,9 @@ def _encoding(data: DataSource, split: Split, shape: tuple[int, int, int]) -> En
 
 
 def _check_space(folder: Path, samples: dict[Split, Samples]) -> None:
-    """Refuses early what would not fit: FFCV's writer waits for ever on a full disk."""
+    """Refuses early what would not fit: packing may take hours."""
     needed = sum(len(part) * (int(np.prod(part.shape)) + 64) for part in samples.values()) + 3 * (1 << 24)
     parent = next(parent for parent in folder.parents if parent.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise DataError(f"data.store: {parent} has {free >> 20} MiB free, but up to {needed >> 20} MiB are needed")
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
-        raise DataError(f"data.store: {parent} cannot be written to; choose another folder")
-
-
-class _Indexed:
-    """Samples with their index, as FFCV's writer takes them."""
-
-    def __init__(self, samples: Samples):
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
-        return (*self.samples[i], i)
-
-
-def _write_beton(path: Path, samples: Samples, encoding: Encoding, jpeg_quality: int) -> None:
-    import ffcv.writer
-    from ffcv.fields import IntField, NDArrayField, RGBImageField
-    from tqdm import tqdm
-
-    if encoding == "array":
-        field = NDArrayField(np.dtype(np.uint8), samples.shape)
-    else:
-        field = RGBImageField(write_mode="jpg" if encoding == "rgb-jpeg" else "raw", jpeg_quality=jpeg_quality)
-    ffcv.writer.tqdm = partial(tqdm, disable=True)  # it draws a bar whoever looks; no option turns it off (1.0.2)
-    processes = 1 if len(samples) < 10_000 else (os.cpu_count() or 1)
-    page = 1 << max(21, (2 * int(np.prod(samples.shape))).bit_length())  # 2 MiB, the smallest; every image must fit
-    fields = {"image": field, "label": IntField(), "index": IntField()}
-    writer = ffcv.writer.DatasetWriter(str(path), fields, page_size=page, num_workers=processes)
-    writer.from_indexed_dataset(_Indexed(samples))
-
-
-def _write_tensors(path: Path, samples: Samples) -> None:
-    from safetensors.torch import save_file
-
-    images = torch.from_numpy(np.stack([samples[i][0] for i in range(len(samples))]))
-    save_file({"image": images, "label": torch.from_numpy(samples.labels)}, path)
-
-
-@contextmanager
-def threads_kept() -> Iterator[None]:
-    """Afterwards torch has as many threads as before: importing ffcv 1.0.2 sets one, each Loader its own number."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _plain_dictionary() -> Iterator[None]:
-    """Importing ffcv (1.0.2) makes a typed dictionary of two entries, for which numba compiles 4 s in every process;
-    only Python reads it, and a plain one serves."""
-    import numba.typed
-
-    room: Any = numba.typed
-    typed, room.Dict = room.Dict, dict
-    try:
-        yield
-    finally:
-        room.Dict = typed
-
-
-@cache
-def ffcv_usable() -> bool:
-    """Whether ffcv can be imported here."""
-    try:
-        with threads_kept(), _plain_dictionary():
-            import ffcv.fields
-            import ffcv.loader  # noqa: F401
-    except Exception:  # a broken build raises anything: ImportError, OSError, AttributeError, a bare Exception
-        return False
-    return True

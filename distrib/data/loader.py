@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from distrib.data.augment import Augment
-from distrib.data.beton import Beton, ffcv_usable, threads_kept
+from distrib.data.beton import Beton
 from distrib.data.order import bounds, rank_order
+from distrib.data.writer import ffcv_usable, threads_kept
 from distrib.errors import DataError
 from distrib.noise import Noise
 from distrib.world import World
