@@ -8,19 +8,28 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from distrib.data.pictures import Pictures, Tree
 from distrib.errors import DataError
+from distrib.files import file_sha256
 from distrib.values import Value
 
 Part = Literal["train", "test"]
 Image = np.ndarray
 """uint8 ``[H, W, C]``."""
+
+
+READ_BY_TORCHVISION = {
+    "mnist": ("MNIST/raw/*-ubyte", "MNIST/processed/*.pt"),
+    "cifar10": ("cifar-10-batches-py/*batch*",),
+    "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+}
+"""The files of each named set below its root."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Samples:
     """Index -> image. Raises :class:`DataError` that names what could not be read."""
     shape: tuple[int, int, int]
     """(H, W, C) of every image."""
+    remark: Callable[[], str] = str
+    """What was done with which files, once all were read; nothing where there is nothing to say."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +87,7 @@ class Packed(Value):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
 
     def fingerprint(self) -> str:
-        """Changes when the source's files do; empty where that cannot be told cheaply."""
+        """Changes when the source's files do; empty where they are not on this machine, or never change."""
         return ""
 
 
@@ -128,9 +139,24 @@ class Torchvision(Packed):
         images = images[..., None] if images.ndim == 3 else images
         return in_memory(f"{self.source} {part}", images, np.asarray(found.targets, dtype=np.int64), found.classes)
 
+    def fingerprint(self) -> str:
+        """See :class:`Packed`: of the content of the files that torchvision reads, wherever they lie."""
+        paths = sorted(path for pattern in READ_BY_TORCHVISION[self.source] for path in Path(self.root).glob(pattern))
+        seen = hashlib.sha256()
+        try:
+            for path in paths:
+                seen.update(f"{path.relative_to(self.root)} {file_sha256(path)}\n".encode())
+        except OSError as error:
+            raise DataError(f"data.root: {error.filename} cannot be read ({error.strerror})") from None
+        return seen.hexdigest() if paths else ""
+
 
 class Folder(Packed):
-    """Images in a folder a class: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (torchvision's ImageFolder)."""
+    """Images in a folder a class: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg, of every kind that Pillow reads.
+
+    Of several frames the first is taken, EXIF orientation is applied, and what is transparent is put on white. Hidden
+    files and folders are left out.
+    """
 
     source: Literal["folder"]
     root: str
@@ -141,34 +167,50 @@ class Folder(Packed):
     grey: bool = False
     """One channel instead of RGB."""
 
+    @model_validator(mode="after")
+    def _apart(self) -> "Folder":
+        train, test = os.path.normpath(self.train_part), os.path.normpath(self.test_part)
+        if _inside(train, test) or _inside(test, train):
+            raise ValueError(
+                f"test_part: {self.test_part!r} and train_part {self.train_part!r} hold the same images; a test on "
+                "what was trained on says nothing; name another folder"
+            )
+        return self
+
     def open(self, part: Part) -> Samples:
         """The images of one part; files are read when asked for."""
-        from torchvision.datasets import ImageFolder
+        tree = self._tree(part)
+        read = Pictures(tree, self.size, self.grey)
+        return Samples(f"{tree.root}", tree.classes, tree.labels, read, read(0).shape, read.remark).checked()
 
-        root = Path(self.root) / (self.train_part if part == "train" else self.test_part)
+    def fingerprint(self) -> str:
+        """See :class:`Packed`: of every image's path, size and time of change, through links."""
+        if not os.path.isdir(self.root):
+            return ""
+        both = self._tree("train").fingerprint() + self._tree("test").fingerprint()
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def _tree(self, part: Part) -> Tree:
+        """The files of one part. Raises :class:`DataError` where there are none, or both parts are one folder."""
+        train, test = Path(self.root) / self.train_part, Path(self.root) / self.test_part
+        root = train if part == "train" else test
         if not root.is_dir():
             near = [entry.name for entry in os.scandir(self.root) if entry.is_dir()] if os.path.isdir(self.root) else []
             found = f"; in {self.root} there are {sorted(near)}" if near else ""
             raise DataError(
                 f"data.root: there is no folder {root}{found}; set data.root, data.train_part, data.test_part"
             )
-        try:
-            tree = ImageFolder(str(root))
-        except (FileNotFoundError, OSError) as error:
-            raise DataError(f"data.root: {root} is no tree of class folders: {str(error).splitlines()[0]}") from None
-        paths = [path for path, _ in tree.samples]
-        labels = np.asarray([label for _, label in tree.samples], dtype=np.int64)
-        read = partial(read_image, paths, self.size, self.grey)
-        return Samples(f"{root}", tuple(tree.classes), labels, read, read(0).shape).checked()
+        real = [os.path.realpath(path) for path in (train, test)]
+        if _inside(*real) or _inside(*reversed(real)):
+            raise DataError(
+                f"data.test_part: {test} and {train} are the same images, through a link; a test on what was trained "
+                "on says nothing; name another folder"
+            )
+        return Tree.of(root)
 
-    def fingerprint(self) -> str:
-        """A hash of every file's path, size and time of change; empty where the folder is not on this machine."""
-        seen = hashlib.sha256()
-        for path in sorted(Path(self.root).rglob("*")):
-            if path.is_file():
-                entry = path.stat()
-                seen.update(f"{path.relative_to(self.root)} {entry.st_size} {entry.st_mtime_ns}\n".encode())
-        return seen.hexdigest() if Path(self.root).is_dir() else ""
+
+def _inside(path: str, folder: str) -> bool:
+    return folder == "." or path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 DataSource = Annotated[Digits | Torchvision | Folder, Field(discriminator="source")]
@@ -177,24 +219,3 @@ DataSource = Annotated[Digits | Torchvision | Folder, Field(discriminator="sourc
 def in_memory(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Samples:
     """Samples over arrays: ``images`` uint8 ``[N, H, W, C]``, ``labels`` int64 ``[N]``."""
     return Samples(name, tuple(classes), labels, images.__getitem__, images.shape[1:]).checked()
-
-
-def read_image(paths: Sequence[str], size: int | None, grey: bool, i: int) -> Image:
-    """The image file ``paths[i]``, resized and cut to ``size`` if that is given."""
-    from PIL import Image as Pillow
-
-    try:
-        with Pillow.open(paths[i]) as file:
-            if file.mode.startswith(("I", "F")):  # Pillow would cut their values off at 255
-                raise ValueError("more than 8 bits a channel")
-            picture = file.convert("L" if grey else "RGB")
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-        raise DataError(f"{paths[i]}: cannot be read as an image ({error}); mend or remove the file") from None
-    if size is not None:
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        picture = picture.resize((width, height), Pillow.Resampling.BILINEAR)
-        picture = picture.crop((left, top, left + size, top + size))
-    pixels = np.asarray(picture)
-    return pixels[..., None] if grey else pixels

@@ -223,7 +223,7 @@ def test_a_folder_without_classes_or_images_is_refused(tmp_path: Path, pictures:
 
 
 def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path, pictures: Pictures):
-    root = pictures(tmp_path / "a", [(8, 8)])
+    root = pictures(tmp_path / "a", [(8, 8)] * 2)
     source = folder(root)
     first = source.fingerprint()
     assert first and first == source.fingerprint()
