@@ -339,7 +339,7 @@ JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
 LIES = {"root", "store", "download"}
-"""The same of its data: a named set is the same wherever it lies (but a folder's root is what lies there)."""
+"""The same of its data: a named set may lie anywhere, its content is compared. A folder's root says which images."""
 
 
 def dump(job: Value) -> dict:

@@ -28,7 +28,8 @@ def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Displa
     """
     data = prepared(job, display)
     must_be_the_same(data, folder)
-    write_json(folder / "data.json", _hashes(data))
+    source = open_split(data, "train", "evaluation").card.fingerprint
+    write_json(folder / "data.json", _hashes(data) | {"source": source})
     return data
 
 

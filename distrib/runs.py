@@ -2,7 +2,7 @@
 
 STORAGE/NAME/
     job.json          the resolved job, its digest, the MLflow run
-    data.json         the hash of each split's images
+    data.json         the hash of each split's images, and the fingerprint of the files that they came from
     robust/           checkpoints, epoch by epoch (natural/ for a natural objective)
     natural/          those of the same model trained without an adversary, if asked for
     evaluation/       finished shards of the end evaluation
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from distrib.address import MODEL
+from distrib.data.source import Torchvision
 from distrib.errors import InputError, JobError
 from distrib.files import locked
 from distrib.job import Run, differences, dump
@@ -114,6 +115,13 @@ def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
     result = read_result(folder)
     if result is None:
         return None
+    data = getattr(getattr(job, "train", job), "data", None)
+    begun = (read_data(folder) or {}).get("source")
+    if begun and isinstance(data, Torchvision) and data.fingerprint() not in ("", begun):
+        raise JobError(
+            f"data.root: {data.root} holds other images than those that the run in {folder} was made with; name those, "
+            "or choose another name (--set name=...)"
+        )
     display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
     display.say("for another one, choose another name: --set name=NAME")
     return result

@@ -1,15 +1,18 @@
 """A run goes on only with the images that it began with."""
 
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distrib.errors import JobError
 from distrib.files import write_json
-from distrib.job import Study
+from distrib.job import Study, dump
 from distrib.jobfile import parse
 from distrib.preparation import must_be_the_same, prepared, prepared_for
 from distrib.progress import Display
+from distrib.runs import kept_result
 
 
 def test_a_run_that_began_refuses_other_images(tmp_path: Path, pictures):
@@ -39,3 +42,38 @@ def test_a_run_that_kept_no_hashes_goes_on(tmp_path: Path, digits: Path):
     write_json(tmp_path / "data.json", {"train": "0", "validation": "0", "test": "0"})
     with pytest.raises(JobError, match="train, validation, test"):
         must_be_the_same(digits, tmp_path)
+
+
+def test_a_complete_run_is_not_that_of_another_set_of_the_same_name(tmp_path: Path):
+    """As Fashion-MNIST in another data.root is one called mnist."""
+
+    def of(bright: int) -> Study:
+        raw = tmp_path / str(bright) / "MNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for part, first in (("train", 0), ("t10k", 100)):
+            images = np.full((40, 28, 28), bright, np.uint8)
+            images[:, 0, 0] = np.arange(first, first + 40)
+            labels = (np.arange(40) % 10).astype(np.uint8)
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 40, 28, 28) + images.tobytes())
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 40) + labels.tobytes())
+        data = {"source": "mnist", "root": str(tmp_path / str(bright)), "store": str(tmp_path / "betons")}
+        study = {"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0.1]}
+        document = {"kind": "study", "name": "one", "data": data | {"validation": 0.25}, "study": study}
+        job = parse(document | {"loader": "memory", "storage": str(tmp_path)}, [], "here")
+        assert isinstance(job, Study)
+        return job
+
+    first, other = of(50), of(200)
+    run = tmp_path / "one"
+    run.mkdir()
+    prepared_for(first, run, Display())
+    write_json(run / "job.json", {"job": dump(first)})
+    with pytest.raises(JobError, match="began with"):
+        prepared_for(other, run, Display())
+    write_json(run / "result.json", {"done": True})
+    assert kept_result(first, run, Display()) == {"done": True}
+    assert kept_result(
+        first.model_copy(update={"data": other.data.model_copy(update={"root": "away"})}), run, Display()
+    )
+    with pytest.raises(JobError, match=r"data\.root: .*200 holds other images than those .* choose another name"):
+        kept_result(other, run, Display())

@@ -14,9 +14,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +24,11 @@ from pydantic import ValidationError
 
 from distrib import __version__
 from distrib.data.source import DataSource, Samples
-from distrib.data.split import SPLITS, Split, stratified
+from distrib.data.split import SPLITS, Split
+from distrib.data.survey import Survey, cut, surveyed
 from distrib.data.writer import Encoding, ffcv_usable, write_beton, write_tensors
 from distrib.errors import DataError
-from distrib.files import file_sha256, locked
+from distrib.files import file_sha256, locked, write_bytes
 from distrib.values import Value
 
 Packing = Literal["ffcv", "memory"]
@@ -62,7 +62,7 @@ class Card(Value):
     """Per channel, pixels in [0, 1], measured on the train split (on every card)."""
     std: tuple[float, ...]
     fingerprint: str
-    """Of the source's files when they were read; empty if unknown."""
+    """Of the source's files when they were last found to hold these images; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,52 @@ class Beton:
 
 
 def folder_of(data: DataSource) -> Path:
-    """Where the betons of ``data`` live: a function of what shapes the content, not of where it is kept."""
+    """Where the betons of ``data`` are, or would be: a function of what shapes the content, not of where it is kept.
+
+    Of a named set one place may hold another content than the next (MNIST's form, for one, is also that of other
+    sets), so each content has a folder of its own. Where the source is not on this machine, what is packed is taken.
+    Raises :class:`DataError` where that is not one content.
+    """
+    return _folder_of(data, data.fingerprint())
+
+
+def _folder_of(data: DataSource, fingerprint: str) -> Path:
+    base = _base(data)
+    there = _there(base)
+    cards = {folder: card for folder in there if (card := _card(folder)) is not None}
+    if fingerprint:
+        free = base if data.source == "folder" or not there else base.with_name(f"{base.name}-{fingerprint[:8]}")
+        return next((folder for folder, card in cards.items() if card.fingerprint == fingerprint), free)
+    if len({card.content_sha256 for card in cards.values()}) > 1:
+        raise DataError(
+            f"data.root: the set is not on this machine, and different ones are packed ({', '.join(map(str, cards))}); "
+            "put the files back, or delete all but one of these folders"
+        )
+    return there[0] if there else base
+
+
+def _base(data: DataSource) -> Path:
     elsewhere = {"store", "download"} if data.source == "folder" else {"store", "download", "root"}
     content = data.model_dump(mode="json", exclude=elsewhere)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Path(data.store).absolute() / f"{data.source}-{digest[:12]}"
+
+
+def _there(base: Path) -> list[Path]:
+    """The folders of every content that is packed."""
+    try:
+        return [folder for folder in (base, *sorted(base.parent.glob(f"{base.name}-*"))) if folder.is_dir()]
+    except OSError as error:
+        raise DataError(
+            f"data.store: {base.parent} cannot be looked into ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _card(folder: Path) -> Card | None:
+    try:
+        return open_split(folder, "train", "evaluation").card
+    except DataError:  # whoever wants this folder is told
+        return None
 
 
 def open_split(folder: Path, split: Split, purpose: Literal["training", "evaluation"]) -> Beton:
@@ -128,80 +169,76 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
 
     ``job`` is the resolved prepare job that the cards keep. Nothing is left half-written. Raises :class:`DataError`.
     """
-    folder = folder_of(data)
-    if _ready(folder, data, packing, say):  # without a lock: a store may be read-only
+    fingerprint = data.fingerprint()
+    folder = _folder_of(data, fingerprint)
+    if _ready(folder, fingerprint, packing, say):  # without a lock: a store may be read-only
         return folder
-    samples = _cut(data)
-    with _alone(folder, say):
-        for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
+    samples, base = cut(data), _base(data)
+    with _alone(base, say):
+        for left in base.parent.glob(f".{base.name}-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        if not _ready(folder, data, packing, say):  # another process may have packed them meanwhile
-            _check_space(folder, samples)
-            try:
-                _pack(folder, samples, data, packing, job, job_digest, say)
-            except OSError as error:
-                raise DataError(
-                    f"data.store: {error.filename or folder.parent} could not be written ({error.strerror or error}); "
-                    "make room there, or choose another folder"
-                ) from None
-    return folder
+        fingerprint = data.fingerprint()  # it may have been downloaded just now, or packed by another process meanwhile
+        folder = _folder_of(data, fingerprint)
+        if _ready(folder, fingerprint, packing, say):
+            return folder
+        _check_space(folder, samples)
+        try:
+            return _packed(folder, fingerprint, samples, data, packing, job, job_digest, say)
+        except OSError as error:
+            raise DataError(
+                f"data.store: {error.filename or folder.parent} could not be written ({error.strerror or error}); make "
+                "room there, or choose another folder"
+            ) from None
 
 
-def _ready(folder: Path, data: DataSource, packing: Packing, say: Callable[[str], None]) -> bool:
-    stale = _stale(folder, data, packing) if folder.is_dir() else ""
+def _ready(folder: Path, fingerprint: str, packing: Packing, say: Callable[[str], None]) -> bool:
+    stale = _stale(folder, fingerprint, packing) if folder.is_dir() else ""
     if stale is None:
         say(f"data: {folder} (already prepared)")
     return stale is None
 
 
 @contextmanager
-def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _alone(base: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Nobody else packs these data meanwhile; who does is waited for."""
     with ExitStack() as stack:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = folder.parent / f".{folder.name}.lock"
+            base.parent.mkdir(parents=True, exist_ok=True)
+            lock = base.parent / f".{base.name}.lock"
             try:
                 stack.enter_context(locked(lock, 0, remove=True))
             except BlockingIOError:
-                say(f"data: another process is packing {folder}; waiting for it")
+                say(f"data: another process is packing {base}; waiting for it")
                 stack.enter_context(locked(lock, WAIT, remove=True))
         except OSError as error:
             raise DataError(
-                f"data.store: {folder.parent} cannot be written to, or not be locked ({error.strerror}); choose "
+                f"data.store: {base.parent} cannot be written to, or not be locked ({error.strerror}); choose "
                 "another folder"
             ) from None
         yield
 
 
-def _pack(
+def _packed(
     folder: Path,
+    fingerprint: str,
     samples: dict[Split, Samples],
     data: DataSource,
     packing: Packing,
     job: dict,
     job_digest: str,
     say: Callable[[str], None],
-) -> None:
+) -> Path:
+    """The folder, written now, or one that holds the same images."""
     if folder.is_dir():
-        say(f"data: preparing {folder} anew: {_stale(folder, data, packing)}")
-    train = samples["train"]
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        say(f"data: preparing {folder} anew: {_stale(folder, fingerprint, packing)}")
+    surveys = surveyed(samples, say)
+    if (same := _same(_base(data), samples, surveys, packing)) is not None:
+        say(f"data: {same} is kept: it holds the same images")
+        _recognise(same, fingerprint)
+        return same
+    aside = Path(tempfile.mkdtemp(prefix=f".{_base(data).name}-", dir=folder.parent))
     try:
-        hashes, moments = {}, None
-        for split, part in samples.items():  # every sample is read once before anything is written
-            hashes[split], found = _survey(part)
-            moments = found if split == "train" else moments
-        assert moments is not None
-        fingerprint = data.fingerprint()
         for split, part in samples.items():
-            if part.classes != train.classes:
-                other = ", ".join(sorted(set(part.classes) ^ set(train.classes))) or "their order"
-                raise DataError(f"{part.name}: other classes than {train.name} ({other}); mend the folders")
-            if part.shape != train.shape:
-                raise DataError(
-                    f"{part.name}: images {list(part.shape)}, but {train.name} has {list(train.shape)}; set data.size"
-                )
             encoding = _encoding(data, split, part.shape)
             path = aside / f"{split}.{'beton' if packing == 'ffcv' else 'safetensors'}"
             if packing == "ffcv":
@@ -212,11 +249,13 @@ def _pack(
             card = Card(
                 distrib_version=__version__, job=job, job_digest=job_digest, split=split, count=len(part),
                 classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
-                size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=hashes[split],
-                mean=moments[0], std=moments[1], fingerprint=fingerprint,
+                size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=surveys[split].content_sha256,
+                mean=surveys["train"].mean, std=surveys["train"].std, fingerprint=fingerprint,
             )  # fmt: skip
             (aside / f"{split}.json").write_text(card.model_dump_json(indent=2))
             say(f"data: {split}: {len(part)} images {'x'.join(map(str, part.shape))}, {encoding}, {path.name}")
+        if data.fingerprint() != fingerprint:
+            raise DataError("data.root: files changed while they were packed; run the job again when they do not")
         if folder.is_dir():
             shutil.rmtree(folder)
         for path in (aside, *aside.iterdir()):  # the temporary folder was for its owner alone
@@ -224,61 +263,49 @@ def _pack(
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
-def _stale(folder: Path, data: DataSource, packing: Packing) -> str | None:
+def _same(base: Path, samples: dict[Split, Samples], surveys: dict[Split, Survey], packing: Packing) -> Path | None:
+    """A packed folder that holds these images already: files are touched, copied and moved without being changed."""
+    for folder in _there(base):
+        with suppress(DataError):  # damaged: no use
+            cards = [open_split(folder, split, "evaluation").verify().card for split in SPLITS]
+            if all(
+                card.content_sha256 == surveys[card.split].content_sha256
+                and card.classes == samples[card.split].classes
+                and _unfit(card, packing) is None
+                for card in cards
+            ):
+                return folder
+    return None
+
+
+def _recognise(folder: Path, fingerprint: str) -> None:
+    """Notes on the cards that these files hold the same images; where the store is read-only it is found out again."""
+    with suppress(OSError):
+        for split in SPLITS:
+            card = open_split(folder, split, "evaluation").card.model_copy(update={"fingerprint": fingerprint})
+            write_bytes(folder / f"{split}.json", card.model_dump_json(indent=2).encode())
+
+
+def _stale(folder: Path, fingerprint: str, packing: Packing) -> str | None:
     """Why the folder must be prepared anew, or None if it can be used as it is. Raises where it is damaged."""
-    fingerprint = data.fingerprint()
     for split in SPLITS:
         card = open_split(folder, split, "evaluation").verify().card
-        if packing == "memory" and card.file.endswith(".beton") and not ffcv_usable():
-            return "it is packed for FFCV, which cannot be imported here"
-        if packing == "ffcv" and not card.file.endswith(".beton"):
-            return "it was packed without FFCV"
+        if (unfit := _unfit(card, packing)) is not None:
+            return unfit
         if fingerprint and card.fingerprint != fingerprint:
             return "the source's files have changed"
     return None
 
 
-def _cut(data: DataSource) -> dict[Split, Samples]:
-    """The three splits of a source."""
-    whole, test = data.open("train"), data.open("test")
-    chosen = np.arange(len(whole))
-    if data.limit is not None and data.limit < len(whole):
-        _, chosen = stratified(whole.labels, data.limit / len(whole), data.split_seed)
-    train, validation = stratified(whole.labels[chosen], data.validation, data.split_seed)
-    return {
-        "train": _subset(whole, chosen[train], "train"),
-        "validation": _subset(whole, chosen[validation], "validation"),
-        "test": test,
-    }
-
-
-def _subset(samples: Samples, chosen: np.ndarray, name: str) -> Samples:
-    return Samples(
-        f"{samples.name} ({name})", samples.classes, samples.labels[chosen],
-        partial(_indirect, samples.image, chosen), samples.shape,
-    )  # fmt: skip
-
-
-def _indirect(image: Callable[[int], np.ndarray], chosen: np.ndarray, i: int) -> np.ndarray:
-    return image(int(chosen[i]))
-
-
-def _survey(samples: Samples) -> tuple[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Reads every sample: (content sha256, (mean, std) per channel). Raises where one cannot be read."""
-    seen = hashlib.sha256()
-    total = np.zeros(samples.shape[2])
-    squares = np.zeros(samples.shape[2])
-    for i in range(len(samples)):
-        image, label = samples[i]
-        seen.update(image.tobytes() + label.to_bytes(8, "little"))
-        pixels = image.reshape(-1, samples.shape[2]) / 255.0
-        total += pixels.mean(axis=0)
-        squares += (pixels**2).mean(axis=0)
-    mean = total / len(samples)
-    std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
-    return seen.hexdigest(), (tuple(mean.tolist()), tuple(std.tolist()))
+def _unfit(card: Card, packing: Packing) -> str | None:
+    if packing == "memory" and card.file.endswith(".beton") and not ffcv_usable():
+        return "it is packed for FFCV, which cannot be imported here"
+    if packing == "ffcv" and not card.file.endswith(".beton"):
+        return "it was packed without FFCV"
+    return None
 
 
 def _encoding(data: DataSource, split: Split, shape: tuple[int, int, int]) -> Encoding:

@@ -40,11 +40,15 @@ def _whole(copy: Path, cards: list[Card]) -> bool:
     """Whether the copy has these cards, and files as long as they say."""
     try:
         found = [open_split(copy, split, "evaluation") for split in SPLITS]
-        return [one.card for one in found] == cards and all(
+        return [_content(one.card) for one in found] == [_content(card) for card in cards] and all(
             one.path.stat().st_size == one.card.size_bytes for one in found
         )
     except (DataError, OSError):
         return False
+
+
+def _content(card: Card) -> Card:
+    return card.model_copy(update={"fingerprint": ""})  # of files elsewhere, which may be touched without a change
 
 
 def _copy(data: Path, copy: Path) -> None:

@@ -104,13 +104,13 @@ def test_of_two_who_pack_the_same_data_at_once_one_does(
 ):
     """The other one waits, and takes what is there: to pack anew would pull it away under a training."""
     data, both, said, found = digits_source(tmp_path), threading.Barrier(2), [], []
-    cut = beton_module._cut
+    cut = beton_module.cut
 
     def together(source: DataSource) -> dict[Split, Samples]:
         both.wait(timeout=60)
         return cut(source)
 
-    monkeypatch.setattr(beton_module, "_cut", together)
+    monkeypatch.setattr(beton_module, "cut", together)
     packers = [threading.Thread(target=lambda: found.append(pack(data, "memory", said))) for _ in range(2)]
     for one in packers:
         one.start()

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from distrib.data import split as split_module
+from distrib.data.beton import prepare
+from distrib.data.source import Digits, in_memory
 from distrib.data.split import stratified
 from distrib.errors import DataError
 
@@ -70,3 +73,32 @@ def test_a_class_that_cannot_be_cut_is_refused(labels: list[int], fraction: floa
         DataError, match=rf"data\.validation: {phrase} leaves none on one side; choose another fraction"
     ):
         stratified(np.array(labels), fraction, 0)
+
+
+@cases
+def test_a_limit_takes_the_same_share_of_every_class(labels: np.ndarray):
+    for limit in {len(labels) // 2, len(labels) - 1, len(labels), 10 * len(labels)} - {1, 2, 3}:
+        chosen = split_module.limited(labels, limit, 0)
+        assert (np.diff(chosen) > 0).all() and abs(len(chosen) - min(limit, len(labels))) <= len(np.unique(labels)) / 2
+        for label in np.unique(labels):
+            share = (labels == label).sum() * min(1, limit / len(labels))
+            assert abs((labels[chosen] == label).sum() - share) <= 0.5
+    half = len(labels) // 2
+    assert np.array_equal(split_module.limited(labels, half, 3), split_module.limited(labels, half, 3))
+    assert len(labels) < 100 or not np.array_equal(
+        split_module.limited(labels, half, 3), split_module.limited(labels, half, 4)
+    )
+
+
+def test_a_limit_is_blamed_on_the_field_that_was_given():
+    """It was "data.validation: 0.0364 of the 4 images", which nobody had written."""
+    data = Digits.model_validate({"source": "digits", "limit": 10})
+    images = np.arange(1104, dtype=np.uint8)[:, None, None, None]
+    labels = np.array([0] * 4 + [1] * 1100)
+    whole = in_memory("x", images.repeat(4, 1), labels, "ab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Digits, "open", lambda *_: whole)
+        with pytest.raises(
+            DataError, match=r"^data\.limit: 10 of 1104 images leaves none of the 4 of class 0; raise it"
+        ):
+            prepare(data.model_copy(update={"store": "/nowhere"}), "memory", {}, "", print)
