@@ -16,11 +16,12 @@ from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
 from distrib.evaluate.suite import Evaluation
 from distrib.models import Model
+from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
 from distrib.search.values import Cross, Grid, Method, Never, Optuna, Score, Space, Stopping, Winner
-from distrib.study.values import StudyOf
+from distrib.study.values import Capacity, StudyOf
 from distrib.values import Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -45,7 +46,11 @@ MOST_PER_GPU = 64
 
 
 class Cluster(Value):
-    """Where the work runs, and how it is spread. Nothing here changes a result, beyond float rounding."""
+    """Where the work runs, and how it is spread.
+
+    Nothing here changes a result beyond rounding, except ``num_workers`` for a network with BatchNorm: each worker
+    normalises its own part of a batch, so more workers train another network.
+    """
 
     address: str | None = None
     """Of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
@@ -182,9 +187,7 @@ class Train(Training, Run):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
-        if self.cluster.max_workers > self.optim.batch_size:
-            workers, images = self.cluster.max_workers, self.optim.batch_size
-            raise ValueError(f"cluster.num_workers: {workers} workers cannot share batches of {images}")
+        check_parts(self.model, self.optim.batch_size, self.cluster.max_workers)
         return self
 
     @property
@@ -245,6 +248,12 @@ class Study(Run):
     study: StudyOf
     trust_pickle: bool = False
     """Load models that run whatever code is in them: pickled ones (.pt, .pth), or such .pt2."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "Study":
+        if isinstance(self.study, Capacity):
+            check_parts(self.study.model, self.study.optim.batch_size, self.cluster.max_workers)
+        return self
 
     def resolved(self) -> "Study":
         """The job itself: nothing in it depends on another field."""

@@ -92,6 +92,7 @@ def epochs(
                 "learning_rate": lr,
                 "images_per_second": count / seconds,
                 "data_wait_share": waiting,
+                "num_workers": world.size,
                 "train_seconds": seconds,
                 "validation_seconds": time.perf_counter() - began,
             },

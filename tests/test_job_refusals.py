@@ -217,6 +217,23 @@ WRONG_FIELDS: dict[str, tuple] = {
     ),
     "more workers than images": ({WORKERS: 200}, WORKERS, "200 workers cannot share batches of 128"),
     "more elastic workers than images": ({WORKERS: {"min": 1, "max": 200}}, WORKERS, "200 workers cannot share"),
+    "few images a worker for BatchNorm": (
+        {WORKERS: 9, "model.arch": "preact_resnet"},
+        WORKERS,
+        "9 workers have 14 of 128 images each, and preact_resnet has BatchNorm: each worker normalises by the "
+        "statistics of its own images, and fewer than 16 give another network, or none; take at most 8, or raise "
+        "optim.batch_size to 144",
+    ),
+    "few images for the most of elastic workers": (
+        {WORKERS: {"min": 1, "max": 9}, "model.arch": "wide_resnet"},
+        WORKERS,
+        "9 workers have 14 of 128 images each, and wide_resnet has BatchNorm",
+    ),
+    "one image for BatchNorm": (
+        {"optim.batch_size": 1, "model.arch": "preact_resnet"},
+        "optim.batch_size",
+        "preact_resnet has BatchNorm, which cannot be trained on one image at a time; raise it to 16 or more",
+    ),
     "no workers": ({WORKERS: 0}, WORKERS, "greater than or equal to 1, not 0"),
     "elastic upside down": ({WORKERS: {"min": 3, "max": 2}}, WORKERS, "min is above max"),
     "elastic without an end": ({WORKERS: {"min": 3}}, "cluster.num_workers.max", "is missing"),

@@ -81,6 +81,9 @@ def worker(config: dict) -> None:
         if stored is not None:
             load(state, stored.folder)
         history = list(stored.history) if stored else []
+        before = history[-1].get("num_workers") if history else None  # which an older version did not keep
+        if world.rank == 0 and state.running and before not in (None, world.size):
+            tell(Note(_other_workers(int(before), world.size, part.optim.batch_size)))
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         node = ray.util.get_node_ip_address()
         if world.rank == 0 and emulated(part.precision, device):
@@ -103,6 +106,13 @@ def worker(config: dict) -> None:
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{phase} training: {error}; {_last_good(run)}") from None
+
+
+def _other_workers(before: int, now: int, batch_size: int) -> str:
+    return (
+        f"warning: trained on {before} workers so far, and on {now} from here: BatchNorm sees {batch_size // now} "
+        f"images at a time, not {batch_size // before}, so the result is neither that of {before} workers nor of {now}"
+    )
 
 
 def _last_good(run: Path) -> str:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -21,6 +21,7 @@ class PaperCNN(Value):
     truncated N(0, 0.1); this uses PyTorch's defaults.)
     """
 
+    batch_norm: ClassVar[bool] = False
     arch: Literal["paper_cnn"] = "paper_cnn"
     width: Width = 1.0
     """Factor on 32, 64 and 1024."""
@@ -56,6 +57,7 @@ class SmallCNN(Value):
     1x28x28 with 10 classes.
     """
 
+    batch_norm: ClassVar[bool] = False
     arch: Literal["small_cnn"] = "small_cnn"
     width: Width = 1.0
     """Factor on 16, 32 and 100."""

@@ -4,7 +4,7 @@ arXiv 1605.07146): one unit, one net, two families."""
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import field_validator
 from torch import Tensor, nn
@@ -83,6 +83,7 @@ class PreActResNet(Value):
     ask for, and which the robust nets have (RobustBench: PreActResNet with ``bn_before_fc``).
     """
 
+    batch_norm: ClassVar[bool] = True
     arch: Literal["preact_resnet"] = "preact_resnet"
     depth: Literal[18, 34] = 18
     width: Width = 1.0
@@ -111,6 +112,7 @@ class WideResNet(Value):
     WRN-28-10 has 36,479,194 parameters and WRN-34-10 46,160,474, on 3x32x32 with 10 classes.
     """
 
+    batch_norm: ClassVar[bool] = True
     arch: Literal["wide_resnet"] = "wide_resnet"
     depth: int = 34
     """6n + 4, at least 10."""

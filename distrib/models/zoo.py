@@ -2,7 +2,8 @@
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from distrib.errors import JobError
 from distrib.models.layers import Image, Normalise, check
@@ -49,6 +52,27 @@ class Resize(nn.Module):
         return functional.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
 
 
+def _untrained(name: str, num_classes: int) -> nn.Module:
+    return zoo().get_model(name, weights=None, num_classes=num_classes, **ARGUMENTS.get(name, {}))
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Inside, a module is built without memory or random numbers for its weights, which layers ask torch.empty for.
+
+    (The device ``meta`` does the same, but some of these networks compute their sizes with tensors.)
+    """
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: dict | None = None) -> Any:
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})})
+
+
+@cache
+def _has_batch_norm(name: str) -> bool:
+    with torch.random.fork_rng(devices=[]), _WithoutWeights():
+        net = _untrained(name, 2)
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
 class Torchvision(Value):
     """Any classifier of torchvision, untrained; grey images are repeated to three channels.
 
@@ -72,6 +96,11 @@ class Torchvision(Value):
             raise JobError(f"torchvision has no classifier {name!r}; the nearest names are {', '.join(near)}")
         return name
 
+    @property
+    def batch_norm(self) -> bool:
+        """Whether the network has BatchNorm."""
+        return _has_batch_norm(self.name)
+
     def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
@@ -85,9 +114,7 @@ class Torchvision(Value):
             layers["repeat"] = Repeat()
         if self.resize is not None:
             layers["resize"] = Resize(self.resize)
-        layers["net"] = zoo().get_model(
-            self.name, weights=None, num_classes=num_classes, **ARGUMENTS.get(self.name, {})
-        )
+        layers["net"] = _untrained(self.name, num_classes)
         net = nn.Sequential(layers)
         self.attempt(net, image, num_classes)
         return net

@@ -1,6 +1,7 @@
 """What a training worker does, in this process and without Ray: what it measures, keeps and says."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from documents import job
 from torch import nn
 
-from distrib import trainer
+from distrib import checkpoints, trainer
 from distrib.checkpoints import ROBUST, best_epoch, history
 from distrib.cluster import train
+from distrib.cluster.board import Note
 from distrib.cluster.train import Order
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
@@ -84,3 +86,41 @@ def test_the_epochs_are_compared_on_images_of_every_class(
     work(longer, sorted_by_class)  # goes on after the third epoch
     assert len(misleading.seen) == 4, "and every epoch on the same images, also after a restart"
     assert all(np.array_equal(indices, misleading.seen[0]) for indices in misleading.seen)
+
+
+@pytest.mark.parametrize(
+    ("arch", "before", "words"),
+    [
+        (
+            "preact_resnet",
+            2,
+            "trained on 2 workers so far, and on 1 from here: BatchNorm sees 10 images at a time, not 5",
+        ),
+        ("preact_resnet", 1, ""),
+        ("preact_resnet", None, ""),  # of an older version, which did not keep the number
+        ("small_cnn", 2, ""),
+    ],
+)
+def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
+    tmp_path: Path,
+    sorted_by_class: Path,
+    work: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    arch: str,
+    before: int | None,
+    words: str,
+):
+    job = train_job(sorted_by_class, model={"arch": arch, "width": 0.0625}, optim__epochs=1)
+    first = work(job, sorted_by_class)
+    assert not [notice for notice in first if isinstance(notice, Note)]
+    whole = checkpoints.latest
+
+    def of_before(*arguments):
+        stored = whole(*arguments)
+        assert stored is not None
+        last = stored.history[0] | {"num_workers": before}
+        return replace(stored, history=[{name: value for name, value in last.items() if value is not None}])
+
+    monkeypatch.setattr(checkpoints, "latest", of_before)
+    notes = [notice.text for notice in work(job, sorted_by_class) if isinstance(notice, Note)]
+    assert len(notes) == bool(words) and all(words in note for note in notes)

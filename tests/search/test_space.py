@@ -127,6 +127,8 @@ REFUSED = [
     ({"evaluation.threat.epsilon": {"choice": [0.1]}}, {}, "evaluation is the same for all trials"),
     ({"seed": {"choice": [1, 2]}}, {}, "seed is the same for all trials"),
     ({"optim.batch_size": {"choice": [1]}}, {"cluster": {"num_workers": 2}}, "2 workers cannot share batches of 1"),
+    ({"model": {"choice": [{"arch": "small_cnn"}, {"arch": "preact_resnet"}]}}, {"cluster": {"num_workers": 9}},
+     "9 workers have 14 of 128 images each, and preact_resnet has BatchNorm"),
     ({"data.limit": {"choice": [10]}}, {}, "data is the same for all trials"),
     ({"model": {"choice": [{"arch": "small_cnn"}]}, WIDTH: {"choice": [1]}}, {}, "space.model: holds model.width"),
     ({STEP: {"uniform": [1, 2], "divided_by": "optim.schedule"}}, {}, "divided_by: train.optim.schedule is {"),

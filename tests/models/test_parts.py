@@ -1,0 +1,77 @@
+"""How small a part of a batch each network can be trained on."""
+
+import pytest
+from documents import job
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distrib.errors import JobError
+from distrib.job import Study
+from distrib.jobfile import parse
+from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, Torchvision, WideResNet
+from distrib.models.parts import check_parts
+
+RESNET, PLAIN = PreActResNet(width=0.0625), SmallCNN()
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(64, 1), (64, 4), (128, 8), (2, 1), (71, 4)])
+def test_sixteen_images_a_worker_are_enough_for_batch_norm(batch_size: int, workers: int):
+    """One worker alone sees the batch that the job names, however small."""
+    check_parts(RESNET, batch_size, workers)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "most"), [(64, 8, 4), (64, 32, 4), (63, 4, 3), (16, 2, 1), (2, 2, 1)]
+)
+def test_fewer_are_refused_with_the_cure(batch_size: int, workers: int, most: int):
+    with pytest.raises(
+        ValueError, match=rf"preact_resnet has BatchNorm.*at most {most}, or raise .* to {16 * workers}"
+    ):
+        check_parts(RESNET, batch_size, workers)
+    check_parts(PLAIN, batch_size, workers)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PaperCNN(width=0.25),
+        SmallCNN(),
+        RESNET,
+        WideResNet(depth=10, width=1.0),
+        WideResNet(depth=10, width=1.0, normalisation="per_image"),
+        Torchvision(name="resnet18", resize=64),
+        Torchvision(name="squeezenet1_1", resize=64),
+        Torchvision(name="mobilenet_v3_small", resize=32),
+        Torchvision(name="inception_v3", resize=96),
+    ],
+    ids=lambda model: getattr(model, "name", model.arch),
+)
+def test_a_model_says_whether_it_has_batch_norm(model: Model):
+    net = model.build((3, 32, 32), 4, (0.5,) * 3, (0.2,) * 3)
+    assert model.batch_norm == any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+def test_the_largest_networks_are_asked_without_their_weights():
+    """2.6 GB of them; and some compute their sizes with tensors while they are built."""
+    assert Torchvision(name="regnet_y_128gf").batch_norm and not Torchvision(name="swin_t").batch_norm
+
+
+def test_a_torchvision_network_is_refused_before_anything_starts():
+    with pytest.raises(JobError, match="16 workers have 8 of 128 images each, and torchvision has BatchNorm"):
+        job(model={"arch": "torchvision", "name": "resnet18"}, cluster__num_workers=16)
+    assert job(model={"arch": "torchvision", "name": "vgg11"}, cluster__num_workers=16)
+
+
+def test_a_study_of_capacity_is_refused_before_anything_starts():
+    study = {
+        "of": "capacity",
+        "model": {"arch": "preact_resnet"},
+        "widths": [0.125],
+        "attack": {"threat": {"norm": "linf", "epsilon": 0.1}},
+        "optim": {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 64},
+    }
+    document = {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": study}
+    assert isinstance(parse(document | {"cluster": {"num_workers": 4}}, [], "here"), Study)
+    with pytest.raises(JobError, match=r"cluster\.num_workers: 5 workers have 12 of 64 images each"):
+        parse(document | {"cluster": {"num_workers": 5}}, [], "here")
+    with pytest.raises(JobError, match="80 workers cannot share batches of 64"):
+        parse(document | {"cluster": {"num_workers": 80}}, [], "here")
