@@ -164,7 +164,7 @@ def _train_result(
         "natural": None if natural is None else natural.model_dump(mode="json"),
         "best_epoch": best[main].epoch,
         "epochs": len(history),
-        "num_workers": job.cluster.max_workers,
+        "num_workers": int(history[-1].get("num_workers", job.cluster.max_workers)),  # as the last epoch ran
         "seconds": clock.seconds,
         "train_seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 1),
@@ -231,7 +231,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                 data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display
             )
             verdict = bench.judge(subject, job.evaluation, job.model)
-            claim = verdict.claim
+            claim, workers = verdict.claim, resources.workers(job.cluster)
             with tracking.recorded(f"{job.model} is {_judged(claim, folder)}"):
                 card, files = card_of(verdict, bench, job.model, job)
                 keep_card(files, folder, tracker)
@@ -247,10 +247,10 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                     "model": job.model,
                     **claim.model_dump(mode="json"),
                     **decision,
-                    "num_workers": job.cluster.max_workers,
+                    "num_workers": workers,
                     "seconds": clock.seconds,
                     "images_per_second": round(
-                        claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * job.cluster.max_workers, 2
+                        claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * workers, 2
                     ),
                     "job_digest": digest(job),
                     "data_sha256": bench.test.content_sha256,

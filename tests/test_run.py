@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cards import claim
 from documents import job
 
 from distrib import run
+from distrib.clock import Clock
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
 from distrib.progress import Display
+from distrib.state import Stored
 
 
 def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_class(
@@ -31,3 +34,24 @@ def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_cla
     images = reader.image.permute(0, 3, 1, 2).float() / 255
     labels = {int(reader.label[(images == image).flatten(1).all(1)][0]) for image in torch.from_numpy(examples[0])}
     assert len(examples[0]) == 4 and len(labels) > 1, labels
+
+
+@pytest.mark.parametrize(("ran", "told"), [([2.0, 1.0], 1), ([1.0, 2.0], 2), ([None, None], 4)])
+def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | None], told: int):
+    """Of an elastic run, in its last epoch; an older version did not keep it, and it is what was asked for."""
+    asked = job(cluster__num_workers={"min": 1, "max": 4})
+    epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
+    history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
+    stored = Stored(tmp_path, 2, 2, history, {}, "", "")
+    registered = run.registry.Registered("t", "1", "champion")
+    result = run._train_result(
+        asked,
+        "robust",
+        {"robust": stored},
+        {"robust": claim(0.5)},
+        {"robust": history},
+        registered,
+        "id",
+        Clock.start(),
+    )
+    assert result["num_workers"] == told and type(result["num_workers"]) is int

@@ -63,6 +63,13 @@ class Resources:
         """Whether the job's workers compute on GPUs: as was decided, or else would be now."""
         return (self.device or self._choice(cluster, None)) == "cuda"
 
+    def workers(self, cluster: Cluster) -> int:
+        """How many of the job's workers have room at a time; the most that it may have where machines are added."""
+        if cluster.autoscaling:
+            return cluster.max_workers
+        room = self.room(cluster, self.use_gpu(cluster))
+        return max(cluster.min_workers, min(cluster.max_workers, room))
+
     def decided(self, cluster: Cluster, begun_on: Device | None = None) -> "Resources":
         """The same with the device of the job's workers; ``begun_on`` is the one that the run began on.
 

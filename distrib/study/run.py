@@ -70,7 +70,7 @@ def run_study(job: Study, display: Display) -> dict:
                 "expectations": [one.model_dump() for one in findings.expectations],
                 "rows": len(findings.rows),
                 "folder": str(kept),
-                "num_workers": job.cluster.max_workers,
+                "num_workers": resources.workers(job.cluster),
                 "seconds": clock.seconds,
                 "job_digest": digest(job),
             }

@@ -31,6 +31,20 @@ def test_no_worker_is_spread_over_two_nodes(resources: Resources, cpus: int, use
     assert resources.room(Cluster(cpus_per_worker=cpus), use_gpu) == room
 
 
+@pytest.mark.parametrize(
+    ("fields", "at_a_time"),
+    [
+        ({"num_workers": 3}, 3),
+        ({"num_workers": {"min": 1, "max": 8}}, 4),
+        ({"num_workers": {"min": 1, "max": 3}}, 3),
+        ({"num_workers": {"min": 2, "max": 8}, "cpus_per_worker": 2}, 2),
+        ({"num_workers": {"min": 2, "max": 8}, "autoscaling": True}, 8),
+    ],
+)
+def test_as_many_workers_run_at_a_time_as_there_is_room_for(fields: dict, at_a_time: int):
+    assert TWO.workers(Cluster.model_validate(fields)) == at_a_time
+
+
 REFUSED = [
     ({"num_workers": 5}, r"cluster\.num_workers: 5 workers x 1 CPUs = 5 CPUs, but the cluster has 4; ask for fewer"),
     ({"num_workers": 1, "cpus_per_worker": 3},
