@@ -155,7 +155,9 @@ class Training(Value):
     objective: Objective
     optim: Optim
     precision: Precision = "float32"
-    """Of the forward pass in training; what is measured is always float32."""
+    """Of the forward pass in training. On GPUs float32 is as torch has it: convolutions in TF32 (10 of 23 bits), matrix
+    products in float32; the run's tag ``distrib.precision`` says what was used. What is measured is always float32,
+    without TF32."""
     evaluation: Evaluation = Evaluation()
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """The last so many are kept, and the best one."""

@@ -22,12 +22,14 @@ class Journal:
         self.lock = threading.RLock()
         """The workers are heard in one thread; another one catches up at the end."""
 
-    def started(self, rank: int, ranks: int, node: str) -> None:
-        """A worker is up. When all of them are, the run's tag ``distrib.nodes`` says on which machines."""
+    def started(self, rank: int, ranks: int, node: str, precision: str) -> None:
+        """A worker is up. When all are, the run's tags say on which machines (``distrib.nodes``), and in what numbers
+        they compute (``distrib.precision``)."""
         self.nodes[rank] = node
         if all(one in self.nodes for one in range(ranks)):
             nodes = " ".join(sorted({self.nodes[one] for one in range(ranks)}))
-            self.tracker.attempt(lambda: self.tracker.tags({"distrib.nodes": nodes}), self.display.say)
+            tags = {"distrib.nodes": nodes, "distrib.precision": precision}
+            self.tracker.attempt(lambda: self.tracker.tags(tags), self.display.say)
             self.nodes = {}
 
     def catch_up(self, phase: str, history: list[dict]) -> None:

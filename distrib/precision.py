@@ -1,6 +1,12 @@
-"""The number format of the forward pass. Weights, delta and x_adv are float32 always."""
+"""The number format of the forward pass. Weights, delta and x_adv are float32 always.
 
-from contextlib import AbstractContextManager, nullcontext
+On GPUs float32 may mean TF32, which keeps 10 of the 23 bits of a factor. What is measured never uses it; training does,
+in convolutions. (torch's newer settings ``fp32_precision`` say the same, but whoever touches one of them breaks
+torch.export, which still reads ``allow_tf32``: torch 2.15.)
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -24,3 +30,25 @@ def forward_in(precision: Precision, device: torch.device) -> AbstractContextMan
 def emulated(precision: Precision, device: torch.device) -> bool:
     """Whether ``device`` is a CPU that is known to compute ``precision`` in software only: many times slower."""
     return device.type == "cpu" and precision != "float32" and computes(precision) is False
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Inside (or in the function that it decorates), float32 means float32 on every device; afterwards as before."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def begin_training(precision: Precision, device: torch.device) -> str:
+    """Sets what float32 means while this process trains, and says in what numbers it computes.
+
+    Convolutions may use TF32, matrix products may not: torch's defaults, set here so that they cannot become others.
+    """
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    if precision == "float32" and device.type == "cuda" and torch.cuda.is_tf32_supported():
+        return "float32, convolutions in TF32"
+    return precision

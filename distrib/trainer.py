@@ -14,6 +14,7 @@ from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
 from distrib.objective import Objective
 from distrib.optim import strength_at
+from distrib.precision import exact_float32
 from distrib.state import State
 from distrib.step import update
 from distrib.world import World
@@ -109,8 +110,9 @@ class Validation:
     seed: int
     batch_size: int = 250
 
+    @exact_float32()
     def accuracy(self, model: nn.Module, world: World) -> tuple[float, float]:
-        """(clean, robust) accuracy of ``model`` over all ranks; the model is left as it was. Always float32."""
+        """(clean, robust) accuracy of ``model`` over all ranks; the model is left as it was. Always exact float32."""
         hits = torch.zeros(3, device=world.device)
         for batch in shard(self.reader, self.indices, self.batch_size, world):
             noise = Noise.of(batch.index, self.seed, "validation")

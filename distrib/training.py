@@ -38,11 +38,12 @@ def train(
     def listen(phase: str, notice: object) -> None:
         match notice:
             case Started():
-                journal.started(notice.rank, notice.ranks, notice.node)
+                journal.started(notice.rank, notice.ranks, notice.node, notice.precision)
                 if notice.rank == 0:
                     clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
                     display.say(
-                        f"{phase} training: {notice.ranks} workers on {notice.device}, {notice.loader} loader"
+                        f"{phase} training: {notice.ranks} workers on {notice.device}, {notice.precision}, "
+                        f"{notice.loader} loader"
                         + (f", resumed after epoch {notice.start_epoch}" if notice.start_epoch else "")
                     )
             case Note():

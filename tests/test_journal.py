@@ -60,3 +60,18 @@ def test_what_could_not_be_sent_is_kept_in_order_and_sent_when_the_server_answer
     journal.add("robust", 4, {"train_loss": 1.0})
     journal.settle()
     assert server.sent == [1, 2, 3, 4]
+
+
+def test_the_tags_say_where_the_workers_are_and_in_what_they_compute():
+    class Tagged(Slow):
+        found: dict[str, str]
+
+        def tags(self, values: dict[str, str]) -> None:
+            self.found = values
+
+    server = Tagged()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    journal.started(1, 2, "b", "float32, convolutions in TF32")
+    assert not hasattr(server, "found"), "one is not up yet"
+    journal.started(0, 2, "a", "float32, convolutions in TF32")
+    assert server.found == {"distrib.nodes": "a b", "distrib.precision": "float32, convolutions in TF32"}

@@ -1,12 +1,25 @@
-"""What a CPU computes in hardware, and what it only imitates."""
+"""What a CPU computes in hardware, and what it only imitates; where TF32 takes the place of float32."""
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from distrib import precision
+from distrib.attack import PGD
+from distrib.data.beton import open_split
+from distrib.data.loader import Batch, open_reader
+from distrib.evaluate.suite import Evaluation
+from distrib.evaluate.witness import attack_shard, score
 from distrib.processor import computes
+from distrib.study import capacity, curves, landscape, transfer
+from distrib.threat import Linf
+from distrib.trainer import Validation
+from distrib.world import World
 
 
 @pytest.mark.parametrize(
@@ -41,3 +54,102 @@ def test_a_system_that_does_not_say(tmp_path: Path) -> None:
 def test_emulated(monkeypatch: pytest.MonkeyPatch, number, device: str, has: bool | None, slow: bool) -> None:
     monkeypatch.setattr(precision, "computes", lambda asked: has)
     assert precision.emulated(number, torch.device(device)) is slow
+
+
+# TF32: flags of the process, which a CPU keeps without obeying them
+
+
+def flags() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture(params=[(False, True), (True, True), (False, False)], ids=["torch's", "all", "none"])
+def before(request: pytest.FixtureRequest) -> Iterator[tuple[bool, bool]]:
+    """What the flags of matrix products and convolutions are before, and so should be after."""
+    kept = flags()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+
+
+class Watching(nn.Module):
+    """A linear model that remembers what the flags were at each call, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add(flags())
+        logits = self.linear(x.flatten(1))
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.seen.add(flags()))
+        return logits
+
+
+def test_validation_in_training_is_exact_and_training_goes_on_as_before(digits: Path, before: tuple[bool, bool]):
+    held_out = open_split(digits, "validation", "training")
+    validation = Validation(
+        open_reader(held_out, "memory"), np.arange(5), PGD(threat=Linf(epsilon=0.1), num_steps=2), 0
+    )
+    model = Watching()
+    validation.accuracy(model, World())
+    assert model.seen == {(False, False)} and flags() == before
+
+
+def test_the_evaluation_is_exact_and_leaves_the_process_as_it_was(before: tuple[bool, bool]):
+    model, threat = Watching().requires_grad_(False), Linf(epsilon=0.1)
+    suite = Evaluation(tier="quick").resolved(threat, grey=True)
+    batch = Batch(torch.rand(6, 1, 8, 8), torch.arange(6), torch.arange(6))
+    _, worst = attack_shard(model, batch, np.arange(6), suite)
+    assert model.seen == {(False, False)} and flags() == before
+    score(model, batch.x, worst, batch.y, threat)
+    assert model.seen == {(False, False)} and flags() == before
+
+
+@pytest.mark.parametrize("part", [study.part for study in (capacity, curves, landscape, transfer)])
+def test_every_part_of_a_study_is_exact(part, before: tuple[bool, bool]):
+    seen = []
+
+    class Task:
+        @property
+        def study(self):
+            seen.append(flags())
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        part(Task(), *range(len(inspect.signature(part).parameters) - 1))
+    assert seen == [(False, False)] and flags() == before
+
+
+def test_what_was_set_comes_back_after_an_error(before: tuple[bool, bool]):
+    with pytest.raises(LookupError), precision.exact_float32():
+        raise LookupError
+    assert flags() == before
+
+
+@pytest.mark.parametrize(
+    ("number", "device", "ampere", "words"),
+    [
+        ("float32", "cuda", True, "float32, convolutions in TF32"),
+        ("float32", "cuda", False, "float32"),
+        ("float32", "cpu", True, "float32"),
+        ("bfloat16", "cuda", True, "bfloat16"),
+    ],
+)
+def test_training_says_what_it_computes_in(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool], number, device: str, ampere: bool, words: str
+):
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: ampere)
+    assert precision.begin_training(number, torch.device(device)) == words
+    assert flags() == (False, True), "whatever they were"
+
+
+def test_a_program_can_be_exported_after_the_flags_were_moved():
+    """It cannot once one of torch's newer settings was touched."""
+    with precision.exact_float32():
+        pass
+    precision.begin_training("float32", torch.device("cpu"))
+    with torch.backends.cudnn.flags(enabled=False):  # as torch.export does
+        pass

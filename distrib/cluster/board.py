@@ -30,6 +30,8 @@ class Started:
     node: str
     """The address of its machine."""
     device: str
+    precision: str
+    """What it computes in while it trains."""
     start_epoch: int
     """The epoch after which training goes on; 0 for a new run."""
     loader: str

@@ -24,7 +24,7 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.job import Cluster, Elastic, Train, digest, dump
-from distrib.precision import emulated
+from distrib.precision import begin_training, emulated
 from distrib.state import State, Stored, load, save
 from distrib.world import World, current
 
@@ -88,7 +88,8 @@ def worker(config: dict) -> None:
         node = ray.util.get_node_ip_address()
         if world.rank == 0 and emulated(part.precision, device):
             tell(Note(f"precision: this CPU has no {part.precision} in hardware and is slow at it; set it to float32"))
-        tell(Started(world.rank, world.size, node, str(device), len(history), reader))
+        numbers = begin_training(part.precision, device)
+        tell(Started(world.rank, world.size, node, str(device), numbers, len(history), reader))
         if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
         try:

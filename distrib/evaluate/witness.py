@@ -32,6 +32,7 @@ from distrib.evaluate.suite import (
     Transfer,
 )
 from distrib.noise import Noise
+from distrib.precision import exact_float32
 from distrib.threat import Threat, drawn_back, outside
 
 STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
@@ -111,12 +112,7 @@ class Help:
     """The images of a stored set for these indices. Raises :class:`InputError`."""
 
 
-def exact_float32() -> None:
-    """Switches TF32 off in this process: float32 means float32."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
+@exact_float32()
 def attack_shard(
     model: nn.Module, batch: Batch, positions: np.ndarray, suite: Evaluation, help: Help | None = None
 ) -> tuple[ShardResult, Tensor]:
@@ -128,7 +124,6 @@ def attack_shard(
     """
     assert suite.threat is not None
     threat, (x, y, index) = suite.threat, batch
-    exact_float32()
     with undisturbed(model, "eval"):
         logits = logits_of(model, x, suite.batch_size)
         lost, infinite = predicted(logits) < 0, torch.isinf(logits).any(dim=1)
@@ -206,9 +201,9 @@ def attack_shard(
     return result, worst
 
 
+@exact_float32()
 def score(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> tuple[list[float], int]:
     """A second look at stored images: (the margin of each, how many lie outside the threat around ``x``)."""
-    exact_float32()
     with undisturbed(model, "eval"):
         return depth(logits_of(model, x_adv, len(x_adv)), y).tolist(), int(outside(threat, x, x_adv).sum())
 

@@ -255,7 +255,7 @@ class Watch:
         known = self.open.get(number)
         match notice:
             case Started() if known is not None:
-                known[1].started(notice.rank, notice.ranks, notice.node)
+                known[1].started(notice.rank, notice.ranks, notice.node, notice.precision)
             case Progress():
                 self.done[number] = notice.step / notice.steps
             case EpochEnd():

@@ -10,6 +10,7 @@ from distrib.job import Study, Train
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
 from distrib.plots import capacity_curves
+from distrib.precision import exact_float32
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task, starts
 from distrib.study.values import Capacity, Method
@@ -53,6 +54,7 @@ def parts(study: Capacity, count: int) -> list[tuple]:
     return [(cell, start) for cell in cells(study) for start in starts(count, study.shard_size)]
 
 
+@exact_float32()
 def part(task: Task, cell: str, start: int) -> dict:
     """How many images of one shard a cell's model classifies rightly, as they are and under both adversaries."""
     study = task.study

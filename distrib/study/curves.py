@@ -14,6 +14,7 @@ from distrib.evaluate.logits import logits_of
 from distrib.evaluate.reference import square
 from distrib.noise import Noise
 from distrib.plots import accuracy_curves
+from distrib.precision import exact_float32
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task, starts
 from distrib.study.values import Curves, addresses
@@ -34,6 +35,7 @@ def parts(study: Curves, count: int) -> list[tuple]:
     ]
 
 
+@exact_float32()
 def part(task: Task, label: str, norm: str, epsilon: float, start: int) -> dict:
     """How many images of one shard stand at one epsilon."""
     study = task.study

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
 from distrib.noise import Noise
 from distrib.plots import landscape_grid
+from distrib.precision import exact_float32
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task
 from distrib.study.values import Landscape, addresses
@@ -32,6 +33,7 @@ def parts(study: Landscape) -> list[tuple]:
     ]
 
 
+@exact_float32()
 def part(task: Task, label: str, example: int, chunk: int) -> dict:
     """One chunk of restarts around one image."""
     study = task.study

@@ -13,7 +13,6 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.evaluate.points import points
 from distrib.evaluate.subject import Subject
-from distrib.evaluate.witness import exact_float32
 from distrib.values import Value
 
 
@@ -37,9 +36,8 @@ class Task:
         return torch.device("cuda" if self.cuda else "cpu")
 
     def model(self, label: str) -> nn.Module:
-        """The model, in evaluation mode, in float32."""
+        """The model, in evaluation mode."""
         torch.set_num_threads(self.threads)
-        exact_float32()
         return self.subjects[label].load(self.device)
 
     def batch(self, n: int | None, seed: int, start: int, stop: int) -> Batch:

@@ -5,6 +5,7 @@ from distrib.errors import JobError
 from distrib.evaluate.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import matrices
+from distrib.precision import exact_float32
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task, starts
 from distrib.study.values import Transfer, addresses
@@ -24,6 +25,7 @@ def parts(study: Transfer, count: int) -> list[tuple]:
     return [(*cell, start) for cell in cells for start in starts(count, study.shard_size)]
 
 
+@exact_float32()
 def part(task: Task, source: str, name: str, start: int) -> dict:
     """How many images of one shard, made on one source, each target classifies rightly."""
     study = task.study
