@@ -10,7 +10,7 @@ from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
 from distrib.jobfile import write
-from distrib.runs import NATURAL, ROBUST, home, read_record, read_result, with_versions
+from distrib.runs import NATURAL, ROBUST, home, nothing_done, read_record, read_result, with_versions
 from distrib.search import space
 
 
@@ -50,7 +50,11 @@ def _run(job: Run) -> list[str]:
     folder = home(job)
     record = read_record(folder)
     pins = (record or {}).get("pins", {})
-    if record is not None and differences(with_versions(job, lambda alias: pins.get(alias, alias)), record["job"]):
+    if (
+        record is not None
+        and not nothing_done(folder)
+        and differences(with_versions(job, lambda alias: pins.get(alias, alias)), record["job"])
+    ):
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
     if read_result(folder) is not None:

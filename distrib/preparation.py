@@ -9,7 +9,7 @@ from distrib.errors import JobError
 from distrib.files import write_json
 from distrib.job import Evaluate, Prepare, Study, Training, digest, dump
 from distrib.progress import Display
-from distrib.runs import read_data, read_record
+from distrib.runs import nothing_done, read_data, read_record
 
 
 def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
@@ -35,12 +35,22 @@ def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Displa
 
 def must_be_the_same(data: Path, folder: Path) -> None:
     """Raises :class:`JobError` where the run in ``folder`` began with other images than those of ``data``."""
-    begun, now = read_data(folder) if read_record(folder) is not None else None, _hashes(data)
+    begun = read_data(folder) if read_record(folder) is not None and not nothing_done(folder) else None
+    now = _hashes(data)
     other = [split for split in SPLITS if begun is not None and begun.get(split) != now[split]]
     if other:
         raise JobError(
             f"data: the images ({', '.join(other)}) are not those that the run in {folder} began with; put those back, "
             "choose another name (--set name=...), or delete that folder"
+        )
+
+
+def must_fill(data: Path, batch_size: int, field: str) -> None:
+    """Raises :class:`JobError` where the images of the train split do not fill one batch."""
+    count = open_split(data, "train", "training").card.count
+    if batch_size > count:
+        raise JobError(
+            f"{field}: batches of {batch_size} images, but there are {count} to train on; set it to {count} or less"
         )
 
 

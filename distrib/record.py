@@ -1,5 +1,6 @@
 """The MLflow run of a job, one for all its restarts."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from distrib.files import write_bytes, write_json
 from distrib.job import Run, digest, dump
 from distrib.jobfile import write
 from distrib.progress import Display
-from distrib.runs import read_record
+from distrib.runs import REPLACED, read_record
 from distrib.tracking import Tracker
 
 
@@ -39,6 +40,7 @@ def opened(
         **provenance.code(),
     }
     tracker = tracking.Tracker(uri, job.tracking.experiment, job.name, known, tags)
+    _fail_replaced(folder, tracker)
     described = known == tracker.run_id and record.get("described", True)
     record = {
         "job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id,
@@ -57,6 +59,17 @@ def opened(
             raise
         write_json(folder / "job.json", record | {"described": True})
     return tracker
+
+
+def _fail_replaced(folder: Path, tracker: Tracker) -> None:
+    """Leaves the MLflow run of a job that had nothing done, and in whose place this one stands, as FAILED."""
+    file = folder / REPLACED
+    if not file.exists():
+        return
+    before = json.loads(file.read_bytes())
+    if before.get("tracking_uri") == tracker.uri:
+        tracker.fail(before["run_id"])
+    file.unlink()
 
 
 def _key(folder: Path) -> str:

@@ -30,7 +30,7 @@ from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, Tune, digest
 from distrib.journal import metric_name
 from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
-from distrib.preparation import prepared, prepared_for
+from distrib.preparation import must_fill, prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import NATURAL, ROBUST, kept_result, read_record, run_folder
@@ -86,6 +86,7 @@ def run_train(job: Train, display: Display) -> dict:
         tracking.client(tracking.address(job.tracking.uri))  # a wrong address is told now, not after hours of packing
         with clock.measure("prepare"):
             data = prepared_for(job, folder, display)
+        must_fill(data, job.optim.batch_size, "optim.batch_size")
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:

@@ -10,6 +10,8 @@ STORAGE/NAME/
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +26,8 @@ from distrib.progress import Display
 
 T = TypeVar("T", bound=Run)
 NATURAL, ROBUST = "natural", "robust"
+REPLACED = "replaced.json"
+"""The record of a job that had nothing done, until the MLflow run of the one in its place is there."""
 
 
 def home(job: Run) -> Path:
@@ -33,16 +37,17 @@ def home(job: Run) -> Path:
 
 @contextmanager
 def run_folder(job: Run) -> Iterator[Path]:
-    """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use."""
+    """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use.
+
+    Another job's that has nothing done yet is begun anew: so may a job be mended that failed before it trained.
+    """
     folder = home(job)
-    record = read_record(folder)
-    if record is not None:
-        found = differences(job, record["job"])
-        if found:
-            raise JobError(
-                f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
-                "Choose another name (--set name=...), or delete that folder"
-            )
+    found = _of_another(job, folder)
+    if found and not nothing_done(folder):
+        raise JobError(
+            f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
+            "Choose another name (--set name=...), or delete that folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +61,30 @@ def run_folder(job: Run) -> Iterator[Path]:
             raise InputError(
                 f"storage: {folder} cannot be written to, or not be locked ({error.strerror}); choose another folder"
             ) from None
+        if _of_another(job, folder):
+            _clear(folder)
         yield folder
+
+
+def _of_another(job: Run, folder: Path) -> list[str]:
+    """What tells the job whose run is in ``folder`` from this one; nothing for the same job, or a new run."""
+    record = read_record(folder)
+    return [] if record is None else differences(job, record["job"])
+
+
+def nothing_done(folder: Path) -> bool:
+    """Whether the run in ``folder`` has nothing to lose: no checkpoint, finished shard, part or result."""
+    done = ("result.json", "**/epoch-*", "**/.epoch-*.old", "evaluation/*.json", "parts/*.json")
+    return not any(next(folder.glob(pattern), None) for pattern in done)
+
+
+def _clear(folder: Path) -> None:
+    """Takes the place of a run that has nothing done; ``replaced.json`` says which MLflow run it had."""
+    for name in ("trials", "search"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (".key", "data.json", "trials.json"):
+        (folder / name).unlink(missing_ok=True)
+    os.replace(folder / "job.json", folder / REPLACED)  # last: until then the next start does the same
 
 
 def with_versions(job: T, pin: Callable[[str], str]) -> T:
@@ -77,7 +105,9 @@ def kept_pins(job: Run, uri: str) -> dict[str, str]:
     """The versions, by alias, that an interrupted run began with; nothing for another one, or on another server."""
     folder = home(job)
     record = read_record(folder) if read_result(folder) is None else None
-    return record.get("pins", {}) if record and record.get("tracking_uri") == uri else {}
+    pins = record.get("pins", {}) if record and record.get("tracking_uri") == uri else {}
+    again = with_versions(job, lambda alias: pins.get(alias, alias))
+    return {} if _of_another(again, folder) and nothing_done(folder) else pins
 
 
 def read_record(folder: Path) -> dict | None:

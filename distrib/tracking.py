@@ -300,6 +300,13 @@ class Tracker:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, name, value)
 
+    def fail(self, run_id: str) -> None:
+        """Ends another run as FAILED, if it is there and was not ended."""
+        run = sought(lambda: self.client.get_run(run_id))
+        if run is not None and run.info.status == "RUNNING":
+            with told():
+                self.client.set_terminated(run_id, "FAILED")
+
     def close(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED: a run that is finished patiently, others in one short try.
 

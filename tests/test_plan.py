@@ -157,7 +157,7 @@ def test_a_run_that_is_complete_would_do_nothing():
 
 
 def test_a_name_that_belongs_to_another_job_is_refused():
-    folder = begin(job())
+    folder = begin(job(), robust=1)
     with pytest.raises(JobError) as caught:
         plan(job("optim.epochs=13"))
     assert str(caught.value) == f"name: 't' is the run of another job, kept in {folder}; choose another name"

@@ -29,6 +29,9 @@ def test_a_run_that_began_refuses_other_images(tmp_path: Path, pictures):
     write_json(run / "job.json", {"job": {}})
     assert prepared_for(job, run, Display()) == first
     (source / "train" / "cat" / "001.png").unlink()
+    prepared_for(job, run, Display())  # it has done nothing yet: more or other images may be its cure
+    (run / "robust" / "epoch-00001").mkdir(parents=True)
+    (source / "train" / "cat" / "002.png").unlink()
     for _ in range(2):
         with pytest.raises(JobError, match=r"images \(train.*runs/one began with; put those back, choose another name"):
             prepared_for(job, run, Display())
@@ -38,6 +41,7 @@ def test_a_run_that_began_refuses_other_images(tmp_path: Path, pictures):
 
 def test_a_run_that_kept_no_hashes_goes_on(tmp_path: Path, digits: Path):
     write_json(tmp_path / "job.json", {"job": {}})
+    (tmp_path / "robust" / "epoch-00001").mkdir(parents=True)
     must_be_the_same(digits, tmp_path)
     write_json(tmp_path / "data.json", {"train": "0", "validation": "0", "test": "0"})
     with pytest.raises(JobError, match="train, validation, test"):
@@ -68,6 +72,7 @@ def test_a_complete_run_is_not_that_of_another_set_of_the_same_name(tmp_path: Pa
     run.mkdir()
     prepared_for(first, run, Display())
     write_json(run / "job.json", {"job": dump(first)})
+    write_json(run / "result.json", {})
     with pytest.raises(JobError, match="began with"):
         prepared_for(other, run, Display())
     write_json(run / "result.json", {"done": True})

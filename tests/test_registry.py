@@ -193,6 +193,11 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began
     for asked, version in (("models:/began/2", "2"), ("models:/began@latest-robust", "2"), ("models:/began/1", "1")):
         other = job.model_copy(update={"model": asked})
         assert registry.pinned(other, uri, print)[0].model == f"models:/began/{version}"
+    other = job.model_copy(update={"model": "models:/began/2"})
+    assert "would start anew" in plan(other), "nothing is judged yet"
+    assert registry.pinned(job.model_copy(update={"attach": False}), uri, print)[0].model == "models:/began/2"
+    (folder / "evaluation").mkdir()
+    write_json(folder / "evaluation" / "0123-0000000.json", {})
     with pytest.raises(JobError, match="is the run of another job"):
         plan(job.model_copy(update={"model": "models:/began/2"}))
     write_json(folder / "result.json", {})  # complete: its result is not that of the champion of now

@@ -16,7 +16,7 @@ from distrib import checkpoints, registry, run
 from distrib.cluster import board, evaluate, preflight, session
 from distrib.cluster import train as training
 from distrib.cluster.session import Node, Resources
-from distrib.errors import RunError
+from distrib.errors import JobError, RunError
 from distrib.job import Train, digest, dump
 from distrib.jobfile import parse
 from distrib.progress import Display
@@ -56,18 +56,14 @@ def job(tmp_path: Path, uri: str) -> Train:
     return parse(changed(TRAIN, changes), [], "here")
 
 
-class Away:
-    """MLflow, which fails from the first epoch on, until it is back."""
+def take_away(patch: pytest.MonkeyPatch) -> None:
+    """From now on MLflow fails, until the patch ends."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.patch = monkeypatch
+    def fail(*values: object, **named: object):
+        raise MlflowException("the server is away", TEMPORARILY_UNAVAILABLE)
 
-    def leave(self) -> None:
-        def fail(*values: object, **named: object):
-            raise MlflowException("the server is away", TEMPORARILY_UNAVAILABLE)
-
-        for call in CALLS:
-            self.patch.setattr(MlflowClient, call, fail)
+    for call in CALLS:
+        patch.setattr(MlflowClient, call, fail)
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def test_a_model_is_judged_without_mlflow_and_recorded_once_when_it_is_back(
     folder = Path(job.storage) / job.name
     display = Lines()
     with monkeypatch.context() as patch:
-        without_ray(Away(patch).leave)
+        without_ray(lambda: take_away(patch))
         with pytest.raises(RunError, match="the server is away") as caught:
             run.run(job, display)
     told = str(caught.value)
@@ -148,3 +144,25 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
     result = run.run(job, Lines())
     history = MlflowClient(uri).get_metric_history(result["run_id"], "test/robust_accuracy")
     assert [point.step for point in history] == [2]
+
+
+def test_a_batch_that_the_images_do_not_fill_is_refused_before_anything_starts(
+    job: Train, monkeypatch: pytest.MonkeyPatch
+):
+    for module, name in ((session, "session"), (run.tracking, "Tracker")):
+        monkeypatch.setattr(module, name, None)
+    few = job.model_copy(update={"data": job.data.model_copy(update={"limit": 100})})
+    with pytest.raises(JobError, match=r"^optim.batch_size: batches of 128 images, but there are 90 to train on; set"):
+        run.run(few, Lines())
+    smaller = few.model_copy(update={"optim": few.optim.model_copy(update={"batch_size": 90})})
+    monkeypatch.setattr(session, "session", reached)
+    with pytest.raises(Reached):
+        run.run(smaller, Lines())
+
+
+class Reached(Exception):
+    """Ray would start now."""
+
+
+def reached(*values: object, **named: object) -> None:
+    raise Reached

@@ -27,7 +27,7 @@ from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump
 from distrib.journal import Journal
 from distrib.judgement import subject_of
-from distrib.preparation import prepared_for
+from distrib.preparation import must_fill, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import kept_result, read_record, run_folder
@@ -47,6 +47,8 @@ def run_study(job: Study, display: Display) -> dict:
         if (result := kept_result(job, folder, display)) is not None:
             return result
         data = prepared_for(job, folder, display)
+        if isinstance(job.study, Capacity):
+            must_fill(data, job.study.optim.batch_size, "study.optim.batch_size")
         subjects = _given(job, data, display)
         with (
             session(job.cluster, display.say, read_record(folder)) as resources,
