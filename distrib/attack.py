@@ -49,8 +49,8 @@ class PGD(Value):
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
     kappa: Annotated[float, Field(ge=0)] = 0.0
     """Confidence of the cw_margin loss (Carlini and Wagner, arXiv 1608.04644)."""
-    target: Literal["none", "random", "least_likely"] = "none"
-    """Climb towards one wrong class instead of away from the true one."""
+    target: Literal["none", "random", "least_likely", "all"] = "none"
+    """Climb towards one wrong class instead of away from the true one. all: towards each of them, the worst counts."""
     batch_norm: Literal["eval", "train"] = "eval"
     """BatchNorm during the attack: running statistics, or those of the batch. Neither changes the running ones."""
 
@@ -105,26 +105,31 @@ class PGD(Value):
     ) -> Iterator[Tensor]:
         """The worst images so far, after each start (one tensor, that grows worse). Arguments as for :meth:`perturb`.
 
-        A further start is spent on the images that still stand; where none does, there is none.
+        A further start is spent on the images that still stand; where none does, there is none. With ``target: all``
+        each start climbs towards one wrong class after the other.
         """
         with undisturbed(model, self.batch_norm), torch.enable_grad():
-            loss = loss or self._own_loss(model, x, y, noise)
-            rows = torch.arange(len(x), device=x.device)
-            worst = self._climb(model, x, rows, loss, noise)
-            yield worst
-            if self.restarts == 1:
+            losses = [loss] if loss else self._own_losses(model, x, y, noise)
+            if self.restarts == len(losses) == 1:
+                yield self._climb(model, x, torch.arange(len(x), device=x.device), losses[0], noise)
                 return
-            fooled, height = _judge(model, worst, y, rows, loss)
-            for restart in range(1, self.restarts):
-                rows = (~fooled).nonzero()[:, 0]
-                if len(rows) == 0:
+            # Losses of several targets do not compare: what they leave standing is told apart by the true class
+            common = losses[0] if len(losses) == 1 else self._loss(y, 1.0)
+            worst, fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
+            height = torch.full_like(x[:, 0, 0, 0], -math.inf)
+            for restart in range(self.restarts):
+                if restart and fooled.all():
                     return
-                again = self._climb(model, x[rows], rows, loss, noise.fork(restart)[rows])
-                fooled_again, height_again = _judge(model, again, y[rows], rows, loss)
-                better = fooled_again | (height_again > height[rows])
-                worst[rows[better]] = again[better]
-                height[rows[better]] = height_again[better]
-                fooled[rows] = fooled_again
+                for number, one in enumerate(losses, restart * len(losses)):
+                    rows = (~fooled).nonzero()[:, 0]
+                    if len(rows) == 0:
+                        break
+                    found = self._climb(model, x[rows], rows, one, noise.fork(number)[rows] if number else noise)
+                    fooled_now, height_now = _judge(model, found, y[rows], rows, common)
+                    better = fooled_now | (height_now > height[rows])
+                    worst[rows[better]] = found[better]
+                    height[rows[better]] = height_now[better].to(height.dtype)  # which autocast may lower
+                    fooled[rows] = fooled_now
                 yield worst
 
     def _climb(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:
@@ -138,13 +143,19 @@ class PGD(Value):
                 x_adv = self.threat.project(x, x_adv + self.step(i) * self.threat.ascent(gradient))
         return x_adv.detach()
 
-    def _own_loss(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Loss:
-        """The loss that the fields name, as a function of logits ``[b, K]`` and of the rows they belong to."""
-        away, label = 1.0, y
-        if self.target != "none":
-            with torch.no_grad():
-                logits = model(x)
-            away, label = -1.0, wrong_class(logits, y, self.target, noise)
+    def _own_losses(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> list[Loss]:
+        """What the fields climb: one loss, or one for each wrong class."""
+        if self.target == "none":
+            return [self._loss(y, 1.0)]
+        with torch.no_grad():
+            logits = model(x)
+        if self.target == "all":
+            count = logits.shape[1]
+            return [self._loss((y + ahead) % count, -1.0) for ahead in range(1, count)]
+        return [self._loss(wrong_class(logits, y, self.target, noise), -1.0)]
+
+    def _loss(self, label: Tensor, away: float) -> Loss:
+        """The loss that the fields name, away from ``label`` (1.0) or towards it (-1.0)."""
         if self.loss == "cross_entropy":
             return lambda logits, rows: away * F.cross_entropy(logits, label[rows], reduction="none")
         # Towards a target the margin is that of the target, which shall grow: the same formula, with the other sign.

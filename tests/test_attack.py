@@ -58,6 +58,7 @@ STARTS = {
     "cw_margin": {"loss": "cw_margin", "kappa": 1e4},
     "random target": {"target": "random"},
     "least likely target": {"target": "least_likely"},
+    "every target": {"target": "all"},
     "batch norm of the batch": {"batch_norm": "train"},
 }
 
@@ -203,6 +204,7 @@ ALONE = {
     "restarts": {"restarts": 3},
     "random target": {"target": "random", "restarts": 2},
     "least likely": {"target": "least_likely", "loss": "cw_margin"},
+    "every target": {"target": "all", "restarts": 2},
 }
 
 
@@ -237,6 +239,40 @@ def test_targeted_attacks_move_towards_the_target(linear: Build):
         assert (after[rows, target] > logits.log_softmax(dim=1)[rows, target]).all()
         assert (after[rows, target] >= away[rows, target] - 1e-5).all()
         assert (after[rows, target] > away[rows, target] + 0.1).any()
+
+
+def test_towards_every_wrong_class_the_worst_counts(linear: Build):
+    """On a linear model each wrong class has a known least margin, and the least of these is what can be reached."""
+    weight, x = torch.randn(6, PIXELS, generator=draws()), images(64)
+    model, epsilon = linear(weight), 0.05
+    with torch.no_grad():
+        logits = model(x)
+        y = logits.argmax(dim=1)
+    reach = epsilon * (weight[y][:, None] - weight[None]).abs().sum(dim=2)  # [64, 6], the dual norms
+    lowest = (logits.gather(1, y[:, None]) - logits - reach).scatter(1, y[:, None], float("inf")).amin(dim=1)
+    fields = {"threat": Linf(epsilon=epsilon), "num_steps": 60, "loss": "cw_margin", "kappa": 1e4}
+    found, single = (
+        margins(model, PGD(**fields, target=how).perturb(model, x, y, noise(64)), y).float()
+        for how in ("all", "random")
+    )
+    standing = lowest > 1e-4
+    torch.testing.assert_close(found[standing], lowest[standing], rtol=1e-4, atol=1e-5)
+    assert (found[lowest < -1e-4] < 0).all()
+    assert 5 < standing.sum() < 59 and (single > found + 0.01).sum() > 10
+
+
+def test_a_start_towards_every_class_is_one_start():
+    """Of restarts, each climbs towards every class, by noise of its own; images that fell are spared."""
+    model, count = network(), 24
+    x, y = images(count, 0, 1, (1, 8, 8)), torch.zeros(count, dtype=torch.long)
+    y[:20] = model(x[:20]).argmax(dim=1)
+    attack = PGD(threat=Linf(epsilon=0.02), num_steps=2, target="all", restarts=3)
+    fallen = [margins(model, worst, y) < 0 for worst in attack.starts(model, x, y, noise(count))]
+    assert len(fallen) == 3 and (fallen[0] <= fallen[1]).all() and (fallen[1] <= fallen[2]).all()
+    once = attack.model_copy(update={"restarts": 1}).perturb(model, x, y, noise(count))
+    assert torch.equal(margins(model, once, y) < 0, fallen[0])
+    all_wrong = (y + 1) % 10
+    assert len(list(attack.starts(model, x[:20], all_wrong[:20], noise(20)))) == 1
 
 
 def test_the_margin_loss_climbs_towards_its_target_until_kappa(linear: Build):
@@ -364,6 +400,7 @@ TRACES = {
     "cw": {"loss": "cw_margin", "kappa": 1.0},
     "random target": {"target": "random"},
     "least likely": {"target": "least_likely"},
+    "every target": {"target": "all"},
 }
 
 

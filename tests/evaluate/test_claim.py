@@ -365,7 +365,7 @@ def test_fgsm_and_pgd_are_compared_on_the_images_that_both_met():
     assert flags(claim(shard("1" * 100, **fates), attacks=(FGSM | {"n": 50}, PGD))) == set()
 
 
-@pytest.mark.parametrize("target", ["random", "least_likely"])
+@pytest.mark.parametrize("target", ["random", "least_likely", "all"])
 def test_a_targeted_attack_is_weaker_by_design_and_no_suspicion(target: str):
     name = f"pgd-20-{target.replace('_', '-')}"
     found = claim(

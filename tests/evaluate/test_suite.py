@@ -57,6 +57,7 @@ def test_every_field_reaches_the_attack():
         (pgd(30, loss="cw_margin"), "cw-30"),
         (pgd(30, loss="cw_margin", kappa=50.0), "cw-30-k50"),
         (pgd(20, target="least_likely"), "pgd-20-least-likely"),
+        (pgd(20, target="all", restarts=2), "pgd-20x2-all"),
         (pgd(20, target="random", restarts=2), "pgd-20x2-random"),
         (AutoAttack(attack="autoattack"), "autoattack"),
     ],
@@ -68,7 +69,7 @@ def test_names(attack: EvaluationAttack, name: str):
 
 DISTINCT = [
     Fgsm(attack="fgsm"), AutoAttack(attack="autoattack"), pgd(20), pgd(40), pgd(20, restarts=2),
-    pgd(20, target="random"), pgd(20, target="least_likely"), pgd(20, loss="cw_margin"),
+    pgd(20, target="random"), pgd(20, target="least_likely"), pgd(20, target="all"), pgd(20, loss="cw_margin"),
     pgd(20, loss="cw_margin", kappa=1.0),
     pgd(20, loss="cw_margin", target="random"),
 ]  # fmt: skip
@@ -100,7 +101,7 @@ def test_the_default_is_the_standard_tier():
 def test_the_paper_tier_is_the_papers_table():
     """Madry et al., Tables 1 and 2: steps, restarts, kappa, and the step sizes 0.01 of 0.3 and 2 of 8."""
     assert names("paper") == [
-        "fgsm", "pgd-40", "pgd-100", "pgd-40x20", "pgd-100x20", "pgd-40-random", "cw-40", "cw-40-k50"
+        "fgsm", "pgd-40", "pgd-100", "pgd-40x20", "pgd-100x20", "pgd-40-random", "pgd-40-all", "cw-40", "cw-40-k50"
     ]  # fmt: skip
     assert names("paper", grey=False) == ["fgsm", "pgd-7", "pgd-20", "cw-30"]
     for grey, epsilon, step in ((True, 0.3, 0.01), (False, 8 / 255, 2 / 255)):
