@@ -146,7 +146,7 @@ def _not_tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
     kinds = {type(attack) for attack in suite.attacks}
     lines = [
         f"other threats: {other} balls, epsilon above {claim.epsilon:.4g}, rotations, blur, patches, corruptions",
-        "attacks written for this very model; a lower bound: a stronger attack may find more",
+        "attacks written for this very model: the figure is an upper bound, for a stronger attack may find more",
     ]
     if "autoattack" not in claim.attacks:
         lines.append("AutoAttack: the figure is of the listed attacks alone, and is likely too high")
