@@ -5,6 +5,7 @@ the robustness card. Its tags say how robust it is; aliases point at the newest
 and at the best: ``latest-robust``, and ``champion`` (see :mod:`distrib.promotion`).
 """
 
+import errno
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from distrib.address import MODEL
+from distrib.artifacts import STORED, lacking, listing
 from distrib.cards import fetch
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluate.card import Card
@@ -133,7 +135,7 @@ def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
 
 def _store(entry: Entry, name: str, tracker: Tracker) -> str:
     """Logs and registers the model; the version's number."""
-    import mlflow
+    import mlflow.artifacts
     from mlflow.models import ModelSignature
     from mlflow.pytorch import log_model
     from mlflow.types import Schema, TensorSpec
@@ -146,7 +148,8 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
     )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.export, about its own internals
-        extra = Path(folder)
+        extra = Path(folder) / "extra_files"
+        extra.mkdir()
         shutil.copy(entry.subject.path, extra / "weights.safetensors")
         for file, content in entry.files.items():
             (extra / file).write_bytes(content)
@@ -162,9 +165,16 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
                 extra_files=[str(path) for path in sorted(extra.iterdir())],
                 pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
             )
-    _check(info.model_uri, module, entry.batch)  # before it is registered: what differs gets no version
+        wanted = listing(Path(folder))
+    with tempfile.TemporaryDirectory() as room:  # before it is registered: what differs gets no version
+        mlflow.artifacts.download_artifacts(info.model_uri, dst_path=room)
+        stored = listing(Path(room))
+        lost = [path for path in wanted if stored.get(path) != wanted[path]]
+        if lost:
+            raise RunError(f"{info.artifact_path}: does not keep what was stored there ({', '.join(lost)}); not usable")
+        _check(room, module, entry.batch)
     with redirect_stderr(io.StringIO()):
-        mine = {"weights_sha256": entry.card.weights_sha256}
+        mine = {"weights_sha256": entry.card.weights_sha256, STORED: json.dumps(stored)}
         return str(mlflow.register_model(info.model_uri, name, tags=mine).version)
 
 
@@ -265,6 +275,10 @@ def pull(address: str, folder: Path, uri: str) -> dict:
         _copy(aside / "model" / "extra_files", aside)
         later = found.tags.get("card_run", found.run_id)
         if later != found.run_id:  # it was judged again since it was registered
+            try:
+                fetch(later)
+            except RegistryError as error:
+                raise RegistryError(f"{address}: {error}") from None
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
             _copy(room / "card", aside)
         if exported and (aside / "card.json").exists():
@@ -305,7 +319,7 @@ def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, Any]]:
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    _, found = find(address, uri)
+    registry, found = find(address, uri)
     try:
         near.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=".distrib-pull-", dir=near))
@@ -314,7 +328,20 @@ def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, Any]]:
     try:
         target = room / "model"
         target.mkdir()
-        mlflow.artifacts.download_artifacts(f"models:/{found.name}/{found.version}", dst_path=str(target))
+        place = registry.get_model_version_download_uri(found.name, str(found.version))
+        reason = ""
+        try:
+            mlflow.artifacts.download_artifacts(f"models:/{found.name}/{found.version}", dst_path=str(target))
+        except (MlflowException, OSError) as error:  # OSError: of a folder that is gone, or what a server's HTTP raises
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(f"{near}: is full; make room there, or choose another folder") from None
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        lost = lacking(target, found.tags)
+        if reason or lost:
+            raise RegistryError(
+                f"{address}: its files cannot be had whole from {place} ({reason or '; '.join(lost)}); bring them back "
+                "there, or register the model again"
+            )
         yield room, found
     except MlflowException as error:
         raise RegistryError(f"{address}: its files cannot be fetched ({str(error).splitlines()[0]})") from None

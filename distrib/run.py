@@ -83,7 +83,8 @@ def run_train(job: Train, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        tracking.client(tracking.address(job.tracking.uri))  # a wrong address is told now, not after hours of packing
+        # a wrong address is told now, not after hours of packing
+        tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
         with clock.measure("prepare"):
             data = prepared_for(job, folder, display)
         must_fill(data, job.optim.batch_size, "optim.batch_size")

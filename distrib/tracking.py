@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from distrib.address import PASSWORD, WITHOUT
+from distrib.artifacts import must_serve
 from distrib.errors import DistribError, RegistryError, TrackingError
 
 BOUNDS = {
@@ -66,8 +67,11 @@ def address(uri: str | None) -> str:
     return login[1] + found[login.end() :]
 
 
-def client(uri: str):
-    """An MLflow client of ``uri``, reached now. Raises :class:`RegistryError` where it cannot be."""
+def client(uri: str, experiment: str | None = None):
+    """An MLflow client of ``uri``, reached now. Raises :class:`RegistryError` where it cannot be.
+
+    Where a run of an ``experiment`` is to be kept, also where the server takes no files.
+    """
     for name, value in BOUNDS.items():
         os.environ.setdefault(name, value)
     for name in FOREIGN:
@@ -96,6 +100,9 @@ def client(uri: str):
         raise RegistryError(
             f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0][:200]}); {cure}"
         ) from None
+    if experiment is not None:
+        with told():
+            must_serve(found, uri, experiment)
     return found
 
 
@@ -192,7 +199,7 @@ class Tracker:
         """Raises :class:`RegistryError` if the server cannot be reached now."""
         self.uri, self.warned = uri, False
         self.pause = self.again = 0.0
-        self.client = client(uri)
+        self.client = client(uri, experiment)
         self.run_id = self._reopen(run_id) or self._create(experiment, name, tags)
         self.monitor = None
 

@@ -66,7 +66,7 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
-    tracking.client(tracking.address(job.tracking.uri))
+    tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
     data = prepared_for(job.train, folder, display)
     batches = space.ends(job.space["optim.batch_size"]) if "optim.batch_size" in job.space else ()
     for size in batches:
