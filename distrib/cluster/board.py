@@ -13,6 +13,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distrib.cluster.memory import shortage
+
 LIMIT = 10_000
 POLL_SECONDS = 0.2
 FETCH_SECONDS = 60
@@ -113,7 +115,7 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
                 if last:
                     return
         except RayError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = shortage(str(error)) or str(error).strip().splitlines()[0]
             listen("", Note(f"warning: live reports of the workers have ended ({reason}); the work goes on"))
         except Exception as error:
             failures.append(error)

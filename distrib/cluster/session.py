@@ -48,9 +48,11 @@ def session(
         settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    import ray  # noqa: F401  # it sets up its logging
+    from ray._private import worker  # it sets up its logging
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # What goes wrong on any node would come to stdout, in full, although log_to_driver is off (2.60)
+    worker._worker_logs_enabled = False
     os.environ.pop(SERVER, None)
     wanted = cluster.max_workers * cluster.cpus_per_worker
     terminated = signal.getsignal(signal.SIGTERM)

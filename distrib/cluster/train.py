@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import ray
 import ray.train
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
 from distrib.cluster.board import Note, Started, post
+from distrib.cluster.memory import shortage
 from distrib.cluster.network import PinnedTorchConfig
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
@@ -171,7 +173,7 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
     )
     try:
         ray_trainer.fit()
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         raise _cause(error, cluster) from None
     finally:
         shutil.rmtree(order.run / ".ray", ignore_errors=True)
@@ -197,7 +199,7 @@ def _own(failures: Iterable[BaseException]) -> DistribError | None:
     return None
 
 
-def _cause(error: TrainingFailedError, cluster: Cluster) -> DistribError:
+def _cause(error: TrainingFailedError | RayError, cluster: Cluster) -> DistribError:
     """The error of the worker that failed first, or what Ray says."""
     ended = getattr(error, "controller_failure", None)
     if isinstance(ended, DistribError):
@@ -212,5 +214,15 @@ def _cause(error: TrainingFailedError, cluster: Cluster) -> DistribError:
     own = _own(failures.values())
     if own is not None:
         return own
+    texts = {rank: str(failure) for rank, failure in failures.items()}
+    short = next(filter(None, map(shortage, [*texts.values(), str(error)])), None)
+    if short is not None:
+        own_pid = f"pid={short.pid},"
+        rank = next((rank for rank, text in texts.items() if own_pid in text.partition("were killed")[0]), None)
+        named = short if rank is None else replace(short, name=f"the worker of rank {rank}")
+        return RunError(
+            f"training failed: {named}; lower cluster.num_workers or optim.batch_size, or give the machine more memory"
+            ". The same command goes on from the last checkpoint"
+        )
     lines = [line for failure in failures.values() for line in str(failure).strip().splitlines()[-1:]]
     return RunError("training failed: " + ("; ".join(dict.fromkeys(lines)) or str(error).strip().splitlines()[-1]))

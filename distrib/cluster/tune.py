@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distrib import checkpoints
+from distrib.cluster.memory import shortage
 from distrib.cluster.resources import TRIAL_BYTES
 from distrib.cluster.train import Order, fit
 from distrib.errors import DistribError, JobError, NoRoom, RunError
@@ -231,8 +232,8 @@ class Ledger(TrialProgressCallback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial's process died too often."""
-        lines = str(trial.get_error() or "its process died").strip().splitlines()
-        self._end(number_of(trial.config), "failed", lines[-1])
+        text = str(trial.get_error() or "its process died").strip()
+        self._end(number_of(trial.config), "failed", str(shortage(text) or text.splitlines()[-1]))
 
     def _end(self, number: int, state: str, error: str = "") -> None:
         self.books.note(number, state, error)

@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 from documents import TRAIN, changed
+from ray.exceptions import OutOfMemoryError
+from ray.train import TrainingFailedError, WorkerGroupError
 
 from distrib.cluster import train
+from distrib.errors import RunError
 from distrib.jobfile import parse
+
+FULL = (Path(__file__).parent / "out_of_memory.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -29,11 +34,49 @@ def test_workers_that_share_a_gpu_talk_by_gloo(
         def fit(self) -> None:
             """Nothing."""
 
-    monkeypatch.setattr(train, "TorchTrainer", Recorder)
     cluster = {"num_workers": 2, "cpus_per_worker": 2, "workers_per_gpu": sharing}
-    job: Any = parse(changed(TRAIN, {"cluster": cluster}), [], "here").resolved()
-    board: Any = None
-    train.fit(train.Order(job, tmp_path, tmp_path, {}), use_gpu, board)
+    fitted(Recorder, cluster, use_gpu, tmp_path, monkeypatch)
     assert asked["torch_config"].backend == backend
     assert asked["scaling_config"].use_gpu is use_gpu
     assert asked["scaling_config"].resources_per_worker == resources
+
+
+def fitted(trainer: type, cluster: dict, use_gpu: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "TorchTrainer", trainer)
+    job: Any = parse(changed(TRAIN, {"cluster": cluster}), [], "here").resolved()
+    board: Any = None
+    train.fit(train.Order(job, folder, folder, {}), use_gpu, board)
+
+
+def worker(pid: int) -> RuntimeError:
+    return RuntimeError(f"A worker health check failed.\nWorker info: Worker(\n    pid={pid},\n)\n{FULL}")
+
+
+SHORT = r"node 10\.0\.0\.7 ran out of memory \(7\.41 of 7\.8 GB in use\), so Ray ended 2 processes there \(the largest "
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (WorkerGroupError("failed", {0: worker(6360), 1: worker(6361)}),
+         rf"^training failed: {SHORT}the worker of rank 1, pid 6361, with 3\.25 GB\); lower cluster\.num_workers or "),
+        (OutOfMemoryError(FULL), rf"^training failed: {SHORT}judge, pid 6361, with 3\.25 GB\); lower"),
+        (TrainingFailedError("Ray says\nno more"), r"^training failed: no more$"),
+    ],
+    ids=["workers", "the controller", "another cause"],
+)  # fmt: skip
+def test_memory_that_is_full_is_told_in_a_line(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It took Ray 85 lines, and a traceback where its own controller was ended."""
+
+    class Failing:
+        def __init__(self, worker: object, **fields: Any):
+            """Takes anything."""
+
+        def fit(self) -> None:
+            raise error
+
+    with pytest.raises(RunError, match=told) as caught:
+        fitted(Failing, {"num_workers": 2}, False, tmp_path, monkeypatch)
+    assert "\n" not in str(caught.value)

@@ -166,6 +166,8 @@ from distrib.cluster.session import session
 from distrib.job import Cluster
 with session(Cluster(num_workers=1), print, dashboard=True):
     assert ray.get(ray.remote(num_cpus=1)(lambda: 1).remote()) == 1  # a worker listens as well
+    trouble = {"lines": ["85 lines of Ray"], "pid": "raylet", "is_err": False}
+    ray._private.worker.print_to_stdstream(trouble, ignore_prefix=False)  # as Ray does; stdout is the result's
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         for one in process.net_connections("tcp"):
             if one.status == psutil.CONN_LISTEN:
