@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
-from distrib.address import PASSWORD, WITHOUT
+from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.artifacts import must_serve
 from distrib.errors import DistribError, RegistryError, TrackingError
 
@@ -41,6 +41,7 @@ MONITOR_SECONDS = 5.0
 """For the recorder of this machine's use to end; it may hang on a call."""
 FOREIGN = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
 """Variables that would tie every metric to a model of another program; one that this server lacks takes none."""
+SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 T = TypeVar("T")
 REFUSED = (401, 403)
@@ -60,7 +61,7 @@ def address(uri: str | None) -> str:
     if not PASSWORD.match(found):
         return found
     login = re.match(r"(https?://)([^/:]*):([^/]+)@", found)  # to the last @ before a path
-    if login is None:
+    if login is None or PASSWORD.match(login[1] + found[login.end() :]):
         raise RegistryError(f"MLFLOW_TRACKING_URI or --tracking-uri: {WITHOUT}")
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(login[2])
     os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login[3])
@@ -77,6 +78,11 @@ def client(uri: str, experiment: str | None = None):
     for name in FOREIGN:
         os.environ.pop(name, None)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # else it tells of every migration of a new database
+    for name in SECRETS:
+        try:
+            sendable(name, os.environ.get(name, ""))
+        except ValueError as error:
+            raise RegistryError(str(error)) from None
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import tracking
 from distrib.errors import DistribError, RegistryError, RunError
-from distrib.tracking import Tracker, address, told
+from distrib.tracking import Tracker, address, client, told
 
 ANSWERS = [
     (401, "You are not authenticated.", RegistryError, r"refuses this user and password; set MLFLOW_TRACKING_USERNAME"),
@@ -79,12 +79,23 @@ def test_an_address_is_shown_and_kept_without_its_password(
     [
         "postgresql+psycopg2://ann:se/cret@h/runs", "mysql://h/runs?user=a&password=secret",
         "mysql+pymysql://h/runs?user=a&passwd=secret", "mssql+pyodbc:///?odbc_connect=UID%3Da%3BPWD%3Dsecret",
-        "https://secret@h", "https://secret:@h",
+        "https://secret@h", "https://secret:@h", "http://ann:se/cret@h", "http://ann:se/cret@h:5000/path",
+        "http://h:5000?token=secret", "http://ann:x@h/?api_key=secret", "http://h/?a=b&access_token=secret",
     ],
 )  # fmt: skip
 def test_other_passwords_are_not_taken_from_an_address(given: str):
     with pytest.raises(RegistryError, match="PGPASSWORD") as caught:
         address(given)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_USERNAME"])
+@pytest.mark.parametrize("secret", ["secret\nline", "s\u00e9cret\u2713"], ids=["a line break", "a sign"])
+def test_what_no_header_carries_is_refused_and_not_shown(name: str, secret: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "some")
+    monkeypatch.setenv(name, secret)
+    with pytest.raises(RegistryError, match=f"^{name}: has a line break") as caught:
+        client("http://127.0.0.1:9")
     assert "cret" not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import distrib
-from distrib.address import PASSWORD, WITHOUT
+from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.cluster.resources import Node, Resources
 from distrib.errors import JobError, RunError
 from distrib.job import AnyJob, Prepare, digest
@@ -269,6 +269,8 @@ def _client(address: str, token: str | None):
 
 
 def _url(address: str) -> str:
+    if PASSWORD.match(address):
+        raise JobError("--address: has a user, password or token in it, which is shown; set RAY_AUTH_TOKEN instead")
     if address.startswith(("http://", "https://")):
         return address.rstrip("/")
     if "://" in address or not address.rpartition(":")[2].isdigit():
@@ -277,12 +279,14 @@ def _url(address: str) -> str:
 
 
 def _token() -> str | None:
-    """As Ray looks for it."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"].strip()
+    """As Ray looks for it. Raises :class:`JobError` where it is none, without showing it."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
-        return path.read_text().strip() or None
+        if os.environ.get("RAY_AUTH_TOKEN"):
+            return sendable("RAY_AUTH_TOKEN", os.environ["RAY_AUTH_TOKEN"].strip())
+        return sendable(str(path), path.read_text(encoding="latin-1").strip()) or None
+    except ValueError as error:
+        raise JobError(str(error)) from None
     except OSError as error:
         if "RAY_AUTH_TOKEN_PATH" in os.environ:
             raise JobError(f"RAY_AUTH_TOKEN_PATH: {path} cannot be read ({error.strerror})") from None

@@ -1,6 +1,7 @@
 """What is said before any cluster is asked."""
 
 import http.server
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,8 @@ REFUSED = [
     (["jobs", "--address", "head"], r"--address head: name the cluster's dashboard"),
     (["jobs", "--address", NOBODY], r"http://127.0.0.1:9 is no Ray dashboard that answers"),
     (["logs", "x", "--address", "127.0.0.1:9"], r"http://127.0.0.1:9 is no Ray dashboard that answers"),
+    (["jobs", "--address", "http://ann:se/cret@h:8265"], r"--address: has a user, password or token in it"),
+    (["jobs", "--address", "http://h:8265?token=secret"], r"--address: has a user, password or token in it"),
     (["stop", "x", "--address", NOBODY], r"is no Ray dashboard that answers"),
 ]
 
@@ -45,6 +48,26 @@ def test_a_wrong_command_is_one_line(
     out, err = capsys.readouterr()
     assert out == "" and told in err and len(err.splitlines()) == 1, err
     assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.parametrize("token", ["secret\nline", "s\u00e9cret\u2713", "secret\tx"], ids=["line", "sign", "tab"])
+@pytest.mark.parametrize("place", ["variable", "file"])
+def test_a_token_that_no_header_carries_is_refused_and_not_shown(
+    token: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """requests says of it what it is, whole; or ends in a UnicodeEncodeError."""
+
+    def begin(words: list[str]) -> int:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "token").write_bytes(token.encode())
+        monkeypatch.setattr(os, "environ", os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "token"})
+        if place == "variable":
+            os.environ["RAY_AUTH_TOKEN"] = token
+        return cli.main(words)
+
+    assert begin(["jobs", "--address", NOBODY]) == 2
+    told = capsys.readouterr().err
+    assert "cret" not in told and "HTTP cannot send" in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize(
