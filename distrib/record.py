@@ -1,6 +1,7 @@
 """The MLflow run of a job, one for all its restarts."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,9 +76,11 @@ def _fail_replaced(folder: Path, tracker: Tracker) -> None:
 def _key(folder: Path) -> str:
     """What the folder's MLflow run is found by, if a kill comes between its making and its note in ``job.json``."""
     file = folder / ".key"
-    if not file.exists():
-        write_bytes(file, uuid.uuid4().hex.encode())
-    return file.read_text()
+    key = file.read_bytes().decode(errors="replace") if file.exists() else ""
+    if not re.fullmatch("[0-9a-f]{32}", key):  # a damaged one finds nothing, and might not even be asked for
+        key = uuid.uuid4().hex
+        write_bytes(file, key.encode())
+    return key
 
 
 def _status(error: BaseException) -> str:

@@ -202,7 +202,9 @@ def find(address: str, uri: str):
     """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`."""
     parts = MODEL.match(address)
     if parts is None:
-        raise RegistryError(f"{address}: write it as models:/NAME/VERSION or models:/NAME@ALIAS")
+        raise RegistryError(
+            f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS"
+        )
     registry, name = client(uri), parts["name"]
     number, alias = parts["version"], parts["alias"]
     found = sought(

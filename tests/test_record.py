@@ -1,5 +1,6 @@
 """One MLflow run a job, which says what the job is, whatever fails meanwhile."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
     described(again, "1" if call == "log_text" else "2")
     again.close("FINISHED")
     assert len(client.search_runs(["0", again.client.get_run(again.run_id).info.experiment_id])) == 1
+
+
+def test_a_key_that_is_damaged_is_made_anew(tmp_path: Path):
+    """A crash of the machine may leave it empty, or full of anything."""
+    for damage in (b"\xff\xfe", b"", b"it's no key"):
+        (tmp_path / ".key").write_bytes(damage)
+        key = record._key(tmp_path)
+        assert re.fullmatch("[0-9a-f]{32}", key) and record._key(tmp_path) == key
 
 
 def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
