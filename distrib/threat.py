@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from distrib.noise import Noise
-from distrib.values import Radius, Value
+from distrib.values import PixelRadius, Radius, Value
 
 
 def norms(delta: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Linf(Value):
     """No pixel moves by more than epsilon."""
 
     norm: Literal["linf"] = "linf"
-    epsilon: Annotated[Radius, Field(le=1)]
+    epsilon: PixelRadius
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The nearest image to ``x_adv`` that lies in the ball around ``x`` and in [0, 1]."""

@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 
 class Value(BaseModel):
@@ -60,3 +60,15 @@ Radius = Annotated[
     Field(ge=0),
 ]
 """A length in pixel units (pixels lie in [0, 1]); written 0.3 or 8/255."""
+
+
+def within_pixels(epsilon: float) -> float:
+    """``epsilon``, at most 1: how far a pixel can move. Raises ValueError, with what 8 may have been meant to be."""
+    if epsilon > 1:
+        meant = f"; did you mean {epsilon:g}/255?" if epsilon <= 255 else ""
+        raise ValueError(f"expected at most 1, not {epsilon:g}: pixels lie in [0, 1]{meant}")
+    return epsilon
+
+
+PixelRadius = Annotated[Radius, AfterValidator(within_pixels)]
+"""A change of single pixels."""

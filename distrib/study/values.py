@@ -10,7 +10,7 @@ from distrib.evaluate.suite import Count, Fgsm, Pgd, once
 from distrib.models import Model
 from distrib.optim import Optim
 from distrib.threat import Threat
-from distrib.values import Radius, Value
+from distrib.values import PixelRadius, Radius, Value
 
 
 class Labelled(Value):
@@ -75,7 +75,7 @@ class Curves(Value):
 
     of: Literal["curves"]
     models: Models
-    linf: tuple[Annotated[Radius, Field(le=1)], ...] = ()
+    linf: tuple[PixelRadius, ...] = ()
     l2: tuple[Radius, ...] = ()
     num_steps: Count = 40
     queries: Count = 500

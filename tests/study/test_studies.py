@@ -332,7 +332,7 @@ def test_shards_of_a_capacity_study_see_collapse_only_if_all_agree(digits: Path)
             "neither may be above",
         ),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}]}, "linf or l2"),
-        ({"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0, 8]}, "less than or equal to 1"),
+        ({"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0, 8]}, "did you mean 8/255"),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}], "l2": [1, 2, 1]}, "listed twice"),
         ({"of": "curve", "models": [{"label": "a", "model": "b"}]}, "does not match any"),
         (
