@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distrib import __version__
-from distrib.errors import DistribError, JobError, RunError
+from distrib.errors import DistribError, JobError, RunError, bounded
 from distrib.tracking import told
 
 DESCRIPTION = """\
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has left is caught
         return status
     except DistribError as error:
-        print(f"distrib: {error}", file=sys.stderr)
+        print(f"distrib: {bounded(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("distrib: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -15,6 +15,15 @@ Every message names the field or file that is wrong and the cure. Errors cross p
 them), so each takes its whole message as its one argument.
 """
 
+WIDEST, MOST = 1500, 40
+
+
+def bounded(text: str) -> str:
+    """The text, its long lines cut in the middle and many lines at the end: a message echoes values of any length."""
+    lines = [line if len(line) <= WIDEST else f"{line[:1000]} [...] {line[-300:]}" for line in text.split("\n")]
+    more = [f"... and {len(lines) - MOST} more lines"] if len(lines) > MOST else []
+    return "\n".join(lines[:MOST] + more)
+
 
 class DistribError(Exception):
     """The root: what the command line catches and prints without a traceback."""

@@ -18,19 +18,35 @@ from distrib.job import JOB, AnyJob, Job, dump
 from distrib.values import Value
 
 LARGEST_FILE = 1 << 20
+"""Bytes; also the characters of a document once its aliases are written out: 306 bytes of them can mean gigabytes."""
+DEEPEST = 50
+"""Mappings and lists inside each other; a job has fewer than ten, and Python's own limit is met in a traceback."""
+LONGEST_NUMBER = 100
+"""Characters: what is longer takes YAML minutes to work out (1:59:59:... counts by sixties)."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its two traps: keys given twice, and 1e-3 read as text."""
+    """YAML without its traps: keys given twice, 1e-3 read as text, few bytes that mean very much."""
+
+    def compose_document(self) -> yaml.Node | None:
+        """As PyYAML does, but what would take all memory, or all of Python's stack, is refused before it is built."""
+        node = super().compose_document()
+        if node is not None:
+            _measure(node, {})
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As PyYAML does, but what it raises for dates and numbers that are none says where they stand."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, TypeError) as error:
-            raise yaml.MarkedYAMLError(problem=f"{error}; put text in quotes", problem_mark=node.start_mark) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # as !!int '' or !!timestamp x
+            reason = error if isinstance(error, ValueError) else f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            problem = f"{reason}; put text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):  # !!map x
+            raise yaml.MarkedYAMLError(problem="is no mapping, but says so", problem_mark=node.start_mark)
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
@@ -50,6 +66,37 @@ for _one in (_Loader, _Dumper):
     _one.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
     )
+
+
+def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) -> tuple[int, int]:
+    """(characters, levels) of ``node``, its aliases written out. Raises :class:`yaml.MarkedYAMLError` beyond bounds.
+
+    ``known`` holds what was measured, so that an alias costs nothing; None: what is being measured.
+    """
+
+    def refuse(problem: str) -> yaml.MarkedYAMLError:
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > LONGEST_NUMBER and node.tag != "tag:yaml.org,2002:str":
+            raise refuse(f"a number of {len(node.value)} characters; put text in quotes")
+        return len(node.value) + 1, 0
+    if node in known:
+        inside = known[node]
+        if inside is None:
+            raise refuse("an alias of itself")
+        return inside
+    known[node] = None
+    children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    measured = [_measure(child, known) for child in children]
+    characters = 1 + sum(one for one, _ in measured)
+    levels = 1 + max((one for _, one in measured), default=0)
+    if characters > LARGEST_FILE:
+        raise refuse(f"more than {LARGEST_FILE} characters with its aliases written out")
+    if levels > DEEPEST:
+        raise refuse(f"nested too deeply: more than {DEEPEST} levels")
+    known[node] = characters, levels
+    return characters, levels
 
 
 def write(job: Value) -> str:
@@ -120,6 +167,8 @@ def _override(document: dict, override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
+    if len(keys) > DEEPEST:
+        raise JobError(f"--set {override}: nested too deeply: more than {DEEPEST} levels")
     try:
         value = _yaml(text, "")
     except JobError:

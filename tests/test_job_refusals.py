@@ -139,7 +139,8 @@ WRONG_FIELDS: dict[str, tuple] = {
     "epsilon in words": ({EPSILON: "eight"}, EPSILON, "expected a number or a fraction such as 8/255, not 'eight'"),
     "epsilon below 0": ({EPSILON: -0.1}, EPSILON, "greater than or equal to 0, not -0.1"),
     "a fraction below 0": ({EPSILON: "-8/255"}, EPSILON, "greater than or equal to 0, not '-8/255'"),
-    "epsilon beyond all pixels": ({EPSILON: 8}, EPSILON, "less than or equal to 1, not 8"),
+    "epsilon beyond all pixels": ({EPSILON: 8}, EPSILON, "at most 1, not 8: pixels lie in [0, 1]; did you mean 8/255?"),
+    "epsilon beyond all of 8 bits": ({EPSILON: 300}, EPSILON, "at most 1, not 300: pixels lie in [0, 1]"),
     "epsilon infinite": ({EPSILON: float("inf")}, EPSILON, "a finite number, not inf"),
     "epsilon no number": ({EPSILON: float("nan")}, EPSILON, "a finite number, not nan"),
     "epsilon yes": ({EPSILON: True}, EPSILON, "expected a valid number, not True"),
@@ -151,7 +152,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "epsilon of the evaluation": (
         {"evaluation.threat": {"norm": "linf", "epsilon": 2}},
         "evaluation.threat.epsilon",
-        "less than or equal to 1",
+        "did you mean 2/255?",
     ),
     "step size in words": ({STEP: "fast"}, STEP, "expected a number or a fraction such as 8/255, not 'fast'"),
     "a share of epsilon of 0": ({STEP: {"of_epsilon": 0}}, f"{STEP}.of_epsilon", "greater than 0"),
@@ -287,6 +288,13 @@ WRONG_KINDS: dict[str, tuple] = {
     "prepare with a name": (PREPARE | {"name": "x"}, "name: no such field; the fields here are kind, data, loader"),
 }
 
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcde", "bcdef", strict=True)
+)
+"""Two levels less than the 306 bytes that took 1.5 GB: what refuses these refuses those before they are written out."""
+NEST = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [[[[[[[[[[*a{i - 1}]]]]]]]]]]\n" for i in range(1, 150))
+"""No place in it is deeper than eleven levels, but with its aliases one is deeper than Python's stack."""
+
 WRONG_TEXTS: dict[str, tuple] = {
     "empty": ("", ": a job is a mapping that begins with kind: prepare, train, evaluate, study or tune"),
     "comments only": ("# kind: train\n", ": a job is a mapping"),
@@ -321,7 +329,14 @@ WRONG_TEXTS: dict[str, tuple] = {
     ),
     "a set": (GOOD + "seed: !!set {a, b}\n", ": Object of type set"),
     "bytes": (GOOD + "seed: !!binary aGVsbG8=\n", ": Object of type bytes"),
-    "a list in itself": (GOOD + "seed: &a [*a]\n", ": Circular reference"),
+    "a list in itself": (GOOD + "seed: &a [*a]\n", r":\d+:\d+: not YAML: an alias of itself"),
+    "few bytes that mean many": (BOMB, r":\d+:\d+: not YAML: more than 1048576 characters with its aliases"),
+    "aliases that nest": (NEST, r":\d+:\d+: not YAML: nested too deeply"),
+    "sixties": (GOOD + "seed: 1" + ":59" * 20_000 + "\n", r":\d+:\d+: not YAML: a number of 60001 characters"),
+    "no number": (GOOD + "seed: !!int ''\n", r":\d+:\d+: not YAML: '' is no int"),
+    "no mapping": (GOOD + "seed: !!map x\n", r":\d+:\d+: not YAML: .*is no mapping"),
+    "a list as a mapping": (GOOD + "seed: !!map [a]\n", r":\d+:\d+: not YAML: .*is no mapping"),
+    "no date": (GOOD + "seed: !!timestamp x\n", r":\d+:\d+: not YAML: 'x' is no timestamp"),
     "an alias of nothing": (GOOD + "seed: *a\n", r":\d+:\d+: not YAML: .*found undefined alias"),
     "a control character": ("kind: \0train\n", r".*not YAML: "),
     "not UTF-8": ("kind: trän\n".encode("latin1"), ": not UTF-8 text"),
@@ -349,6 +364,10 @@ WRONG_OVERRIDES: dict[str, tuple] = {
     "a date": ("name=2020-01-01", "--set name=2020-01-01: .*write dates and the like in quotes"),
     "a month that is none": ("name=2020-13-01", "--set name=2020-13-01: .* is no value"),
     "2000 brackets": ("name=" + "[" * 2000, "--set name=.* is no value"),
+    "no number": ("name=!!int ''", "--set name=!!int '': .* is no value"),
+    "no mapping": ("name=!!map x", "--set name=!!map x: .* is no value"),
+    "no date": ("name=!!timestamp x", "--set name=!!timestamp x: .* is no value"),
+    "2000 levels": ("a." * 2000 + "b=1", "--set a.* nested too deeply"),
 }
 
 
@@ -410,3 +429,16 @@ def test_a_file_that_cannot_be_read(complain, tmp_path: Path):
     assert complain(str(tmp_path / "near.yaml" / "x")).endswith("cannot be read (Not a directory)")
     assert complain(str(tmp_path / ("x" * 300))).endswith("cannot be read (File name too long)")
     assert complain("/proc/self/mem") == "/proc/self/mem: cannot be read (Input/output error)"
+
+
+def test_a_value_of_any_length_is_echoed_in_bounds(complain, tmp_path: Path):
+    """Of a value, of a key, of an override; and of five thousand fields."""
+    file = tmp_path / "job.yaml"
+    for changes in ({"name": "x" * 100_000}, {"kind": "y" * 100_000}, {"data.source": "z" * 100_000}):
+        file.write_text(yaml.safe_dump(changed(TRAIN, changes)))
+        told = complain(str(file))
+        assert len(told) < 2500 and f"{file}: " in told
+    file.write_text(GOOD + "".join(f"field{number}: 1\n" for number in range(5000)))
+    assert len(complain(str(file)).splitlines()) < 50
+    file.write_text(GOOD)
+    assert len(complain(str(file), "--set", "optim.epochs=" + "x" * 100_000)) < 2500
