@@ -23,11 +23,11 @@ def test_a_run_that_began_refuses_other_images(tmp_path: Path, pictures):
     assert isinstance(job, Study)
     run = tmp_path / "runs" / "one"
     run.mkdir(parents=True)
-    first = prepared_for(job, run, Display())
+    prepared_for(job, run, Display())
     (source / "train" / "cat" / "000.png").unlink()
-    prepared_for(job, run, Display())  # it has not begun: there is no job.json
+    second = prepared_for(job, run, Display())  # it has not begun: there is no job.json
     write_json(run / "job.json", {"job": {}})
-    assert prepared_for(job, run, Display()) == first
+    assert prepared_for(job, run, Display()) == second
     (source / "train" / "cat" / "001.png").unlink()
     prepared_for(job, run, Display())  # it has done nothing yet: more or other images may be its cure
     (run / "robust" / "epoch-00001").mkdir(parents=True)

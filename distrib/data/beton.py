@@ -97,9 +97,10 @@ class Beton:
 def folder_of(data: DataSource) -> Path:
     """Where the betons of ``data`` are, or would be: a function of what shapes the content, not of where it is kept.
 
-    Of a named set one place may hold another content than the next (MNIST's form, for one, is also that of other
-    sets), so each content has a folder of its own. Where the source is not on this machine, what is packed is taken.
-    Raises :class:`DataError` where that is not one content.
+    A name or a place may hold another content than before or elsewhere (MNIST's form, for one, is also that of other
+    sets), so each content has a folder of its own, and none is replaced under a run that reads it. Where the source is
+    not on this machine, what is packed is taken, of a folder's contents the last one. Raises :class:`DataError` where
+    different sets of one name are packed.
     """
     return _folder_of(data, data.fingerprint())
 
@@ -109,8 +110,10 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
     there = _there(base)
     cards = {folder: card for folder in there if (card := _card(folder)) is not None}
     if fingerprint:
-        free = base if data.source == "folder" or not there else base.with_name(f"{base.name}-{fingerprint[:8]}")
+        free = base.with_name(f"{base.name}-{fingerprint[:8]}") if there else base
         return next((folder for folder, card in cards.items() if card.fingerprint == fingerprint), free)
+    if data.source == "folder" and cards:
+        return max(cards, key=lambda folder: (folder / "train.json").stat().st_mtime_ns)
     if len({card.content_sha256 for card in cards.values()}) > 1:
         raise DataError(
             f"data.root: the set is not on this machine, and different ones are packed ({', '.join(map(str, cards))}); "
@@ -171,7 +174,7 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
     """
     fingerprint = data.fingerprint()
     folder = _folder_of(data, fingerprint)
-    if _ready(folder, fingerprint, packing, say):  # without a lock: a store may be read-only
+    if _ready(folder, packing, say):  # without a lock: a store may be read-only
         return folder
     samples, base = cut(data), _base(data)
     with _alone(base, say):
@@ -179,7 +182,7 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
             shutil.rmtree(left, ignore_errors=True)
         fingerprint = data.fingerprint()  # it may have been downloaded just now, or packed by another process meanwhile
         folder = _folder_of(data, fingerprint)
-        if _ready(folder, fingerprint, packing, say):
+        if _ready(folder, packing, say):
             return folder
         _check_space(folder, samples)
         try:
@@ -191,8 +194,8 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
             ) from None
 
 
-def _ready(folder: Path, fingerprint: str, packing: Packing, say: Callable[[str], None]) -> bool:
-    stale = _stale(folder, fingerprint, packing) if folder.is_dir() else ""
+def _ready(folder: Path, packing: Packing, say: Callable[[str], None]) -> bool:
+    stale = _stale(folder, packing) if folder.is_dir() else ""
     if stale is None:
         say(f"data: {folder} (already prepared)")
     return stale is None
@@ -230,10 +233,12 @@ def _packed(
 ) -> Path:
     """The folder, written now, or one that holds the same images."""
     if folder.is_dir():
-        say(f"data: preparing {folder} anew: {_stale(folder, fingerprint, packing)}")
+        say(f"data: preparing {folder} anew: {_stale(folder, packing)}")
+    elif others := _there(_base(data)):
+        say(f"data: the source's files have changed, or are others than those of {', '.join(map(str, others))}")
     surveys = surveyed(samples, say)
     if (same := _same(_base(data), samples, surveys, packing)) is not None:
-        say(f"data: {same} is kept: it holds the same images")
+        say(f"data: {same} is taken: it holds the same images")
         _recognise(same, fingerprint)
         return same
     aside = Path(tempfile.mkdtemp(prefix=f".{_base(data).name}-", dir=folder.parent))
@@ -289,14 +294,12 @@ def _recognise(folder: Path, fingerprint: str) -> None:
             write_bytes(folder / f"{split}.json", card.model_dump_json(indent=2).encode())
 
 
-def _stale(folder: Path, fingerprint: str, packing: Packing) -> str | None:
+def _stale(folder: Path, packing: Packing) -> str | None:
     """Why the folder must be prepared anew, or None if it can be used as it is. Raises where it is damaged."""
     for split in SPLITS:
         card = open_split(folder, split, "evaluation").verify().card
         if (unfit := _unfit(card, packing)) is not None:
             return unfit
-        if fingerprint and card.fingerprint != fingerprint:
-            return "the source's files have changed"
     return None
 
 

@@ -256,19 +256,25 @@ def test_what_is_there_is_used_again(tmp_path: Path, digits_source: Sources, pac
     assert len(said) == 1 and "already prepared" in said[0]
 
 
-def test_a_folder_whose_files_changed_is_prepared_anew(tmp_path: Path, pictures: Pictures):
+def test_a_folder_whose_files_changed_is_packed_beside_what_runs_may_read(tmp_path: Path, pictures: Pictures):
     root = pictures(tmp_path / "images", [(8, 8)] * 4)
     data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.25)
-    first = cards(pack(data))
+    before = pack(data)
+    first, was = cards(before), listing(before)
     shutil.copy(root / "train/cat/000.png", root / "train/cat/004.png")
     said: list[str] = []
-    second = cards(pack(data, said=said))
+    folder = pack(data, said=said)
+    second = cards(folder)
     assert second["train"].count == first["train"].count + 1
     assert second["train"].content_sha256 != first["train"].content_sha256
-    assert any("anew" in text and "changed" in text for text in said)
-    shutil.rmtree(root)  # on a machine that has only the betons
-    assert cards(pack(data)) == second
-    assert len(list((tmp_path / "store").iterdir())) == 1
+    assert folder != before and listing(before) == was  # a run that began with them may go on
+    assert any("changed" in text and str(before) in text for text in said)
+    (root / "train/cat/004.png").unlink()
+    assert pack(data) == before  # put back
+    shutil.copy(root / "train/cat/000.png", root / "train/cat/004.png")
+    assert pack(data) == folder and len(list((tmp_path / "store").iterdir())) == 2
+    shutil.rmtree(root)  # on a machine that has only the betons: the last ones
+    assert pack(data) == folder
 
 
 @pytest.mark.usefixtures("with_ffcv")

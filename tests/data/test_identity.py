@@ -96,7 +96,7 @@ def test_what_was_packed_before_fingerprints_is_kept_if_it_is_the_same(tmp_path:
     before = (folder / "train.safetensors").stat().st_ino
     assert pack(other) != folder
     said: list[str] = []
-    assert pack(one, said) == folder and "is kept" in said[-1]
+    assert pack(one, said) == folder and "is taken" in said[-1]
     assert pack(one, said) == folder and "already prepared" in said[-1]
     assert (folder / "train.safetensors").stat().st_ino == before
 
@@ -108,7 +108,7 @@ def test_files_that_were_touched_are_read_again_but_not_packed_again(tmp_path: P
     before = (folder / "train.safetensors").stat().st_ino
     os.utime(root / "train/cat/000.png", ns=(1, 1))
     said: list[str] = []
-    assert pack(data, said) == folder and "is kept" in said[-1]
+    assert pack(data, said) == folder and "is taken" in said[-1]
     assert pack(data, said) == folder and "already prepared" in said[-1]
     assert (folder / "train.safetensors").stat().st_ino == before
     (root / "train/cat").rename(root / "train/bird")
