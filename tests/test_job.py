@@ -74,6 +74,11 @@ def test_every_job_in_the_repository_is_read_resolved_written_and_read_back(path
         assert whole.evaluation.threat is not None and whole.evaluation.attacks
 
 
+def test_the_paper_s_job_attacks_by_the_statistics_of_the_batch():
+    """As the authors' code does (MadryLab/cifar10_challenge: the attack is built on the model in train mode)."""
+    assert read(JOBS[0].parent / "cifar10.yaml").objective.attack.batch_norm == "train"
+
+
 def test_the_jobs_are_there():
     assert {path.stem for path in JOBS} >= {"digits", "mnist"}
 
