@@ -90,13 +90,23 @@ class Optimiser(Value):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients longer than this are shortened to it."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights; if set, the average is what is judged and kept."""
+    """Decay of an exponential moving average of the weights, reached after 2 / (1 - ema) steps; if set, the average is
+    what is judged and kept."""
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of optimiser step ``step`` (from 0). The middle of the step counts, so none is wasted."""
         epoch = (step + 0.5) / steps_per_epoch
         warm = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         return self.lr * warm * self.schedule.factor(min(epoch, self.epochs), self.epochs)
+
+    def decay_at(self, step: int) -> float:
+        """The decay of the average at optimiser step ``step`` (from 1): a ramp up to ``ema``.
+
+        On the ramp the average is that of all weights so far, those of step t in proportion to t: the random start
+        counts for nothing, and the first tenth of the steps for a hundredth.
+        """
+        assert self.ema is not None
+        return min(self.ema, (step - 1) / (step + 1))
 
 
 class SGD(Optimiser):

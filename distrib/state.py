@@ -111,9 +111,8 @@ class State:
 
     @torch.no_grad()
     def _average(self) -> None:
-        assert self.average is not None and self.optim.ema is not None
-        # A short memory at first (Polyak's mean), so that the random start is forgotten
-        decay = min(self.optim.ema, self.step / (self.step + 10))
+        assert self.average is not None
+        decay = self.optim.decay_at(self.step)
         for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
         for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distrib import state as state_module
 from distrib.errors import CheckpointError, NonFiniteLoss
 from distrib.files import file_sha256
+from distrib.jobfile import read
 from distrib.models import SmallCNN
 from distrib.optim import SGD, Adam, Cosine, Optimiser
 from distrib.state import State, Stored, load, load_weights, save, verify
@@ -393,19 +394,58 @@ def test_the_gradient_is_cut_to_clip_norm_and_weighted_by_the_share():
 
 
 def test_the_average_of_the_weights_follows_its_formula():
-    """mean <- d mean + (1 - d) weights after each step, with d = min(ema, t / (t + 10)); buffers are copied."""
-    optim = SGD(name="sgd", lr=0.5, epochs=2, ema=0.2)
+    """On the ramp: all weights so far, those of step t in proportion to t. Then d mean + (1 - d) weights."""
+    optim = SGD(name="sgd", lr=0.5, epochs=2, ema=0.6)  # reached at step 4
     state = new(optim, with_norms)
     assert state.average is not None
-    expected = {name: p.detach().double() for name, p in state.model.named_parameters()}
-    for step in range(1, 6):
+    expected: dict[str, Tensor] = {}
+    for step in range(1, 8):
         train(state, 1)
-        decay = min(0.2, step / (step + 10))
+        share = 2 / (step + 1) if step <= 4 else 0.4
         for name, p in state.model.named_parameters():
-            expected[name] = decay * expected[name] + (1 - decay) * p.detach().double()
+            now = p.detach().double()
+            expected[name] = share * now + (1 - share) * expected[name] if name in expected else now.clone()
     for name, mean in state.average.named_parameters():
         torch.testing.assert_close(mean.double(), expected[name], rtol=1e-5, atol=1e-6)
         assert not mean.requires_grad
     buffers = dict(state.model.named_buffers())
     assert buffers and all(torch.equal(buffer, buffers[name]) for name, buffer in state.average.named_buffers())
     assert not any(module.training for module in state.average.modules())
+
+
+def decay_at(optim: Optimiser, step: int) -> float:
+    """The decay by which step ``step`` (from 1) averages, as it is seen."""
+    state = State(nn.Linear(1, 1), optim, steps_per_epoch=100)
+    assert state.average is not None
+    with torch.no_grad():
+        for mean, now in zip(state.average.parameters(), state.model.parameters(), strict=True):
+            mean.zero_()
+            now.fill_(1.0)
+    state.step = step - 1
+    state.descend(state.ddp(torch.zeros(1, 1)).sum() * 0)
+    (mean, _), (now, _) = state.average.parameters(), state.model.parameters()
+    return 1 - (mean / now).item()
+
+
+JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
+IMAGES = {"mnist": 60_000, "cifar10": 50_000}
+
+
+def test_the_shipped_jobs_average_by_their_decay_for_most_of_the_run():
+    """A fifth of it at most is the ramp; the random start counts for nothing from the first step."""
+    averaged = 0
+    for training in (getattr(job, "train", job) for job in map(read, JOBS)):
+        optim = getattr(training, "optim", None)
+        if optim is None or optim.ema is None:
+            continue
+        averaged += 1
+        steps = optim.epochs * (int(IMAGES[training.data.source] * (1 - training.data.validation)) // optim.batch_size)
+        assert decay_at(optim, steps // 5) == pytest.approx(optim.ema, rel=1e-6)
+        assert decay_at(optim, 1) == 0
+        assert decay_at(optim, steps // 50) < optim.ema
+    assert averaged >= 3
+
+
+def test_without_ema_nothing_is_averaged():
+    state = new()
+    assert state.average is None and state.judged is state.model
