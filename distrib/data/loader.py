@@ -18,6 +18,7 @@ from torch import Tensor
 from distrib.data.augment import Augment
 from distrib.data.beton import Beton
 from distrib.data.order import bounds, rank_order
+from distrib.data.staging import Staging
 from distrib.data.writer import ffcv_usable, threads_kept
 from distrib.errors import DataError
 from distrib.noise import Noise
@@ -140,12 +141,10 @@ def open_reader(beton: Beton, name: LoaderName, threads: int = 1) -> Reader:
     return FfcvReader(beton, threads) if resolve(name) == "ffcv" and packed_for_ffcv else MemoryReader(beton)
 
 
-def to_device(raw: Raw, device: torch.device) -> Raw:
-    """The batch on ``device``, channels first (``[B, C, H, W]``); copies to a GPU run beside its computation."""
-    if device.type == "cuda":
-        # pin_memory copies, so the reader may overwrite its buffer at once
-        raw = Raw(*(part.pin_memory().to(device, non_blocking=True) for part in raw))
-    return Raw(raw.image.permute(0, 3, 1, 2), raw.label, raw.index)
+def to_device(raw: Raw, staging: Staging) -> Raw:
+    """The batch on the device of ``staging``, channels first (``[B, C, H, W]``)."""
+    image, label, index = staging(raw)
+    return Raw(image.permute(0, 3, 1, 2), label, index)
 
 
 def unit(image: Tensor) -> Tensor:
@@ -174,6 +173,7 @@ class TrainLoader:
             raise DataError(
                 f"optim.batch_size: {self.batch_size} is more than the {self.count} training images there are"
             )
+        self.staging = Staging(self.world.device)
 
     @property
     def steps(self) -> int:
@@ -185,7 +185,7 @@ class TrainLoader:
         order = rank_order(self.count, self.seed, epoch, self.batch_size, self.world.rank, self.world.size)
         start, stop = bounds(self.batch_size, self.world.rank, self.world.size)
         for raw in self.reader.read(order, stop - start):
-            image, y, index = to_device(raw, self.world.device)
+            image, y, index = to_device(raw, self.staging)
             noise = Noise.of(index, self.seed, "augment", epoch)
             yield Batch(unit(self.augment(image, noise)), y.clone(), index.clone())
 
@@ -193,6 +193,7 @@ class TrainLoader:
 def shard(reader: Reader, indices: np.ndarray, batch_size: int, world: World) -> Iterator[Batch]:
     """This rank's share of ``indices``, every one exactly once over all ranks, never padded, never augmented."""
     start, stop = bounds(len(indices), world.rank, world.size)
+    staging = Staging(world.device)
     for raw in reader.read(indices[start:stop], batch_size):
-        image, y, index = to_device(raw, world.device)
+        image, y, index = to_device(raw, staging)
         yield Batch(unit(image), y.clone(), index.clone())

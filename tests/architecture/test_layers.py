@@ -15,6 +15,7 @@ RANKS = {
     "errors": 0, "address": 0, "files": 0, "values": 0, "world": 0, "noise": 0, "explain": 0, "processor": 0,
     "precision": 1,
     "threat": 1, "models": 1, "optim": 1, "data.source": 1, "data.split": 1, "data.order": 1, "data.augment": 1,
+    "data.staging": 1,
     "data.pictures": 0.5, "data.survey": 1.5, "data.writer": 1.5,
     "attack": 2, "data.beton": 2,
     "objective": 3, "data.loader": 3, "evaluate.suite": 3, "state": 3,
