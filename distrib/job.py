@@ -15,6 +15,7 @@ from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
 from distrib.evaluate.suite import Evaluation
+from distrib.limits import EXPERIMENT
 from distrib.models import Model
 from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
@@ -97,7 +98,7 @@ class Tracking(Value):
 
     uri: str | None = None
     """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
-    experiment: str = "distrib"
+    experiment: Annotated[str, Field(min_length=1, max_length=EXPERIMENT)] = "distrib"
 
     @field_validator("uri")
     @classmethod

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from distrib import limits
 from distrib.cards import DRAWN, KEPT, QUESTION, SETTING, TERMS, Kept, different, kept, pooled, same
 from distrib.errors import RegistryError
 from distrib.evaluate.card import Card, markdown
@@ -67,19 +68,20 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     given = STRENGTH[card.claim.tier], card.claim.n
     own = asked_alike and given[0] >= known[0] and given[1] >= known[1]
     question = "" if asked_alike else f".{mine['norm']}-{mine['epsilon']}-{mine['data_sha256'][:8]}"
-    registry.set_model_version_tag(name, number, f"card.{card.claim.tier}{question}", tracker.run_id)
+    limits.tag_version(registry, name, number, {f"card.{card.claim.tier}{question}": tracker.run_id})
     if own and (given != known or _worse(mine, tags)):
+        stays = limits.version_tags(mine)
         for key in tags:
-            if key.startswith("accuracy.") and key not in mine:
+            if key.startswith("accuracy.") and key not in stays:
                 registry.delete_model_version_tag(name, number, key)
         tags = mine | {"card_run": tracker.run_id}
-        registry.update_model_version(name, number, _description(card, flags))
+        place = f"the artifact card/card.md of the run {tracker.run_id}"
+        limits.describe_version(registry, name, number, _description(card, flags), place)
     if own:
         shown = [flag for flag in tags["flags"].split(",") if flag != "none"]
         shown += [flag for flag in flags if flag not in shown]
         tags = tags | {"flags": ",".join(shown) or "none", "blocking": ",".join(flags) or "none"}
-        for key, value in tags.items():
-            registry.set_model_version_tag(name, number, key, value)
+        limits.tag_version(registry, name, number, tags, "in the artifact card/card.json")
 
     present = sought(lambda: registry.get_model_version_by_alias(name, CHAMPION))
     refusal = _refusal(card, number, present, tags, own, flags)
@@ -108,9 +110,10 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
             "only_version": pairs.only_b, "p": pairs.p_better, "seeds": list(decision.seeds),
         }  # fmt: skip
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    registry.set_registered_model_tag(name, f"{KEPT}{now}", json.dumps(record))
+    limits.tag_model(registry, name, f"{KEPT}{now}", record)
     tracker.text(json.dumps({"model": name, "time": now, **record}, indent=2), "promotion.json")
-    registry.set_model_version_tag(name, number, "champion_decision", decision.words)
+    told = {"champion_decision": decision.words}
+    limits.tag_version(registry, name, number, told, f"in the artifact promotion.json of the run {tracker.run_id}")
     return decision.words
 
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from distrib import limits
 from distrib.address import MODEL
 from distrib.artifacts import STORED, lacking, listing
 from distrib.cards import fetch
@@ -113,8 +114,7 @@ def attach(address: str, card: Card, tracker: Tracker) -> str:
 def tag(address: str, tags: dict[str, str], uri: str) -> None:
     """Sets tags of a registered version. Raises :class:`RegistryError` where there is none."""
     registry, found = find(address, uri)
-    for name, value in tags.items():
-        registry.set_model_version_tag(found.name, str(found.version), name, value)
+    limits.tag_version(registry, found.name, str(found.version), tags)
 
 
 def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
@@ -175,7 +175,7 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
         _check(room, module, entry.batch)
     with redirect_stderr(io.StringIO()):
         mine = {"weights_sha256": entry.card.weights_sha256, STORED: json.dumps(stored)}
-        return str(mlflow.register_model(info.model_uri, name, tags=mine).version)
+        return str(mlflow.register_model(info.model_uri, name, tags=limits.version_tags(mine)).version)
 
 
 def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
+from distrib import limits
 from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.artifacts import must_serve
 from distrib.errors import DistribError, RegistryError, TrackingError
@@ -241,7 +242,7 @@ class Tracker:
         same = self.client.search_runs([identity], f"tags.`{KEY}` = '{key}'", max_results=1) if key else []
         if same and (run_id := self._reopen(same[0].info.run_id)):  # a kill came before it was noted
             return run_id
-        return self.client.create_run(identity, run_name=name, tags=tags).info.run_id
+        return self.client.create_run(identity, run_name=name, tags=_run_tags(tags)).info.run_id
 
     def watch(self) -> None:
         """Records the use of this machine's CPU, memory, disk and GPU, until the run is closed."""
@@ -259,24 +260,27 @@ class Tracker:
         from mlflow.entities import Param
 
         there = self.client.get_run(self.run_id).data.params
-        flat = [Param(name, str(value)[:500]) for name, value in flatten(nested).items() if name not in there]
+        whole = {limits.key(name): str(value) for name, value in flatten(nested).items()}
+        texts = {name: limits.cut(value, limits.PARAMETER, "in job.yaml") for name, value in whole.items()}
+        flat = [Param(name, text) for name, text in texts.items() if name not in there]
         for start in range(0, len(flat), 100):
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def logged(self, metric: str) -> int:
         """The last step at which ``metric`` was logged; 0 if never."""
-        return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+        return max((point.step for point in self.client.get_metric_history(self.run_id, limits.key(metric))), default=0)
 
     def metrics(self, points: Iterable[tuple[str, float, int, int]]) -> None:
         """Logs points (metric, value, step, :func:`now`): all or none, and one that is there already not again."""
         from mlflow.entities import Metric
 
-        self.client.log_batch(self.run_id, metrics=[Metric(name, value, at, step) for name, value, step, at in points])
+        found = [Metric(limits.key(name), value, at, step) for name, value, step, at in points]
+        self.client.log_batch(self.run_id, metrics=found)
 
     def results(self, values: dict[str, float], step: int) -> None:
         """Logs the end results at ``step``, but for those that the run has already."""
         there, at = self.client.get_run(self.run_id).data.metrics, now()
-        self.metrics((name, value, step, at) for name, value in values.items() if there.get(name) != value)
+        self.metrics((name, value, step, at) for name, value in values.items() if there.get(limits.key(name)) != value)
 
     def attempt(self, what: Callable[[], None], say: Callable[[str], None]) -> bool:
         """Whether MLflow took ``what``, in one short try; after one that failed nothing is tried for a while.
@@ -310,7 +314,7 @@ class Tracker:
 
     def tags(self, tags: dict[str, str]) -> None:
         """Sets tags of the run."""
-        for name, value in tags.items():
+        for name, value in _run_tags(tags).items():
             self.client.set_tag(self.run_id, name, value)
 
     def fail(self, run_id: str) -> None:
@@ -340,6 +344,10 @@ class Tracker:
 def now() -> int:
     """Milliseconds since 1970, as MLflow counts the time of a point."""
     return int(time.time() * 1000)
+
+
+def _run_tags(tags: dict[str, str]) -> dict[str, str]:
+    return {limits.key(name): limits.cut(value, limits.RUN_TAG) for name, value in tags.items()}
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, object]:

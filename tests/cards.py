@@ -11,7 +11,7 @@ from distrib import promotion, registry, tracking
 from distrib.evaluate.card import Card, markdown
 from distrib.evaluate.claim import Claim, wilson
 from distrib.evaluate.subject import Weights
-from distrib.evaluate.suite import Evaluation
+from distrib.evaluate.suite import Evaluation, Transfer
 from distrib.files import file_sha256
 from distrib.threat import Linf
 
@@ -35,8 +35,9 @@ def claim(robust: float, **changes) -> Claim:
 def card(claimed: Claim, sha256: str, data: str = "d" * 64, suite: Evaluation = STANDARD) -> Card:
     suite = suite.model_copy(update={"seed": claimed.seed})
     job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
+    contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
     return Card.of(
-        claimed, suite, {}, "some", sha256, (8, 8, 1), tuple("0123456789"), "digits", data, job, "j" * 64
+        claimed, suite, contents, "some", sha256, (8, 8, 1), tuple("0123456789"), "digits", data, job, "j" * 64
     )  # fmt: skip
 
 

@@ -231,7 +231,7 @@ class Watch:
             journal.catch_up(ROBUST, self.books.history(trial.number))
             journal.settle()
             if trial.error:
-                tracker.tags({"error": trial.error[:5000]})
+                tracker.tags({"error": trial.error})
             tracker.close(STATUS[trial.state])
             del self.open[trial.number]
             folder = self.books.run(trial.number)

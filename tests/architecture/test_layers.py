@@ -27,7 +27,7 @@ RANKS = {
     "search.values": 4, "search.space": 6, "search.books": 9, "search.cost": 8, "search.sampler": 10,
     "search.plots": 9, "search.tables": 11, "cluster.tune": 11, "search.run": 13,
     "clock": 0, "provenance": 0, "runs": 8, "journal": 9,
-    "tracking": 8, "paired": 8, "artifacts": 7, "cards": 9, "promotion": 10, "registry": 11, "compare": 12,
+    "tracking": 8, "paired": 8, "artifacts": 7, "limits": 0, "cards": 9, "promotion": 10, "registry": 11, "compare": 12,
     "cluster.board": 8, "cluster.session": 8, "cluster.network": 8, "cluster.train": 9, "cluster.evaluate": 10,
     "cluster.spread": 9, "judgement": 12, "record": 10, "training": 10, "study.run": 13, "run": 14, "export": 13,
     "evaluate.points": 4, "data.stage": 3, "cluster.preflight": 9, "cluster.submit": 9,
