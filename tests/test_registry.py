@@ -334,6 +334,9 @@ def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str,
     with zipfile.ZipFile(program, "w") as archive:
         for name, part in parts.items():
             archive.writestr(name, file.getvalue() if name.endswith("sample_inputs/model.pt") else part)
+    with pytest.raises(RegistryError, match=r"data/model\.pt2 is not what was stored"):
+        registry.pull("models:/changed/1", tmp_path / "second", uri)
+    tracking.client(uri).delete_model_version_tag("changed", "1", "files_sha256")  # as of an earlier distrib
     with pytest.raises(
         RegistryError, match=r"^models:/changed/1: model/data/model\.pt2: data/sample_inputs/model\.pt: "
     ):
