@@ -40,7 +40,9 @@ class PGD(Value):
     threat: Threat
     num_steps: Annotated[int, Field(ge=1)] = 10
     step_size: Radius | OfEpsilon = OfEpsilon(of_epsilon=0.25)
-    """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}."""
+    """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}. Not given (in training,
+    validation, a search's score): a quarter of epsilon, whatever num_steps; an evaluation's attacks have another
+    default."""
     step_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the step size falls to 0 over the steps, if it does."""
     random_start: bool = True
@@ -96,7 +98,8 @@ class PGD(Value):
         """The worst images found in the threat around ``x``: float32 ``[B, C, H, W]``, detached.
 
         ``x`` float32 in [0, 1], ``y`` int64 ``[B]`` true labels, ``noise`` one stream a sample. ``loss`` replaces the
-        attack's own (TRADES climbs a divergence). Each example's result depends on that example alone.
+        attack's own (TRADES climbs a divergence). Each example's result depends on that example alone; but not with
+        ``batch_norm: train``, where the statistics are those of all examples that climb together.
         """
         return list(self.starts(model, x, y, noise, loss))[-1]
 

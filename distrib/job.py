@@ -112,7 +112,8 @@ class Validation(Value):
     """How epochs are compared: robust accuracy on images held out from the train part; the best one is registered."""
 
     attack: PGD | None = None
-    """None: PGD-10 with a step of epsilon/4, over the evaluation's threat."""
+    """None: PGD-10 with a step of epsilon/4, over the evaluation's threat. Where it names no step_size, that is
+    epsilon/4 too; the evaluation's pgd has 2.5 epsilon / num_steps."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
     """So many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -222,6 +222,15 @@ def test_an_example_does_not_feel_its_batch(threat: Linf | L2, fields: dict):
         torch.testing.assert_close(some, together[rows], rtol=0, atol=1e-9)
 
 
+def test_with_statistics_of_the_batch_an_example_feels_it():
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    x, y = images(6, 0, 1), torch.arange(6) % 5
+    for mode, alike in (("eval", True), ("train", False)):
+        attack = PGD(threat=L2(epsilon=0.4), num_steps=4, batch_norm=mode)
+        some = attack.perturb(model, x[:3], y[:3], noise(6)[torch.arange(3)])
+        assert torch.allclose(some, attack.perturb(model, x, y, noise(6))[:3], atol=1e-6) is alike
+
+
 # Targets, the margin loss, steps
 
 

@@ -50,7 +50,8 @@ class _Climb(_Attack):
 
     num_steps: Count
     step_size: Radius | OfEpsilon | None = None
-    """None: 2.5 epsilon / num_steps, so that every point of the ball can be reached."""
+    """As for training. None: 2.5 epsilon / num_steps, so that every point of the ball can be reached; not a quarter of
+    epsilon, as where training's attack names none."""
     restarts: Count = 1
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
     kappa: Annotated[float, Field(ge=0)] = 0.0

@@ -31,6 +31,7 @@ def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Linf | L2, 
     attack = pgd(num_steps).resolve(threat)
     assert sum(attack.step(i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
     assert attack.random_start and attack.threat == threat
+    assert PGD(threat=threat, num_steps=num_steps).step(0) == threat.epsilon / 4  # training's, as its field says
 
 
 @threats
