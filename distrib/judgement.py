@@ -17,7 +17,7 @@ from distrib.cluster.session import Resources
 from distrib.data.beton import Beton, open_split
 from distrib.data.beton import Card as DataCard
 from distrib.data.loader import LoaderName, open_reader, shard
-from distrib.errors import JobError
+from distrib.errors import CheckpointError, JobError
 from distrib.evaluate import frozen
 from distrib.evaluate.card import Card, files
 from distrib.evaluate.claim import Claim, conclude
@@ -131,7 +131,12 @@ def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted
             )
         return subject if image is not None else _fitting(subject, address, split, loader)
     path = Path(address).absolute()
-    if (path / "state.json").exists() or not path.exists():
+    if not path.exists():
+        raise CheckpointError(
+            f"model: {path} is not there; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, or a "
+            ".pt2 file"
+        )
+    if (path / "state.json").exists():
         stored = verify(path)
         subject = Weights.of(stored.job["model"], test, stored.judged)
         subject.load(World().device)  # refuses weights of other images or classes before anything starts

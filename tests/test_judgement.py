@@ -11,6 +11,7 @@ from torch import nn
 
 from distrib.data.beton import Beton, open_split
 from distrib.errors import CheckpointError, InputError
+from distrib.evaluate.subject import in_folder
 from distrib.job import Cluster
 from distrib.judgement import Bench, subject_of
 from distrib.progress import Display
@@ -78,7 +79,7 @@ def test_a_pickle_is_loaded_only_if_trusted(tmp_path: Path, split: Beton):
         10,
     )
     torch.save({"a": 1}, tmp_path / "dict.pth")
-    with pytest.raises(CheckpointError, match="is a dict, not a torch module"):
+    with pytest.raises(CheckpointError, match=r"is a dict, not a torch module.*load_state_dict.*torch\.export\.save"):
         found(tmp_path / "dict.pth", split, trusted=True)
     (tmp_path / "bad.pt").write_bytes(b"no pickle")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
@@ -89,7 +90,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, split: Beton):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no model"):
         found(tmp_path / "empty", split)
-    with pytest.raises(CheckpointError, match="missing"):
+    with pytest.raises(CheckpointError, match=r"nowhere is not there; name models:/NAME/VERSION"):
         found(tmp_path / "nowhere", split)
 
 
@@ -107,3 +108,23 @@ def test_a_model_is_tried_on_the_images_that_it_will_be_judged_on(tmp_path: Path
     resources: Any = None
     bench = Bench(digits, "memory", Cluster(), resources, tmp_path, "sqlite:///none.db", True, Display())
     assert bench.subject(str(tmp_path / "net.pt"))
+
+
+def test_of_two_models_none_is_chosen_silently(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/first.pt2", "second.pt2"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"holds 2 models, a/first\.pt2, second\.pt2; name the one"):
+        in_folder(tmp_path, False)
+    (tmp_path / "second.pt2").rename(tmp_path / "second.pth")
+    with pytest.raises(CheckpointError, match=r"holds 2 models"):
+        in_folder(tmp_path, True)
+
+
+def test_mlflow_s_own_place_holds_its_model(tmp_path: Path):
+    for folder in ("data", "extra_files"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "MLmodel").touch()
+    (tmp_path / "data" / "model.pt2").write_bytes(b"the model")
+    (tmp_path / "extra_files" / "a.pt2").write_bytes(b"another one")
+    assert in_folder(tmp_path, True).content() == b"the model"

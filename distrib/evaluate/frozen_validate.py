@@ -79,7 +79,10 @@ def predicted(logits: torch.Tensor) -> torch.Tensor:
 
 def load(path: Path, trusted: bool):
     """The model of an MLflow folder or a .pt2 file. Raises ValueError where it could run code and is not trusted."""
-    programs = [path] if path.suffix == ".pt2" else sorted(path.rglob("*.pt2"))
+    own = path / "data" / "model.pt2"  # where MLflow keeps it
+    programs = [path] if path.suffix == ".pt2" else [own] if own.exists() else sorted(path.rglob("*.pt2"))
+    if len(programs) > 1:
+        raise ValueError(f"holds {len(programs)} programs; name the one that is meant")
     if programs and not trusted:
         return program.load(programs[0].read_bytes())
     if programs:

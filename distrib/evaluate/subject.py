@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +87,18 @@ class Pickled:
         """The module, in evaluation mode. Raises :class:`CheckpointError`."""
         try:
             module = torch.load(io.BytesIO(self.module), map_location=device, weights_only=False)
-        except (pickle.UnpicklingError, AttributeError, ImportError, RuntimeError, EOFError) as error:
+        except (AttributeError, ImportError) as error:
             raise CheckpointError(f"the pickled model cannot be loaded ({error}); is its code installed?") from None
+        except Exception as error:  # the reader raises whatever the damage makes it: a file cut short seeks below 0
+            raise CheckpointError(
+                f"the pickled model cannot be loaded ({type(error).__name__}); it is damaged, or cut short"
+            ) from None
+        if isinstance(module, dict):
+            raise CheckpointError(
+                "the pickled model is a dict, not a torch module: weights without their network. Build that, load them "
+                "(network.load_state_dict), and torch.export.save(torch.export.export(network.eval(), (images,), "
+                "dynamic_shapes=({0: torch.export.Dim('batch')},)), 'model.pt2'); judge that file"
+            )
         if not isinstance(module, nn.Module):
             raise CheckpointError(f"the pickled model is a {type(module).__name__}, not a torch module")
         return module.to(device).eval()
@@ -113,23 +122,29 @@ def in_folder(path: Path, trusted: bool) -> Exported | Pickled:
 
     Raises :class:`CheckpointError` where there is none, or only one that is not ``trusted`` and could run code.
     """
-    programs, pickles = _files(path, "*.pt2"), [*_files(path, "*.pth"), *_files(path, "*.pt")]
-    if programs:
-        content = _content(programs[0])
-        if not trusted:
-            _harmless(programs[0], content)
-        return Exported(content, trusted)
-    if not pickles:
+    found = [one for ending in ("*.pt2", "*.pth", "*.pt") for one in _files(path, ending)]
+    if (path / "MLmodel").exists():  # MLflow keeps its model there, and whatever else was stored with it
+        found = [one for one in found if one.parent == path / "data" and one.stem == "model"] or found
+    if len(found) > 1:
+        names = ", ".join(str(one.relative_to(path)) for one in found[:5])
+        raise CheckpointError(f"{path}: holds {len(found)} models, {names}; name the one that is meant")
+    if not found:
         raise CheckpointError(
             f"{path}: holds no model: neither a checkpoint (state.json), nor a program of torch.export (.pt2), nor a "
             "pickled module (.pt, .pth)"
         )
+    model = found[0]
+    if model.suffix == ".pt2":
+        content = _content(model)
+        if not trusted:
+            _harmless(model, content)
+        return Exported(content, trusted)
     if not trusted:
         raise CheckpointError(
-            f"{pickles[0]}: a pickle, which runs code when it is loaded; export it with torch.export.save to a .pt2 "
+            f"{model}: a pickle, which runs code when it is loaded; export it with torch.export.save to a .pt2 "
             "file, or set trust_pickle: true if you trust its source"
         )
-    return Pickled(_content(pickles[0]))
+    return Pickled(_content(model))
 
 
 def _harmless(path: Path, content: bytes) -> None:
