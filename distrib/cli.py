@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -186,6 +187,12 @@ def _terminated(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _stopping(number: int, frame: object) -> None:
+    """Says so at once: what was started takes some seconds to end."""
+    os.write(2, b"\ndistrib: stopping ...\n")  # print may be what was interrupted
+    raise KeyboardInterrupt
+
+
 def _verb(options: argparse.Namespace) -> int:
     match options.verb:
         case "run":
@@ -217,12 +224,15 @@ def _run(options: argparse.Namespace) -> int:
     from distrib.report import table
     from distrib.run import run
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopping)
     with Display() as display:
         result = run(job, display)
     if options.json:
         print(json.dumps(result))
     else:
-        print(table(result))
+        uri = None if job.kind == "prepare" else job.tracking.uri
+        print(table(result, f" --tracking-uri {shlex.quote(uri)}" if uri else ""))
     return 0
 
 
@@ -251,7 +261,8 @@ def _elsewhere(options: argparse.Namespace) -> int:
             return 0
         return _follow(remote, attempt, lambda text: print(text, end="", flush=True)).outcome
     attempt = remote.submit(job, options.directory, options.with_code)
-    say(f"{attempt.id} is submitted to {remote.address}: distrib logs {attempt.name} --follow shows what it does")
+    shows = f"distrib logs {attempt.name} --follow{remote.option}"
+    say(f"{attempt.id} is submitted to {remote.address}: {shows} shows what it does")
     if options.follow or options.wait:
         silent = options.wait and not options.follow
         attempt = _follow(remote, attempt, lambda text: None if silent else print(text, end="", flush=True))
@@ -269,8 +280,8 @@ def _follow(remote, attempt, show):
             found = remote.stop(attempt)
         else:
             raise RunError(
-                f"{attempt.id} goes on; distrib logs {attempt.name} --follow shows it, "
-                f"distrib stop {attempt.name} ends it"
+                f"{attempt.id} goes on; distrib logs {attempt.name} --follow{remote.option} shows it, "
+                f"distrib stop {attempt.name}{remote.option} ends it"
             ) from None
     say(
         f"{found.id} is {found.status}"

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 
-def table(result: dict) -> str:
-    """The result of a job in a few lines."""
+def table(result: dict, options: str = "") -> str:
+    """The result of a job in a few lines; ``options`` belong to the command among them that is to be copied."""
     if result["kind"] == "prepare":
         splits = ", ".join(f"{name} {split['count']}" for name, split in result["splits"].items())
         return f"prepared: {result['folder']} ({splits})"
     if result["kind"] == "study":
         return _study(result)
     if result["kind"] == "tune":
-        return _search(result)
+        return _search(result, options)
     natural = result.get("natural")
     grid = Table(
         box=box.SIMPLE, title=f"{result['norm']} epsilon {result['epsilon']:.4g}, test split", title_justify="left"
@@ -52,14 +52,14 @@ def table(result: dict) -> str:
         )
         name = result["model"].removeprefix("models:/").split("/")[0]
         lines += [f"  {result['model']}: {result['champion']}"]
-        lines += [f"  robustness card: {result['card']}", "", f"  distrib pull {result['model']} {name}-model"]
+        lines += [f"  robustness card: {result['card']}", "", f"  distrib pull {result['model']} {name}-model{options}"]
     else:
         lines += [f"  {result['model']}: {result['champion']}"] if "champion" in result else []
         lines.append(f"  robustness card: {result['card']}")
     return "\n".join(lines)
 
 
-def _search(result: dict) -> str:
+def _search(result: dict, options: str) -> str:
     best, score = result["best"], result["score"]
     lines = [
         f"search {result['name']}: {result['trials']} trials, {result['finished']} finished, {result['stopped']} "
@@ -76,7 +76,7 @@ def _search(result: dict) -> str:
         ),
         f"  tables, plots, best.yaml: {result['folder']}",
     ]
-    return "\n".join(lines) + ("\n\n" + table(result["winner"]) if result["winner"] else "")
+    return "\n".join(lines) + ("\n\n" + table(result["winner"], options) if result["winner"] else "")
 
 
 def _study(result: dict) -> str:

@@ -142,7 +142,7 @@ def test_a_bug_is_not_hidden(file: str, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_says_how_to_go_on(
-    number: int, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, file: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     def run(*_: object) -> None:
         os.kill(os.getpid(), number)
@@ -150,7 +150,9 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
 
     monkeypatch.setattr("distrib.run.run", run)
     assert cli.main(["run", file]) == 1
-    assert capsys.readouterr().err == "distrib: interrupted; the same command goes on from the last checkpoint\n"
+    first, second = capfd.readouterr().err.strip().splitlines()
+    assert first == "distrib: stopping ...", "at once: what was started takes seconds to end"
+    assert second == "distrib: interrupted; the same command goes on from the last checkpoint"
 
 
 def test_the_result_is_on_stdout_for_a_person_or_for_a_program(

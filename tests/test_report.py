@@ -65,6 +65,7 @@ def test_a_trained_model_is_told_with_its_speed_and_how_to_get_it():
     assert "3 workers, 123 s in all, training 100 s at 1234 images/s" in lines
     assert "models:/digits/7: champion: 7" in lines and "distrib pull models:/digits/7 digits-model" in lines
     assert "pull" not in table(EVALUATED)
+    assert "distrib pull models:/digits/7 digits-model --tracking-uri u" in table(TRAINED, " --tracking-uri u")
 
 
 @results

@@ -40,6 +40,7 @@ def session(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s delays every end and every failure
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a job are relative to where it was started
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command says how to go on
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     address = cluster.address or os.environ.get("RAY_ADDRESS")

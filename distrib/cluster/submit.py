@@ -31,6 +31,7 @@ LOST_SECONDS = 600
 """How long a cluster that does not answer is asked again."""
 STOP_SECONDS = 30
 """From SIGTERM to SIGKILL: Ray's own 3 seconds are too few to close a run in MLflow."""
+SERVER = "RAY_API_SERVER_ADDRESS"
 MARK = "distrib"
 """The key of a submission's metadata that holds the run's name."""
 
@@ -80,13 +81,17 @@ class Remote:
     Methods raise :class:`JobError` where the cluster cannot be reached or refuses, and for names that it does not know.
     """
 
+    option = ""
+    """What a command to copy needs, where the environment does not say it."""
+
     def __init__(self, address: str):
         self.address = _url(address)
+        self.option = "" if os.environ.get(SERVER) == address else f" --address {shlex.quote(address)}"
         token = _token()
         if token:  # before ray is imported, for the calls of its own that read it
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
-        os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # it would win over the argument, as RAY_ADDRESS would
+        os.environ[SERVER] = self.address  # it would win over the argument, as RAY_ADDRESS would
         with self._answering():
             self._client = _client(self.address, token)
 
@@ -100,8 +105,9 @@ class Remote:
         for attempt in before:
             if not attempt.over:
                 raise JobError(
-                    f"name: {name!r} is {attempt.status} there already, as {attempt.id}; distrib logs {name} --follow "
-                    f"shows it, distrib stop {name} ends it, --set name=... makes it another run"
+                    f"name: {name!r} is {attempt.status} there already, as {attempt.id}; distrib logs {name} "
+                    f"--follow{self.option} shows it, distrib stop {name}{self.option} ends it, "
+                    "--set name=... makes it another run"
                 )
         if not isinstance(job, Prepare):
             self.resources().check(job.cluster)
@@ -179,7 +185,7 @@ class Remote:
                 if time.monotonic() - lost > LOST_SECONDS:
                     raise RunError(
                         f"{self.address} has not answered for {LOST_SECONDS} s; the job may well go on: "
-                        f"distrib logs {attempt.name} --follow"
+                        f"distrib logs {attempt.name} --follow{self.option}"
                     ) from None
                 time.sleep(POLL_SECONDS)
                 continue
@@ -216,7 +222,8 @@ class Remote:
                 return attempt
             time.sleep(POLL_SECONDS)
         raise RunError(
-            f"{attempt.id}: asked to stop, it is {attempt.status} still; distrib jobs shows what becomes of it"
+            f"{attempt.id}: asked to stop, it is {attempt.status} still; distrib jobs{self.option} shows what becomes "
+            "of it"
         )
 
     @contextmanager
@@ -242,7 +249,9 @@ class Remote:
         except RuntimeError as error:
             text = str(error)
             if "already exists" in text:
-                raise JobError("name: somebody else has just submitted this run; distrib jobs shows it") from None
+                raise JobError(
+                    f"name: somebody else has just submitted this run; distrib jobs{self.option} shows it"
+                ) from None
             if "status code 5" in text:
                 raise Unreachable(f"--address {self.address}: {text.splitlines()[0][:160]}") from None
             raise JobError(f"--address {self.address}: {text.strip().splitlines()[0][:200]}") from None

@@ -156,7 +156,7 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
     )
     alone = use_gpu and cluster.workers_per_gpu == 1  # NCCL refuses two ranks on one device
     torch_config = PinnedTorchConfig(backend="nccl" if alone else "gloo", timeout_s=cluster.timeout_seconds)
-    ray_trainer = TorchTrainer(
+    ray_trainer = Interruptible(
         worker,
         train_loop_config={"order": order, "board": board},
         scaling_config=scaling,
@@ -177,6 +177,13 @@ def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[Use
         raise _cause(error, cluster) from None
     finally:
         shutil.rmtree(order.run / ".ray", ignore_errors=True)
+
+
+class Interruptible(TorchTrainer):
+    """Leaves Ctrl-C to the command, which says how to go on: Ray's own handler ends it without a word (2.60)."""
+
+    def _register_sigint_handler(self, controller: ActorHandle) -> None:
+        """Nothing; KeyboardInterrupt ends the controller as it ends the session."""
 
 
 class OnceIsEnough(UserCallback):

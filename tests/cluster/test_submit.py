@@ -148,3 +148,20 @@ def test_the_address_that_is_named_is_the_one_that_is_asked(monkeypatch: pytest.
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("where", ["option", "environment"])
+def test_the_lines_to_copy_name_the_cluster_where_the_environment_does_not(
+    where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("distrib.cluster.submit._client", lambda address, token: None)
+    attempt = Attempt("digits-1", "digits", 1, "PENDING", 0.0, None, None, "")
+    monkeypatch.setattr(Remote, "submit", lambda self, job, directory, code: attempt)
+    named = ["--address", NOBODY] if where == "option" else []
+    monkeypatch.setattr(os, "environ", {**os.environ, "HOME": str(tmp_path)})
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+    if not named:
+        os.environ["RAY_API_SERVER_ADDRESS"] = NOBODY
+    assert cli.main(["submit", JOB, "--directory", "/shared", *named]) == 0
+    words = "distrib logs digits --follow" + (f" --address {NOBODY}" if named else "")
+    assert f": {words} shows what it does\n" in capsys.readouterr().err
