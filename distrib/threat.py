@@ -37,6 +37,11 @@ class Linf(Value):
         """A uniform draw from the ball around ``x``, then cut to the box."""
         return self.project(x, x + (2 * noise.uniform(x.shape[1:]) - 1) * self.epsilon)
 
+    def at_radius(self, x: Tensor, x_adv: Tensor, radius: Tensor) -> Tensor:
+        """``x_adv`` drawn back to the ball of each sample's own ``radius`` ``[B]`` around ``x``."""
+        radius = radius.view(-1, 1, 1, 1)
+        return x + (x_adv - x).clamp(-radius, radius)
+
     def size(self, delta: Tensor) -> Tensor:
         """How far each perturbation goes, under this norm: ``[B]``."""
         return delta.flatten(1).abs().amax(dim=1)
@@ -64,6 +69,11 @@ class L2(Value):
         direction = self.ascent(noise.normal(x.shape[1:]))
         radius = noise.uniform((1, 1, 1)) ** (1 / x[0].numel())
         return self.project(x, x + direction * radius * self.epsilon)
+
+    def at_radius(self, x: Tensor, x_adv: Tensor, radius: Tensor) -> Tensor:
+        """``x_adv`` drawn back to the ball of each sample's own ``radius`` ``[B]`` around ``x``."""
+        delta = x_adv - x
+        return x + delta * (radius.view(-1, 1, 1, 1) / norms(delta).clamp_min(1e-12)).clamp(max=1)
 
     def size(self, delta: Tensor) -> Tensor:
         """How far each perturbation goes, under this norm: ``[B]``."""

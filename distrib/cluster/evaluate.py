@@ -1,7 +1,8 @@
 """Evaluation spread over a Ray cluster: a task a shard; what is done is kept, and not done again.
 
-Two rounds. The first attacks; each shard's result and its worst images are written to KEPT. The second reads those
-files, scores the images again and measures their distance from the test split: what does not agree is a flag.
+The first round attacks; each shard's result and its worst images are written to KEPT. Where a probe says that the
+model's gradient cannot be believed, a second round tries harder on what stood. The last reads those files, scores the
+images again and measures their distance from the test split: what does not agree is a flag.
 """
 
 import json
@@ -23,10 +24,11 @@ from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluate import frozen
 from distrib.evaluate.claim import gather
+from distrib.evaluate.harder import try_harder
 from distrib.evaluate.points import points
 from distrib.evaluate.subject import Subject
 from distrib.evaluate.suite import Evaluation
-from distrib.evaluate.suspicion import Evidence
+from distrib.evaluate.suspicion import Evidence, doubted
 from distrib.evaluate.witness import Help, ShardResult, attack_shard, score
 from distrib.files import write_bytes, write_json
 from distrib.job import Cluster
@@ -82,6 +84,13 @@ def judge(task: Task, start: int) -> tuple[ShardResult, bytes]:
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
+def judge_harder(task: Task, start: int, result: ShardResult, images: bytes) -> tuple[ShardResult, bytes]:
+    """What :func:`judge` gave for a shard, after harder attacks on the images that stood."""
+    model, batch, _ = _shard(task, start)
+    result, worst = try_harder(model, batch, result, load(images)["x_adv"].to(task.device), task.suite)
+    return result, save({"x_adv": worst.cpu().contiguous()})
+
+
 def score_again(task: Task, start: int, images: bytes) -> list[float]:
     """The margins of a shard's stored worst images.
 
@@ -112,17 +121,27 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
     card = open_split(task.data, "test", "evaluation").card
     count = len(task.order())
     starts = range(0, count, task.suite.shard_size)
-    files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
-    done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
-    progress(sum(len(result.position) for result in done.values()), count)
     kept.mkdir(parents=True, exist_ok=True)
-    left = [(start,) for start in starts if start not in done]
-    for (start,), (result, images) in spread(judge, task, left, cluster, task.cuda):
-        write_bytes(files[start].with_suffix(".safetensors"), images)
-        write_json(files[start], result.as_json())
-        done[start] = result
+
+    def judged(function: Callable, files: dict[int, Path], given: Callable[[int], tuple]) -> dict[int, ShardResult]:
+        """Every shard's result by ``function``, which takes what is ``given``; those that lie in ``files`` are read."""
+        done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
         progress(sum(len(result.position) for result in done.values()), count)
+        left = ((start, *given(start)) for start in starts if start not in done)
+        for (start, *_), (result, images) in spread(function, task, left, cluster, task.cuda):
+            write_bytes(files[start].with_suffix(".safetensors"), images)
+            write_json(files[start], result.as_json())
+            done[start] = result
+            progress(sum(len(result.position) for result in done.values()), count)
+        return done
+
+    files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
+    done = first = judged(judge, files, lambda _: ())
     tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
+    if doubted(gather([first[start] for start in starts], task.suite, count, len(card.classes))):
+        before, files = tensors, {start: kept / f"{key}-{start:07d}-harder.json" for start in starts}
+        done = judged(judge_harder, files, lambda start: (first[start], before[start].read_bytes()))
+        tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
     again = ((start, tensors[start].read_bytes()) for start in starts)
     disagree: list[int] = []
     for (start, _), margins in spread(score_again, task, again, cluster, task.cuda):

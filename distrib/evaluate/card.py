@@ -138,6 +138,7 @@ def _tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
         "whether the model is deterministic, gives logits, does not change, and judges each image by itself",
         f"whether gradients are there, {steps}and a growing epsilon breaks everything",
         "whether PGD-40 on the margin breaks what the listed attacks do not, on the first images",
+        "whether the model is continuous, its gradient that of finite differences, and worst images the same on 8 bits",
     )
 
 

@@ -11,7 +11,7 @@ from distrib.errors import RunError
 from distrib.evaluate.reference import STANDARD
 from distrib.evaluate.suite import Evaluation, Tier, tier_of
 from distrib.evaluate.suspicion import Evidence, Flag, epsilon_curve, suspicions
-from distrib.evaluate.witness import BROKEN, NOT_ASKED, STOOD, ShardResult
+from distrib.evaluate.witness import BROKEN, FURTHER, NOT_ASKED, ROUNDED, STOOD, ShardResult
 from distrib.values import Value
 
 
@@ -69,12 +69,17 @@ def gather(
         index=index,
         label=np.array([one for shard in shards for one in shard.label]),
         predicted=np.array([one for shard in shards for one in shard.predicted]),
-        fate={
-            attack.name: np.array([one for shard in shards for one in shard.fate[attack.name]])
-            for attack in suite.attacks
-        },
+        fate={name: np.array([one for shard in shards for one in shard.fate[name]]) for name in _names(shards, suite)},
         disagree=np.isin(np.arange(count), list(disagree)),
     )
+
+
+def _names(shards: Sequence[ShardResult], suite: Evaluation) -> list[str]:
+    """The listed attacks, and the further ones that all shards met; rounding is one where it broke something."""
+    listed = [attack.name for attack in suite.attacks]
+    names = [*listed, *(name for name in FURTHER if all(name in shard.fate for shard in shards))]
+    idle = not any(shard.broke_alone(ROUNDED, listed) for shard in shards)
+    return [name for name in names if name != ROUNDED or not idle]
 
 
 def worst_case(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +104,7 @@ def conclude(found: Evidence) -> Claim:
         n=len(worst),
         attacks=_accuracies(found),
         attacks_n={name: int(which.sum()) for name, which in asked.items()},
-        cumulative=tuple(attack.name for attack in suite.attacks if attack.meets == "standing"),
+        cumulative=_cumulative(found),
         attack_seconds={name: round(sum(shard.seconds[name] for shard in found.shards), 2) for name in found.fate},
         largest_change={name: max(shard.largest_change[name] for shard in found.shards) for name in found.fate},
         stages=_stages(found),
@@ -121,10 +126,15 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def _cumulative(found: Evidence) -> tuple[str, ...]:
+    listed = {one.name: one for one in found.suite.attacks}
+    return tuple(name for name in found.fate if name not in listed or listed[name].meets == "standing")
+
+
 def _before(found: Evidence, name: str) -> np.ndarray:
     """Images that count as standing when an attack begins: where it meets what stands, all before it count."""
-    standing, cumulative = found.clean.copy(), {one.name for one in found.suite.attacks if one.meets == "standing"}
-    if name in cumulative:
+    standing = found.clean.copy()
+    if name in _cumulative(found):
         for other, fate in found.fate.items():
             if other == name:
                 break

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distrib.attack import PGD, OfEpsilon, input_gradient, predicted
 from distrib.data.loader import Batch
+from distrib.evaluate import geometry
 from distrib.evaluate.logits import Logits, logits_of
 from distrib.evaluate.suite import Evaluation
 from distrib.noise import Noise
@@ -54,6 +55,12 @@ class Probes:
     """Of the probed worst images, how many are classified rightly in float32."""
     bfloat16_right: int
     """Of the probed worst images, how many are classified rightly with the forward in bfloat16."""
+    jumps: list[float]
+    """For each segment tried: :func:`distrib.evaluate.geometry.jumps`."""
+    ledges: list[float]
+    """For each image tried: :func:`distrib.evaluate.geometry.ledges`."""
+    gradient_errors: list[float]
+    """For each point tried: :func:`distrib.evaluate.geometry.gradient_errors`."""
     reduced: int
     """How many images that were."""
 
@@ -61,18 +68,29 @@ class Probes:
 def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, suite: Evaluation) -> Probes:
     """Measures the model on a shard. It is in evaluation mode and takes no weight gradients."""
     assert suite.threat is not None
-    few = batch.x[:FEW]
+    few, noise = batch.x[:FEW], Noise.of(batch.index[:FEW], suite.seed, "probes")
+    groups = few, suite.threat.sample(few, noise)  # a model may behave on images that lie on 8 bits alone
     before = _fingerprint(model)
-    logits, optimises = _watched(model, few)
+    watched = [_watched(model, group) for group in groups]
+    (logits, _), finite = watched[0], Logits(model)
     spread = (logits.amax(dim=1) - logits.amin(dim=1)).median().item()
     probed = torch.from_numpy(positions < PROBED).to(batch.x.device).nonzero()[:, 0]
     curve, fell = _epsilon_curve(model, batch, probed, suite)
     float32_right, bfloat16_right, reduced = _precision(model, worst[probed], batch.y[probed])
     return Probes(
-        repeat_change=max(_change(logits, _call(model, few)) for _ in range(4)),
-        company_change=max(_change(logits, other) for other in _companies(model, few)),
+        repeat_change=max(
+            _change(logits, _call(model, x)) for x, (logits, _) in zip(groups, watched, strict=True) for _ in range(4)
+        ),
+        company_change=max(
+            _change(logits, other)
+            for x, (logits, _) in zip(groups, watched, strict=True)
+            for other in _companies(model, x)
+        ),
+        jumps=geometry.jumps(finite, few, worst[:FEW]),
+        ledges=geometry.ledges(finite, few),
+        gradient_errors=geometry.gradient_errors(finite, few, suite.threat, noise),
         state_changed=_fingerprint(model) != before,
-        optimises=optimises,
+        optimises=any(optimises for _, optimises in watched),
         probabilities=bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]))),
         spread=spread,
         zero_gradient=_zero_gradient(model, batch, suite.batch_size),

@@ -15,11 +15,17 @@ from scipy.stats import binomtest
 from distrib.evaluate.probes import PROBED
 from distrib.evaluate.reference import STANDARD, parts_for
 from distrib.evaluate.suite import WITHOUT_GRADIENT, Evaluation, Fgsm, Pgd
-from distrib.evaluate.witness import BROKEN, NOT_ASKED, STOOD, ShardResult
+from distrib.evaluate.witness import BROKEN, NOT_ASKED, ROUNDED, STOOD, ShardResult
 from distrib.values import Value
 
 SAME = 1e-4
 """Largest change of a logit, as a share of the logits' spread, that float rounding explains."""
+LEAP = 0.1
+"""A jump of the margin, as a share of its span. Healthy networks: at most 0.0015; a decision as one-hot: 1."""
+LEDGE = 0.01
+"""A jump of the logits beside an image, a share of their spread. Healthy: 2e-6 at most; two networks in one: 0.16."""
+APART = 0.5
+"""An error of the gradient. Healthy: at most 0.16, median 0.013; no gradient, or a random layer: 1."""
 ENOUGH = 20
 """On fewer images no share is held against chance: of 2 images, one misclassified is "wrong labels" to the half."""
 LISTED = 20
@@ -75,6 +81,50 @@ def _finite(found: Evidence) -> Iterator[Flag]:
     elif infinite.any():
         detail = f"{int(infinite.sum())} images get infinite logits: a margin or a divergence cannot be computed there"
         yield Flag(name="nonfinite_logits", blocking=False, detail=detail, examples=_listed(found, infinite))
+
+
+def doubted(found: Evidence) -> bool:
+    """Whether a probe of the model as a function was set off: then its figure takes harder attacks."""
+    return any(True for _ in _geometry(found))
+
+
+def _geometry(found: Evidence) -> Iterator[Flag]:
+    """Of the model as a function of the image: continuous, with a gradient of its own, the same on 8 bits."""
+    probes = [shard.probes for shard in found.shards]
+    said = [
+        (
+            LEAP,
+            [one for probe in probes for one in probe.jumps],
+            "segments the margin jumps where the decision changes",
+        ),
+        (LEDGE, [one for probe in probes for one in probe.ledges], "images the logits jump just beside the image"),
+    ]
+    for least, sizes, what in said:
+        if _often(sizes, least):
+            detail = f"on {sum(one > least for one in sizes)} of {len(sizes)} {what}: no gradient leads across"
+            yield Flag(name="discontinuous_output", blocking=True, detail=detail)
+            break
+    errors = [one for probe in probes for one in probe.gradient_errors]
+    if _often(errors, APART):
+        detail = (
+            f"at {sum(one > APART for one in errors)} of {len(errors)} random points the gradient is not that of "
+            "finite differences: attacks climb something else"
+        )
+        yield Flag(name="wrong_gradients", blocking=True, detail=detail)
+    listed = [attack.name for attack in found.suite.attacks]
+    fell = sum(shard.broke_alone(ROUNDED, listed) for shard in found.shards)
+    tried = fell + sum(fate == STOOD for shard in found.shards for fate in shard.fate.get(ROUNDED, ()))
+    if fell >= 3 and fell > 0.02 * tried:
+        detail = (
+            f"{fell} of {tried} worst images are misclassified once they are rounded to 8 bits, and were not before"
+        )
+        yield Flag(name="rounding_breaks", blocking=True, detail=detail)
+
+
+def _often(sizes: Sequence[float], least: float) -> bool:
+    """At least 3 of them, and a tenth, are larger than ``least``."""
+    count = sum(one > least for one in sizes)
+    return count >= 3 and count > 0.1 * len(sizes)
 
 
 def _output(found: Evidence) -> Iterator[Flag]:
@@ -296,5 +346,6 @@ def _listed(found: Evidence, which: np.ndarray) -> tuple[int, ...]:
 
 
 CHECKS = (
-    _finite, _output, _labels, _gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes,
+    _finite, _geometry, _output,
+    _labels, _gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes,
 )  # fmt: skip

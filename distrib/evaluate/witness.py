@@ -7,8 +7,8 @@ numbers a shard at a time, so shards are cut by size, never by the number of wor
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from distrib.attack import PGD, depth, predicted, undisturbed
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluate import reference
+from distrib.evaluate.geometry import on_levels
 from distrib.evaluate.logits import Logits, logits_of
 from distrib.evaluate.probes import Probes, probe
 from distrib.evaluate.suite import (
@@ -37,6 +38,11 @@ from distrib.threat import Threat, drawn_back, outside
 
 STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
 """Fates of an image under an attack. SPARED: an earlier attack had broken it (``meets: standing``)."""
+
+
+ROUNDED, ON_LEVELS, SMOOTH_COPY, ESTIMATE = "rounded", "pgd-40-on-8-bits", "smooth-copy", "gradient-estimate"
+FURTHER = (ROUNDED, ON_LEVELS, SMOOTH_COPY, ESTIMATE)
+"""Attacks that nobody listed, on what stood: the worst images on 8 bits, and :mod:`distrib.evaluate.harder`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,13 @@ class ShardResult:
     def broken(self) -> list[bool]:
         """Classified wrongly as it is, or by what an attack found."""
         return [not hit or any(fate[i] == BROKEN for fate in self.fate.values()) for i, hit in enumerate(self.clean)]
+
+    def broke_alone(self, name: str, others: Collection[str]) -> int:
+        """How many images ``name`` broke that none of the ``others`` did."""
+        return sum(
+            hit and fate == BROKEN and all(self.fate[other][i] != BROKEN for other in others)
+            for i, (hit, fate) in enumerate(zip(self.clean, self.fate.get(name, ()), strict=False))
+        )
 
     def disagreeing(self, margins: list[float]) -> list[int]:
         """The positions of which a second look at the stored images differs, by more than float rounding.
@@ -198,7 +211,44 @@ def attack_shard(
             infinite=infinite.tolist(),
             projected=projected,
         )
-    return result, worst
+        rows = standing.nonzero()[:, 0]
+        return further(model, batch, rows, lambda: on_levels(x, worst, threat)[rows], ROUNDED, result, worst, suite)
+
+
+def further(
+    model: nn.Module, batch: Batch, rows: Tensor, images: Callable[[], Tensor], name: str, result: ShardResult,
+    worst: Tensor, suite: Evaluation,
+) -> tuple[ShardResult, Tensor]:  # fmt: skip
+    """The result and the worst images after one more attack, on the images ``rows``: all that stood before it.
+
+    An image that ``images`` brings outside the threat counts as the image itself.
+    """
+    assert suite.threat is not None
+    began, (x, y, _) = time.perf_counter(), batch
+    fates = torch.tensor([SPARED if hit else BROKEN for hit in result.clean])
+    lost, infinite, finder, worst, change = result.lost[:], result.infinite[:], result.worst[:], worst.clone(), 0.0
+    if len(rows):
+        x_adv = images()
+        x_adv = torch.where(outside(suite.threat, x[rows], x_adv).view(-1, 1, 1, 1), x[rows], x_adv)
+        found = logits_of(model, x_adv, suite.batch_size)
+        label = predicted(found)
+        fell = label != y[rows]
+        fates[rows.cpu()] = torch.where(fell, BROKEN, STOOD).cpu()
+        worst[rows[fell]] = x_adv[fell]
+        change = suite.threat.size(x_adv - x[rows]).max().item()
+        for i in fell.nonzero()[:, 0].tolist():
+            row = int(rows[i])
+            finder[row], lost[row] = name, bool(label[i] < 0)
+            infinite[row] |= bool(torch.isinf(found[i]).any())
+    return replace(
+        result,
+        fate=result.fate | {name: fates.tolist()},
+        worst=finder,
+        largest_change=result.largest_change | {name: change},
+        seconds=result.seconds | {name: time.perf_counter() - began},
+        lost=lost,
+        infinite=infinite,
+    ), worst
 
 
 @exact_float32()

@@ -34,6 +34,7 @@ def quiet(count: int, **fields) -> Probes:
         "probabilities": False, "spread": 10.0, "zero_gradient": [False] * count, "epsilon_curve": [(1.0, 0, count)],
         "fell": [False] * count,
         "float32_right": 0, "bfloat16_right": 0, "reduced": count,
+        "jumps": [1e-3] * 30, "ledges": [1e-6] * 30, "gradient_errors": [0.1] * 30,
     }  # fmt: skip
     return Probes(**plain | fields)
 
@@ -253,6 +254,9 @@ def test_no_suspicion_no_flags():
         ({"spread": 1e4}, "logit_scale", True),
         ({"zero_gradient": [True] * 3 + [False] * 197}, "zero_gradients", True),
         ({"epsilon_curve": [(0.5, 70, 200), (1.0, 60, 200)]}, "epsilon_curve_above_chance", True),
+        ({"jumps": [0.2] * 4 + [1e-3] * 26}, "discontinuous_output", True),
+        ({"ledges": [0.05] * 4 + [1e-6] * 26}, "discontinuous_output", True),
+        ({"gradient_errors": [1.0] * 4 + [0.1] * 26}, "wrong_gradients", True),
         ({"epsilon_curve": [(0.3, 50, 200), (0.5, 90, 200), (1.0, 0, 200)]}, "epsilon_curve_rises", False),
         ({"float32_right": 100, "bfloat16_right": 111}, "precision_gap", False),
         ({"float32_right": 100, "bfloat16_right": 89}, "precision_gap", False),

@@ -198,6 +198,31 @@ class Constant(Wrapped):
         return self.model(x) * 1e-3 + 10 * F.one_hot(torch.tensor(3), 10)
 
 
+class TwoNetworks(Wrapped):
+    """One for images whose pixels all lie on 8 bits, as every test image does; a robust one for those between."""
+
+    def __init__(self, model: nn.Module, robust: nn.Module):
+        super().__init__(model)
+        self.robust = robust
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = x * 255
+        on_levels = ((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1, keepdim=True)
+        return torch.where(on_levels, self.model(x), self.robust(x))
+
+
+class Decision(Wrapped):
+    """The decision as constants, and a faint linear map for attacks by gradient to climb."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        faint = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
+        self.faint = nn.Parameter(1e-3 * faint)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 5 * F.one_hot(self.model(x).argmax(dim=1), 10) + x.flatten(1) @ self.faint
+
+
 BROKEN = [
     (Softmax, "softmax_output"),
     (HighTemperature, "logit_scale"),
@@ -217,6 +242,8 @@ BROKEN = [
     (OptimisesInside, "optimisation_inside_forward"),
     (OptimisesUnderAnotherName, "optimisation_inside_forward"),
     (Constant, "constant_output"),
+    (Threshold, "discontinuous_output"),
+    (WithoutGradient, "wrong_gradients"),
 ]
 
 
@@ -230,6 +257,45 @@ def test_a_broken_defence_is_caught_by_name(verdicts: dict[type, Claim], defence
     claim = verdicts[defence]
     assert flag in names(claim), claim.flags
     assert any(one.blocking for one in claim.flags)
+
+
+WIDE = SUITE.model_copy(update={"threat": Linf(epsilon=0.15), "attacks": SUITE.attacks[:2]})
+"""Where the robust network is a lightly robust one."""
+
+
+def on_8_bits() -> Batch:
+    """Test images as packed data hold them."""
+    return Batch((X[:100] * 255).round() / 255, Y[:100], torch.arange(100))
+
+
+def test_functions_that_no_gradient_sees_through_are_flagged(natural: nn.Module, robust: nn.Module):
+    for model, flags in (
+        (Decision(robust), {"discontinuous_output"}),
+        (TwoNetworks(natural, robust), {"discontinuous_output", "rounding_breaks"}),
+    ):
+        result, _ = attack_shard(model, on_8_bits(), np.arange(100), WIDE)
+        claim = conclude(gather([result], WIDE, 100, 10))
+        assert flags <= {flag.name for flag in claim.flags if flag.blocking}, claim.flags
+
+
+@pytest.mark.slow
+def test_harder_attacks_bring_the_figure_near_the_truth(natural: nn.Module, robust: nn.Module):
+    """Before them 99 % and 59 % stand; after them 75 and 18; the networks inside have 57 and 13."""
+    from distrib.evaluate.harder import try_harder
+    from distrib.evaluate.suspicion import doubted
+
+    batch, strong = on_8_bits(), Pgd(attack="pgd", num_steps=40, loss="cw_margin", restarts=5)
+    for model, inside, above in ((Decision(robust), robust, 0.25), (TwoNetworks(natural, robust), natural, 0.1)):
+        result, worst = attack_shard(model, batch, np.arange(100), WIDE)
+        before = conclude(gather([result], WIDE, 100, 10))
+        assert doubted(gather([result], WIDE, 100, 10))
+        result, worst = try_harder(model, batch, result, worst, WIDE)
+        margins, far = score(model, batch.x, worst, batch.y, WIDE.threat)
+        claim = conclude(gather([result], WIDE, 100, 10, result.disagreeing(margins)))
+        truth = judged(inside, WIDE.model_copy(update={"attacks": (strong,)})).robust_accuracy
+        assert far == 0 and claim.robust_accuracy < min(truth + above, before.attacks["pgd-20"] - 0.2)
+        assert claim.attacks["gradient-estimate"] == claim.robust_accuracy
+        assert "stored_examples_disagree" not in names(claim)
 
 
 def test_a_list_of_attacks_that_is_too_weak_is_told(natural: nn.Module):
