@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distrib import __version__
 from distrib.errors import DistribError, JobError, RunError, bounded
+from distrib.files import disk_full
 from distrib.tracking import told
 
 DESCRIPTION = """\
@@ -176,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a share that is gone
-        where = f"{error.filename}: " if error.filename else ""
+        file = error.filename2 or error.filename  # the second is where it was to be written
+        where = f"{file}: " if file else "the disk of storage, data.store or TMPDIR: " if disk_full(error) else ""
         print(
             f"distrib: {where}{error.strerror or error}; the same command goes on when that is mended", file=sys.stderr
         )

@@ -1,9 +1,11 @@
 """Files: their hashes, writing them whole, and locking them."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,14 +19,29 @@ def file_sha256(path: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file aside and renames it, so that it is there whole or not at all, also after a loss of power."""
+    """Writes a file aside and renames it, so that it is there whole or not at all, also after a loss of power.
+
+    Raises :class:`OSError` that names the file, and leaves nothing half-written.
+    """
     aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync(path.parent)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # what a full disk raises names no file
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room for a file; safetensors says so in its text alone."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return number in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync(path: Path) -> None:

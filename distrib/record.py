@@ -96,6 +96,11 @@ def tracked(
     known = (read_record(folder) or {}).get("run_id")
     tracker = opened(job, folder, pins=pins, device=device)
     display.say(f"mlflow: run {tracker.run_id} in {tracker.uri}{' (resumed)' if known == tracker.run_id else ''}")
+    if (place := tracker.elsewhere()) is not None:
+        display.say(
+            f"warning: files and models go to {place}, not beside {tracker.uri}: an experiment keeps the folder that "
+            "it was made with, also in a copy; another tracking.experiment or tracking.uri keeps them here"
+        )
     tracker.watch()
     try:
         yield tracker

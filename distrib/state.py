@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distrib.errors import CheckpointError, NonFiniteLoss
-from distrib.files import file_sha256, sync
+from distrib.errors import CheckpointError, NonFiniteLoss, RunError
+from distrib.files import disk_full, file_sha256, sync
 from distrib.optim import Optimiser
 from distrib.precision import Precision
 from distrib.world import World
@@ -142,11 +142,28 @@ class Stored:
 def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict, job_digest: str) -> Stored:
     """Writes ``state`` to ``folder``, aside first and then renamed. One rank does this, after whole epochs.
 
-    Raises :class:`NonFiniteLoss`, and writes nothing, where a weight is not finite.
+    Raises :class:`NonFiniteLoss`, and writes nothing, where a weight is not finite; :class:`RunError`, and leaves
+    nothing half-written, where the disk is full: workers that start again would find it as full.
     """
     if not state.finite():
         raise NonFiniteLoss(f"{folder}: not written: the weights are no longer finite")
     aside = folder.with_name(f".{folder.name}.part")
+    try:
+        _write(state, aside, epoch, history, job, job_digest)
+        _replace(aside, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not disk_full(error):
+            raise
+        free = shutil.disk_usage(folder.parents[1]).free / 1e6
+        raise RunError(
+            f"storage: the disk of {folder.parent} is full ({free:.0f} MB are free): the checkpoint of epoch {epoch} "
+            "cannot be stored; make room, and the same command goes on from the last one"
+        ) from None
+    return verify(folder)
+
+
+def _write(state: State, aside: Path, epoch: int, history: list[dict], job: dict, job_digest: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     numbers, tensors = _flatten(state.optimiser.state_dict())
@@ -165,8 +182,6 @@ def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict,
     for path in aside.iterdir():
         path.chmod(0o644)  # safetensors makes its files the owner's alone
         sync(path)
-    _replace(aside, folder)
-    return verify(folder)
 
 
 def _replace(aside: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from distrib import limits
 from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.artifacts import must_serve
+from distrib.database import file_of, make
 from distrib.errors import DistribError, RegistryError, TrackingError
 
 BOUNDS = {
@@ -88,25 +89,28 @@ def client(uri: str, experiment: str | None = None):
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs what it raises too, with a traceback
     cure = "start it, or set tracking.uri or MLFLOW_TRACKING_URI to another (sqlite:///mlflow.db needs no server)"
     if uri.startswith("file:") or "://" not in uri:
         raise RegistryError(f"tracking.uri: {uri}: MLflow keeps no runs in plain folders any more; use sqlite:///FILE")
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
+    file = file_of(uri)
+    if file is not None:
+        cure = "see whether its disk is full, or set tracking.uri or MLFLOW_TRACKING_URI to another"
+        folder = file.parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise RegistryError(f"tracking.uri: {uri}: there is no folder {folder} that can be written to")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
+        if file is not None:
+            make(file)
         found = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         found.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         if isinstance(error, MlflowException) and error.get_http_status_code() in REFUSED:
             raise _told(error) from None
-        raise RegistryError(
-            f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0][:200]}); {cure}"
-        ) from None
+        failing = "does not answer" if file is None else "cannot be used"
+        raise RegistryError(f"tracking.uri: {uri} {failing} ({_line(error)[:200]}); {cure}") from None
     if experiment is not None:
         with told():
             must_serve(found, uri, experiment)
@@ -195,8 +199,9 @@ def _told(error: Any) -> DistribError:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what an error says, but for SQLAlchemy's remark on when it happened."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+    return (lines or [type(error).__name__])[0]
 
 
 class Tracker:
@@ -227,10 +232,10 @@ class Tracker:
         if found is not None and found.lifecycle_stage != "active":
             raise RegistryError(f"tracking.experiment: {experiment!r} is deleted; restore it, or use another name")
         if found is None:
-            local = self.uri.startswith("sqlite:///")
-            artifacts = Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+            file = file_of(self.uri)
+            artifacts = None if file is None else (file.parent / "mlartifacts").as_uri()
             try:
-                identity = self.client.create_experiment(experiment, artifacts.as_uri() if local else None)
+                identity = self.client.create_experiment(experiment, artifacts)
             except MlflowException as error:
                 found = self.client.get_experiment_by_name(experiment)
                 if found is None:
@@ -317,6 +322,14 @@ class Tracker:
         for name, value in _run_tags(tags).items():
             self.client.set_tag(self.run_id, name, value)
 
+    def elsewhere(self) -> str | None:
+        """Where the run's files go, if that is not beside its SQLite file; the database knows full addresses alone."""
+        file, place = file_of(self.uri), self.client.get_run(self.run_id).info.artifact_uri or ""
+        if file is None or not place.startswith(("file:", "/")):
+            return None
+        path = Path(unquote(place.removeprefix("file://")))
+        return None if path.is_relative_to(file.parent) else str(path)
+
     def fail(self, run_id: str) -> None:
         """Ends another run as FAILED, if it is there and was not ended."""
         run = sought(lambda: self.client.get_run(run_id))
@@ -363,8 +376,8 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, object]:
 
 def must_exist(uri: str) -> None:
     """Raises :class:`RegistryError` where ``uri`` is a SQLite file that is not there: reading shall not make one."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.is_file():
+    file = file_of(uri)
+    if file is not None and not file.is_file():
         raise RegistryError(
             f"{uri}: there is no such file; run a job first, or set MLFLOW_TRACKING_URI or --tracking-uri"
         )

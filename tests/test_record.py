@@ -1,6 +1,7 @@
 """One MLflow run a job, which says what the job is, whatever fails meanwhile."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from distrib import record, tracking
 from distrib.errors import RunError
 from distrib.job import Train
 from distrib.jobfile import parse
-from distrib.record import opened
+from distrib.progress import Display
+from distrib.record import opened, tracked
 from distrib.runs import read_record
 
 
@@ -81,3 +83,18 @@ def described(tracker: tracking.Tracker, workers: str) -> None:
     assert run.info.status == "RUNNING" and run.data.params["cluster.num_workers"] == workers
     names = {one.path for one in tracker.client.list_artifacts(tracker.run_id)}
     assert {"job.yaml", "environment.txt"} <= names
+
+
+def test_a_copied_database_says_where_its_files_go(tmp_path: Path):
+    """Its experiments name the folder that it was copied from."""
+    for name in ("first", "copy"):
+        (tmp_path / name / "run").mkdir(parents=True)
+    lines: list[str] = []
+    display = Display()
+    display.say = lines.append
+    with tracked(job(tmp_path / "first"), tmp_path / "first" / "run", display):
+        assert not any("warning" in line for line in lines), lines
+    shutil.copy(tmp_path / "first" / "mlflow.db", tmp_path / "copy" / "mlflow.db")
+    with tracked(job(tmp_path / "copy"), tmp_path / "copy" / "run", display):
+        (told,) = (line for line in lines if "warning" in line)
+    assert f"files and models go to {tmp_path}/first/mlartifacts/" in told and "tracking.experiment" in told

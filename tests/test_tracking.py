@@ -16,6 +16,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import tracking
 from distrib.errors import DistribError, RegistryError, RunError
+from distrib.files import locked
 from distrib.tracking import Tracker, address, client, told
 
 ANSWERS = [
@@ -229,3 +230,16 @@ def test_a_run_that_ends_early_is_not_held_up_by_a_server_that_hangs(uri: str):
         tracker.close("KILLED")
     released.set()
     assert time.monotonic() - before < 60 and int(bounds[0]) <= 10
+
+
+def test_one_process_at_a_time_makes_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two that made it at once left one of them refused, and the file broken now and then."""
+    file = tmp_path / "mlflow.db"
+    (tmp_path / ".mlflow.db.part").write_text("half-made, by one that was killed")
+    with monkeypatch.context() as patch, locked(tmp_path / ".mlflow.db.lock", 0):
+        patch.setattr("distrib.database.MAKING_SECONDS", 0.0)
+        with pytest.raises(RegistryError, match=r"mlflow.db is being made by another process"):
+            tracking.client(f"sqlite:///{file}")
+        assert not file.exists()
+    tracking.client(f"sqlite:///{file}")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
