@@ -1,5 +1,6 @@
 """What is asked of Ray Train for a job's workers, and how it is said that they failed."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from documents import TRAIN, changed
 from ray.exceptions import OutOfMemoryError
 from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchTrainer
 
 from distrib.cluster import train
 from distrib.errors import RunError
@@ -42,10 +44,25 @@ def test_workers_that_share_a_gpu_talk_by_gloo(
 
 
 def fitted(trainer: type, cluster: dict, use_gpu: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "TorchTrainer", trainer)
+    monkeypatch.setattr(train, "Interruptible", trainer)
+    start(cluster, use_gpu, folder)
+
+
+def start(cluster: dict, use_gpu: bool, folder: Path) -> None:
     job: Any = parse(changed(TRAIN, {"cluster": cluster}), [], "here").resolved()
     board: Any = None
     train.fit(train.Order(job, folder, folder, {}), use_gpu, board)
+
+
+def test_ctrl_c_stays_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ray's own handler would leave by sys.exit, without the line that says how to go on."""
+    monkeypatch.setattr(TorchTrainer, "fit", lambda self: self._register_sigint_handler(None))  # as Ray's fit does
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        start({"num_workers": 2}, False, tmp_path)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def worker(pid: int) -> RuntimeError:
