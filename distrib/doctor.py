@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,6 +25,8 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
 from distrib.address import PASSWORD, WITHOUT
+from distrib.cluster.local import fault
+from distrib.files import existing, why_not_writable
 from distrib.processor import computes
 
 GIB = 2**30
@@ -155,10 +156,16 @@ def check_ffcv() -> Check:
 
 
 def check_ray() -> Check:
-    """Ray with the extras it is used with; aiohttp_cors stands for ``default``, without which there is no Jobs API."""
+    """Ray with the extras it is used with, and whether its folders let it start.
+
+    aiohttp_cors stands for ``default``, without which there is no Jobs API.
+    """
     version, why = _imported("ray", "ray, ray.train, ray.tune, aiohttp_cors")
     if why:
         return Check("Ray", False, why, "make setup, or install 'ray[default,train,tune]' as pyproject.toml has it")
+    found = fault()
+    if found is not None:
+        return Check("Ray", False, f"{version}, but {found.what}", found.cure)
     return Check("Ray", True, version)
 
 
@@ -193,14 +200,14 @@ def check_tracking(uri: str | None) -> Check:
 
 def check_storage(storage: Path) -> Check:
     """Whether files can be made and removed in ``storage``."""
-    if why := _why_not_writable(storage):
+    if why := why_not_writable(storage):
         return Check("storage", False, f"{storage}: {why}", "make it writable for this user, or name another folder")
     return Check("storage", True, f"{storage} is writable" if storage.exists() else f"{storage} can be made")
 
 
 def check_disk(storage: Path, min_free_bytes: int) -> Check:
     """Whether ``storage`` has ``min_free_bytes`` left."""
-    free = shutil.disk_usage(_existing(storage)).free
+    free = shutil.disk_usage(existing(storage)).free
     found = f"{free / GIB:.1f} GiB free for {storage}"
     if free < min_free_bytes:
         cure = f"make room for {min_free_bytes / GIB:.1f} GiB there, or name a folder on another disk"
@@ -250,7 +257,7 @@ def check_sqlite(uri: str) -> Check:
         return Check("tracking", False, f"{uri} names no file", cure)
     if not path.parent.is_dir():
         return Check("tracking", False, f"there is no folder {path.parent}", f"mkdir -p {path.parent}")
-    if why := _why_not_writable(path.parent):
+    if why := why_not_writable(path.parent):
         return Check("tracking", False, f"{path.parent}: {why}", "SQLite writes beside its file: name another folder")
     if not path.exists():
         return Check("tracking", True, f"{path} can be made")
@@ -313,20 +320,3 @@ def _pkg_config_version(name: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _existing(path: Path) -> Path:
-    """The nearest of ``path`` and its parents that is there, as far as this user can see."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-
-
-def _why_not_writable(folder: Path) -> str:
-    """Nothing if a file can be made in ``folder``, or in its nearest parent that is there; else the reason."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=_existing(folder), prefix=".distrib-doctor-") as file:
-            file.write(b"written")
-            file.flush()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -81,3 +82,20 @@ def locked(path: Path, seconds: float, remove: bool = False) -> Iterator[None]:
         if remove:
             stack.callback(path.unlink, missing_ok=True)
         yield
+
+
+def existing(path: Path) -> Path:
+    """The nearest of ``path`` and its parents that is there, as far as this user can see."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+
+
+def why_not_writable(folder: Path) -> str:
+    """Nothing if a file can be made in ``folder``, or in its nearest parent that is there; else the reason."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing(folder), prefix=".distrib-") as file:
+            file.write(b"written")
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -7,18 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
+from distrib.cluster.local import QUIET, SERVER, started
 from distrib.cluster.resources import Device, Node, Resources
-from distrib.errors import JobError, RunError
+from distrib.errors import JobError
 from distrib.job import Cluster
 
-SERVER = "RAY_API_SERVER_ADDRESS"
-
-
-QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-REFUSALS = (ConnectionError, ValueError, RuntimeError, OSError)
+ANSWER_SECONDS = 10
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What opens HTTP/2, which Ray's services speak: whoever does answers at once with a frame of this kind, 4."""
 
 
 @contextmanager
@@ -44,6 +42,7 @@ def session(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = None if address == "local" else address
     if not address:
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; a process less
         settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
@@ -55,9 +54,10 @@ def session(
     # What goes wrong on any node would come to stdout, in full, although log_to_driver is off (2.60)
     worker._worker_logs_enabled = False
     os.environ.pop(SERVER, None)
+    where = "cluster.address" if cluster.address else "RAY_ADDRESS"
     wanted = cluster.max_workers * cluster.cpus_per_worker
     terminated = signal.getsignal(signal.SIGTERM)
-    with _joined(address) if address else _local(max(wanted, os.cpu_count() or 1), dashboard):
+    with joined(address, where, say) if address else started(max(wanted, os.cpu_count() or 1), dashboard):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own, set just now, leaves without closing what is open
         resources = _enough(cluster, not address, say, record)
@@ -97,83 +97,67 @@ def _begun_on(record: dict | None) -> Device | None:
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[None]:
-    """A cluster that is there already, and stays."""
+def joined(address: str, where: str, say: Callable[[str], None]) -> Iterator[None]:
+    """A cluster that is there already, and stays; ``where`` is the field or variable that names it."""
     import ray
+    from ray.exceptions import AuthenticationError
 
-    _reachable(address)
+    found = _resolved(address, where)
+    _reachable(found, where)
     try:
         ray.init(address=address, **QUIET)
-    except REFUSALS as error:
-        raise JobError(f"cluster.address: no Ray cluster at {address!r} ({str(error).splitlines()[0]})") from None
+    except AuthenticationError as error:
+        raise JobError(
+            f"{where}: the Ray cluster at {found} wants a token ({_first(error)}); set RAY_AUTH_TOKEN, or "
+            "RAY_AUTH_TOKEN_PATH to a file with it"
+        ) from None
+    except Exception as error:  # Ray raises bare ones too (2.60)
+        raise JobError(f"{where}: no Ray cluster at {found} ({_first(error)})") from None
     try:
+        if address == "auto":
+            say(f"{where}: auto has joined the Ray cluster at {found}")
         yield
     finally:
         ray.shutdown()
 
 
-@contextmanager
-def _local(cpus: int, dashboard: bool) -> Iterator[None]:
-    """A cluster of this machine, for this job."""
-    import ray
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
-    where = {"_node_ip_address": "127.0.0.1", "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-    if dashboard:
-        # Its processes would look for the dashboard, and give up where the machine runs a second cluster
-        where["dashboard_port"] = _free_port()
-        os.environ[SERVER] = f"http://127.0.0.1:{where['dashboard_port']}"
-    with _on_loopback():
+
+def _resolved(address: str, where: str) -> str:
+    """The address itself, or the one that Ray takes for auto. Raises :class:`JobError`."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if address == "auto":
         try:
-            try:
-                ray.init("local", num_cpus=cpus, **where, **QUIET)
-            except REFUSALS as error:
-                raise RunError(f"a local Ray cluster could not be started: {error}; run distrib doctor") from None
-            _private_token()
-            yield
-        finally:
-            ray.shutdown()
-            os.environ.pop(SERVER, None)
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray's way on macOS and Windows: a cluster of one machine, its addresses 127.0.0.1. On Linux, where clusters may
-    have many, it takes another address even where it is told this one, and listens on every interface (2.60)."""
-    from ray._private import ray_constants
-
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # for the processes that Ray starts; the constant for this one
-    before = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before[0] is not None:
-            os.environ[name] = before[0]
-        ray_constants.ENABLE_RAY_CLUSTER = before[1]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def _reachable(address: str) -> None:
-    """Raises :class:`JobError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address in ("auto", "local") or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
+            return canonicalize_bootstrap_address("auto") or "auto"
+        except Exception as error:
+            raise JobError(
+                f"{where}: auto, but no Ray cluster runs on this machine ({_first(error)}); start one "
+                "(ray start --head), or leave it out"
+            ) from None
+    if address.startswith(("http://", "https://")):
         raise JobError(
-            f"cluster.address: no Ray cluster at {address!r} ({reason}); start one, or leave it out"
-        ) from None
+            f"{where}: {address} is a dashboard's address, which is for distrib submit --address; a run joins "
+            "HOST:PORT (such as head:6379), ray://HOST:10001, or auto"
+        )
+    if not address.removeprefix("ray://").rpartition(":")[2].isdigit():
+        raise JobError(f"{where}: {address} is no address of a Ray cluster; it is HOST:PORT, ray://HOST:PORT, or auto")
+    return address
 
 
-def _private_token() -> None:
-    """Ray writes the token that opens its clusters for everyone to read (2.60); only its owner shall."""
-    token = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):
-        token.chmod(0o600)
+def _reachable(address: str, where: str) -> None:
+    """Raises :class:`JobError` where nobody answers at HOST:PORT as Ray does: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            connection.sendall(HELLO)
+            answer = connection.recv(9)
+            reason = None if answer[3:4] == HELLO[27:28] else "what answers there is not Ray"
+    except (OSError, OverflowError) as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
+    if reason is not None:
+        raise JobError(f"{where}: no Ray cluster at {address} ({reason}); start one, or leave it out")

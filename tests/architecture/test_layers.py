@@ -35,7 +35,7 @@ RANKS = {
     "evaluate.points": 4, "data.stage": 3, "cluster.preflight": 9, "cluster.submit": 9,
     "study.values": 4, "study.sheet": 1, "study.task": 7, "study.landscape": 9,
     "study.curves": 9, "study.transfer": 9, "study.capacity": 9, "plan": 14, "cli": 15, "cluster.resources": 7,
-    "cluster.memory": 7,
+    "cluster.memory": 7, "cluster.local": 6,
 }  # fmt: skip
 
 DOORS = {
@@ -44,6 +44,7 @@ DOORS = {
         "cluster.board",
         "cluster.network",
         "cluster.session",
+        "cluster.local",
         "cluster.train",
         "cluster.spread",
         "cluster.tune",

@@ -162,24 +162,30 @@ def test_a_run_that_was_begun_on_cpus_stays_there(monkeypatch: pytest.MonkeyPatc
 
 LISTENERS = """
 import os, psutil, ray  # as in a process that used Ray before: what it read from its environment is read
-from distrib.cluster.session import session
+from distrib.cluster import session
 from distrib.job import Cluster
-with session(Cluster(num_workers=1), print, dashboard=True):
+with session.session(Cluster(num_workers=1), print, dashboard=True):
     assert ray.get(ray.remote(num_cpus=1)(lambda: 1).remote()) == 1  # a worker listens as well
     trouble = {"lines": ["85 lines of Ray"], "pid": "raylet", "is_err": False}
     ray._private.worker.print_to_stdstream(trouble, ignore_prefix=False)  # as Ray does; stdout is the result's
+    here = ray.get_runtime_context()
+    session._reachable(here.gcs_address, "RAY_ADDRESS")  # it answers as Ray does
+    folder = here.worker.node.get_session_dir_path()
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         for one in process.net_connections("tcp"):
             if one.status == psutil.CONN_LISTEN:
                 print(one.laddr.ip.removeprefix("::ffff:"), process.name())
 print("after", os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"), os.environ.get("RAY_API_SERVER_ADDRESS"))
+latest = os.path.join(os.path.dirname(folder), "session_latest")
+print("left", os.path.exists(folder), os.path.islink(latest) and not os.path.exists(latest))
 """
 
 
 def test_a_local_cluster_listens_on_the_loopback_interface_only(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", LISTENERS], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    *listeners, after = done.stdout.splitlines()
+    *listeners, after, left = done.stdout.splitlines()
     assert {"raylet", "gcs_server"} <= {line.split(maxsplit=1)[1] for line in listeners}
     assert [line for line in listeners if not line.startswith(("127.0.0.1 ", "::1 "))] == []
     assert after == "after None None"
+    assert left == "left False False", "every run left the folder of its session"
