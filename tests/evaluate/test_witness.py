@@ -382,3 +382,36 @@ def test_in_the_tier_paranoid_convergence_can_be_told(linear: Build, monkeypatch
     terms = Evaluation(tier="paranoid").resolved(Linf(epsilon=1), grey=True)
     found = concluded([judged(model, batch(x, y), terms)], terms, 30, 2)
     assert {"steps_not_converged", "restarts_not_converged"} <= {flag.name for flag in found.flags}
+
+
+def between_levels(x: Tensor) -> Tensor:
+    """Which images do not lie on 8 bits: test images do, attacked ones hardly ever."""
+    return ((x * 255 - (x * 255).round()).abs() > 1e-3).flatten(1).any(dim=1).view(-1, 1, 1, 1)
+
+
+def climbing(x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        given = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(given.square().sum(), given)
+    return x + 1e-4 * gradient
+
+
+HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "randomised_output": lambda x: x + 0.05 * torch.randn_like(x),
+    "batch_dependent_output": lambda x: x - x.mean(dim=0),
+    "optimisation_inside_forward": climbing,
+}
+
+
+@pytest.mark.parametrize("flag", HIDDEN)
+def test_a_model_that_behaves_on_8_bits_alone_is_seen_through(flag: str):
+    def before(x: Tensor) -> Tensor:
+        there = between_levels(x)
+        return torch.where(there, HIDDEN[flag](x), x) if there.any() else x
+
+    model, x = Wrapped(before).eval(), (pixels(30, side=8) * 255).round() / 255
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    terms = suite(FGSM, threat=Linf(epsilon=0.01))
+    found = concluded([judged(model, batch(x, y), terms)], terms, 30, 10)
+    assert {one.name: one.blocking for one in found.flags}.get(flag)
