@@ -252,17 +252,17 @@ def test_what_autoattack_leaves_outside_by_rounding_is_drawn_back_and_scored_aga
     monkeypatch: pytest.MonkeyPatch, threat: Linf | L2
 ):
     """Of three images one is wrong also on the border, one only beyond it, and one lies inside and is wrong."""
-    x, beyond = torch.full((3, 1, 4, 4), 0.5), 2e-6
+    x, beyond = torch.full((3, 1, 4, 4), 0.6), 2e-6  # 0.6 lies on 8 bits: rounding leaves it
 
     class Beyond(nn.Module):
         """Says class 1 where the first pixel has moved beyond epsilon; where another is marked, less far."""
 
         def forward(self, z: Tensor) -> Tensor:
-            moved = z[:, 0, 0, 0] - 0.5
-            reach = threat.epsilon + 1e-6 - 0.05 * (z[:, 0, 3, 3] > 0.5)
+            moved = z[:, 0, 0, 0] - 0.6
+            reach = threat.epsilon + 1e-6 - 0.05 * (z[:, 0, 3, 3] > 0.605)
             return torch.stack([reach, moved], dim=1)
 
-    x[0, 0, 3, 3] = x[2, 0, 3, 3] = 0.51
+    x[0, 0, 3, 3] = x[2, 0, 3, 3] = 0.61
     moved = x.clone()
     moved[:, 0, 0, 0] += torch.tensor([threat.epsilon + beyond, threat.epsilon + beyond, threat.epsilon - 0.02])
     parts = ["apgd-ce", "square", "square"]
