@@ -2,14 +2,15 @@
 
 import os
 import shutil
-from pathlib import Path
 
 from distrib import checkpoints, tracking
+from distrib.cluster.resources import must_fit
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
 from distrib.jobfile import write
+from distrib.preparation import must_be_there, must_fill
 from distrib.runs import NATURAL, ROBUST, home, nothing_done, read_record, read_result, with_versions
 from distrib.search import space
 
@@ -31,10 +32,13 @@ def _data(job: Prepare | Training | Evaluate | Study) -> list[str]:
     loader = f"loader: {resolve(job.loader)}"
     if folder.is_dir():
         card = open_split(folder, "train", "training").card
+        if isinstance(job, Training):
+            must_fill(folder, job.optim.batch_size, "optim.batch_size")
         return [loader, f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"]
+    must_be_there(job.data)
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     root = getattr(job.data, "root", None)
-    there = "" if root is None else f" from {root}{'' if Path(root).is_dir() else ' (WHICH IS NOT THERE)'}"
+    there = "" if root is None else f" from {root}"
     return [loader, f"data: would be prepared{there} in {folder} ({free >> 30} GiB free)"]
 
 
@@ -57,6 +61,8 @@ def _run(job: Run) -> list[str]:
     ):
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
+    if read_result(folder) is None:
+        must_fit(job.cluster, record)
     if read_result(folder) is not None:
         moved = f" (of {', '.join(pins.values())}; refused, if {', '.join(pins)} has moved since)" if pins else ""
         state = f"is complete; nothing would be done{moved}"

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from distrib.data.beton import open_split, prepare
+from distrib.data.beton import folder_of, open_split, prepare
 from distrib.data.loader import resolve
+from distrib.data.source import DataSource
 from distrib.data.split import SPLITS
-from distrib.errors import JobError
+from distrib.errors import DataError, JobError
 from distrib.files import write_json
 from distrib.job import Evaluate, Prepare, Study, Training, digest, dump
 from distrib.progress import Display
@@ -14,6 +15,7 @@ from distrib.runs import nothing_done, read_data, read_record
 
 def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
     """The folder of the job's betons, made now if it is not there."""
+    must_be_there(job.data)
     packing = resolve(job.loader)
     if packing == "memory" and job.loader == "auto":
         display.say("warning: ffcv cannot be imported here; images are kept in memory instead (see distrib doctor)")
@@ -43,6 +45,15 @@ def must_be_the_same(data: Path, folder: Path) -> None:
             f"data: the images ({', '.join(other)}) are not those that the run in {folder} began with; put those back, "
             "choose another name (--set name=...), or delete that folder"
         )
+
+
+def must_be_there(data: DataSource) -> None:
+    """Raises :class:`DataError` where the data are neither packed nor in their place; nothing is touched."""
+    root = getattr(data, "root", None)
+    fetched = getattr(data, "download", False)
+    if root is not None and not fetched and not Path(root).is_dir() and not folder_of(data).is_dir():
+        fetch = ", or allow data.download: true" if hasattr(data, "download") else ""
+        raise DataError(f"data.root: there is no folder {root}; put the data there, or name another one{fetch}")
 
 
 def must_fill(data: Path, batch_size: int, field: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from distrib import checkpoints, registry, tracking
 from distrib.clock import Clock
+from distrib.cluster.resources import must_fit
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
 from distrib.data.order import chosen
@@ -83,6 +84,7 @@ def run_train(job: Train, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
+        must_fit(job.cluster, read_record(folder))
         # a wrong address is told now, not after hours of packing
         tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
         with clock.measure("prepare"):
@@ -221,6 +223,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
+        must_fit(job.cluster, read_record(folder))
         data = prepared_for(job, folder, display)
         test = open_split(data, "test", "evaluation")
         subject = subject_of(job.model, test, job.loader, uri, job.trust_pickle, display)

@@ -13,6 +13,8 @@ from distrib.files import write_json
 from distrib.job import Prepare, Train, digest, dump
 from distrib.jobfile import parse, read
 from distrib.plan import plan
+from distrib.progress import Display
+from distrib.run import run
 from distrib.runs import NATURAL, ROBUST
 
 JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
@@ -48,9 +50,15 @@ def note(text: str, name: str) -> str:
 
 
 @jobs
-def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(path: Path, tmp_path: Path):
+def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     one = read(path, ["train.loader=memory" if path.name.startswith("tune-") else "loader=memory"])
     whole = one if isinstance(one, Prepare) else one.resolved()
+    for part in ("train", "test"):  # where every job's data.root is
+        (tmp_path / "data" / "images" / part / "cat").mkdir(parents=True)
+        (tmp_path / "data" / "images" / part / "cat" / "1.png").touch()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 64)
     before = listing(tmp_path)
     text = plan(one)
     assert listing(tmp_path) == before
@@ -99,13 +107,46 @@ def test_the_source_of_data_that_is_not_prepared(tmp_path: Path):
     mnist = job("data={source: mnist, root: there}")
     folder = folder_of(mnist.data)
     assert folder.parent == tmp_path / "betons"
-    assert note(plan(mnist), "data").startswith(f"would be prepared from there (WHICH IS NOT THERE) in {folder} (")
+    with pytest.raises(DataError, match=r"data\.root: there is no folder there; .*data\.download: true"):
+        plan(mnist)
+    fetched = job("data={source: mnist, root: there, download: true}")
+    assert note(plan(fetched), "data").startswith(f"would be prepared from there in {folder} (")
     (tmp_path / "there").mkdir()
     assert note(plan(mnist), "data").startswith(f"would be prepared from there in {folder} (")
     digits = job()
     assert note(plan(digits), "data").startswith(f"would be prepared in {folder_of(digits.data)} (")
     far = job("data.store=a/b/c/d")
     assert f"{tmp_path}/a/b/c/d/digits-" in note(plan(far), "data") and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("data={source: folder, root: there}",), r"data\.root: there is no folder there/train"),
+        (("data={source: folder, root: nowhere}",), r"data\.root: there is no folder nowhere; "),
+        (("cluster.device=cuda",), r"cluster\.device: cuda needs 1 GPUs, but the cluster has 0"),
+    ],
+    ids=["no train folder", "no folder", "no GPU"],
+)
+def test_what_a_run_refuses_for_this_machine_a_dry_run_refuses(
+    overrides: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One set of checks; the run asks it before it packs, and before Ray is started."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("distrib.cluster.session.session", None)
+    monkeypatch.setattr("distrib.run.tracking.client", lambda *_: None)
+    one = job(*overrides)
+    for begin in (plan, lambda one: run(one, Display())):
+        with pytest.raises(InputError, match=told):
+            begin(one)
+
+
+def test_a_gpu_is_only_sought_here_if_ray_is_started_here(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert plan(job("cluster.device=cuda", "cluster.address=head:6379"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert plan(job("cluster.device=cuda"))
 
 
 def test_data_that_is_prepared_is_told_from_its_card():

@@ -1,9 +1,12 @@
 """What a Ray cluster has, whether a job fits on it, and on which device its workers compute."""
 
 import math
+import os
 import sys
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import torch
 
 from distrib.errors import JobError
 from distrib.job import MOST_PER_GPU, Cluster
@@ -145,6 +148,23 @@ class Resources:
             f"each do not fit, so they compute on CPUs; "
             f"{' or '.join(cures) or 'lower cluster.cpus_per_worker'} changes that"
         )
+
+
+def must_fit(cluster: Cluster, record: dict | None) -> None:
+    """Raises :class:`JobError` where the job asks for what this machine lacks, if Ray is to be started on it.
+
+    It touches nothing, so it is known before the data are packed, and by a dry run. ``record`` is what job.json says of
+    a run that was begun.
+    """
+    if not (cluster.address or os.environ.get("RAY_ADDRESS")):
+        cpus = max(cluster.max_workers * cluster.cpus_per_worker, os.cpu_count() or 1)  # as a local Ray is told
+        Resources((Node(cpus, torch.cuda.device_count()),), local=True).check(cluster, begun_on(record))
+
+
+def begun_on(record: dict | None) -> Device | None:
+    """The device that a run was begun on; records of earlier versions do not say."""
+    device = (record or {}).get("device")
+    return device if device in ("cpu", "cuda") else None
 
 
 def _gpus(cluster: Cluster, workers: int) -> int:

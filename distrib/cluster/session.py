@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distrib.cluster.local import QUIET, SERVER, started
-from distrib.cluster.resources import Device, Node, Resources
+from distrib.cluster.resources import Node, Resources, begun_on
 from distrib.errors import JobError
 from distrib.job import Cluster
 
@@ -71,16 +71,16 @@ def _enough(cluster: Cluster, local: bool, say: Callable[[str], None], record: d
     """What the cluster has, when that is enough. Raises :class:`JobError` where it is not, or not in time."""
     import ray
 
-    begun_on = _begun_on(record)
-    if begun_on is not None and cluster.device not in ("auto", begun_on):
-        say(f"cluster.device: this run was begun on {begun_on}; it goes on on {cluster.device}, as the job says now")
+    begun = begun_on(record)
+    if begun is not None and cluster.device not in ("auto", begun):
+        say(f"cluster.device: this run was begun on {begun}; it goes on on {cluster.device}, as the job says now")
     deadline, told = time.monotonic() + cluster.wait_seconds, False
     while True:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = (Node(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0)) for total in totals)
         found = Resources(tuple(nodes), local)
         try:
-            return found.decided(cluster, begun_on)
+            return found.decided(cluster, begun)
         except JobError as error:
             if local or record is None or time.monotonic() > deadline:
                 raise
@@ -88,12 +88,6 @@ def _enough(cluster: Cluster, local: bool, say: Callable[[str], None], record: d
                 say(f"waiting for machines, at most {cluster.wait_seconds} s: {error}")
             told = True
         time.sleep(2)
-
-
-def _begun_on(record: dict | None) -> Device | None:
-    """Records of earlier versions do not say."""
-    device = (record or {}).get("device")
-    return device if device in ("cpu", "cuda") else None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from distrib import checkpoints, tracking
 from distrib.clock import Clock
 from distrib.cluster.preflight import prove
+from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources, session
 from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
@@ -67,6 +68,7 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
+    must_fit(job.cluster, read_record(folder))
     data = prepared_for(job.train, folder, display)
     batches = space.ends(job.space["optim.batch_size"]) if "optim.batch_size" in job.space else ()
     for size in batches:

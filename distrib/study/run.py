@@ -17,6 +17,7 @@ from pathlib import Path
 from distrib import __version__, checkpoints, registry, tracking
 from distrib.clock import Clock
 from distrib.cluster.preflight import prove
+from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
@@ -46,6 +47,7 @@ def run_study(job: Study, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
+        must_fit(job.cluster, read_record(folder))
         data = prepared_for(job, folder, display)
         if isinstance(job.study, Capacity):
             must_fill(data, job.study.optim.batch_size, "study.optim.batch_size")

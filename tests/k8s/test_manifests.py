@@ -316,7 +316,9 @@ def jobs() -> list[tuple[str, dict, str]]:
 
 
 @pytest.mark.parametrize(("overlay", "document", "text"), jobs(), ids=lambda value: value if value in OVERLAYS else "")
-def test_the_command_and_its_job_are_ones_that_distrib_takes(overlay: str, document: dict, text: str, tmp_path: Path):
+def test_the_command_and_its_job_are_ones_that_distrib_takes(
+    overlay: str, document: dict, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The entry point is parsed by distrib's own command line, its file read by distrib, and it fits the cluster."""
     (entry,) = {one["spec"]["entrypoint"] for one in of_kind(overlay, "RayJob")}
     options = cli.parser().parse_args(entry.split()[1:])
@@ -346,6 +348,8 @@ def test_the_command_and_its_job_are_ones_that_distrib_takes(overlay: str, docum
         asked = (job.concurrent or 1) * job.cluster.max_workers * job.cluster.cpus_per_worker
         assert job.cluster.autoscaling and asked <= sum(node.cpus for node in nodes)
     here = job.model_copy(update={"storage": str(tmp_path)})
+    for check in ("must_be_there", "must_fit"):  # the data and the GPUs are on the cluster
+        monkeypatch.setattr(f"distrib.plan.{check}", lambda *_: None)
     assert "run: " in plan(here)
 
 
