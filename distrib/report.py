@@ -29,12 +29,14 @@ def table(result: dict, options: str = "") -> str:
     rows = [("clean", "clean_accuracy", result["n_clean"])]
     for name, key, n in rows:
         grid.add_row(name, *(f"{one[key]:.2%}" for one in (result, natural) if one), str(n))
-    for name, accuracy in result["attacks"].items():
-        other = [f"{natural['attacks'][name]:.2%}"] if natural else []
-        after = " (on what still stood)" if name in result["cumulative"] else ""
-        grid.add_row(name + after, f"{accuracy:.2%}", *other, str(result["attacks_n"][name]))
+    both = [one for one in (result, natural) if one]
+    for name in dict.fromkeys(name for one in both for name in one["attacks"]):  # one may have met further attacks
+        shares = [f"{one['attacks'][name]:.2%}" if name in one["attacks"] else "-" for one in both]
+        its = next(one for one in both if name in one["attacks"])
+        after = " (on what still stood)" if name in its["cumulative"] else ""
+        grid.add_row(name + after, *shares, str(its["attacks_n"][name]))
     grid.add_section()
-    worst = [f"{one['robust_accuracy']:.2%}" for one in (result, natural) if one]
+    worst = [f"{one['robust_accuracy']:.2%}" for one in both]
     grid.add_row("worst case", *worst, str(result["n"]))
     low, high = result["interval"]
     lines = [_rendered(grid).rstrip(), "", f"  worst case, 95 % interval: {low:.2%} to {high:.2%}"]

@@ -118,3 +118,17 @@ def test_the_text_does_not_depend_on_the_terminal(environment: dict[str, str], m
     again = [table(result) for result in RESULTS.values()] + [models_table([ROW, STRANGE], "x")]
     assert again == plain
     assert not any("\x1b" in text or line != line.rstrip() for text in plain for line in text.splitlines())
+
+
+def test_an_attack_that_only_one_of_two_models_met_has_a_row():
+    """What broke one model alone, such as its worst images on 8 bits: KeyError after everything was done."""
+    text = table(
+        BOTH | {"attacks": BOTH["attacks"] | {"rounded": 0.41}, "attacks_n": BOTH["attacks_n"] | {"rounded": 9}}
+    )
+    assert row(text, "rounded") == ["41.00%", "-", "9"]
+    natural = {
+        "attacks": NATURAL["attacks"] | {"rounded": 0.01}, "attacks_n": NATURAL["attacks_n"] | {"rounded": 7},
+        "cumulative": ["rounded"],
+    }  # fmt: skip
+    line = next(line for line in table(TRAINED | {"natural": NATURAL | natural}).splitlines() if "rounded" in line)
+    assert line.split() == ["rounded", "(on", "what", "still", "stood)", "-", "1.00%", "7"]
