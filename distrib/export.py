@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from distrib.cluster.evaluate import kept_shard
+from distrib.cluster.evaluate import kept_files, kept_shard
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader
 from distrib.errors import InputError
@@ -31,7 +31,7 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         raise InputError(f"{folder}: is there already; name a new or empty folder")
     job = parse(record["job"], [], str(run / "job.json"))
     assert isinstance(job, Train | Evaluate)
-    shards = sorted((run / "evaluation").glob(f"{result['evaluation_key']}-*.json"))
+    shards = sorted(kept_files(run / "evaluation", result["evaluation_key"]))
     results = [found for file in shards if (found := kept_shard(file)) is not None]
     if sum(len(one.position) for one in results) != result["n_clean"]:
         raise InputError(

@@ -150,6 +150,12 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
     return Judged(evidence, [tensors[start] for start in starts])
 
 
+def kept_files(kept: Path, key: str) -> list[Path]:
+    """The files of an evaluation's shards; where there was a second round, those that it left."""
+    second = list(kept.glob(f"{key}-*-harder.json"))
+    return second or list(kept.glob(f"{key}-*.json"))
+
+
 def kept_shard(file: Path) -> ShardResult | None:
     """The result of a shard that was judged before, if it and its images can be read."""
     try:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib.cluster import evaluate as rounds
-from distrib.cluster.evaluate import Task
+from distrib.cluster.evaluate import Task, kept_files
 from distrib.data.loader import Batch
 from distrib.evaluate import harder
 from distrib.evaluate.claim import Claim, conclude, gather
@@ -118,3 +118,13 @@ def test_an_evaluation_tries_harder_where_a_probe_was_set_off_and_keeps_what_it_
     assert "gradient-estimate" in claim.attacks and claim.n == 20
     done.clear()
     assert judged() == claim and done == ["score_again"] * 2
+
+
+def test_the_files_of_an_evaluation_are_those_of_its_last_round(tmp_path: Path):
+    for name in ("k-0000000.json", "k-0000250.json", "k-0000000.safetensors", "other-0000000.json"):
+        (tmp_path / name).touch()
+    assert sorted(path.name for path in kept_files(tmp_path, "k")) == ["k-0000000.json", "k-0000250.json"]
+    for name in ("k-0000000-harder.json", "k-0000250-harder.json"):
+        (tmp_path / name).touch()
+    found = sorted(path.name for path in kept_files(tmp_path, "k"))
+    assert found == ["k-0000000-harder.json", "k-0000250-harder.json"]
