@@ -80,6 +80,8 @@ def gradient_errors(model: nn.Module, x: Tensor, threat: Threat, noise: Noise) -
     point = threat.sample(x, noise).clamp(STEP, 1 - STEP).detach().requires_grad_()
     with torch.enable_grad():
         logits = model(point)
+        # Of logits in half precision so small a difference cannot be told
+        resolution = max(1e-6, torch.finfo(getattr(model, "dtype", logits.dtype)).eps)
         top, second = logits.detach().topk(2, dim=1).indices.unbind(dim=1)
         gradient = input_gradient((_at(logits, top) - _at(logits, second)).sum(), point)
     point = point.detach()
@@ -88,7 +90,7 @@ def gradient_errors(model: nn.Module, x: Tensor, threat: Threat, noise: Noise) -
         plus, minus = _logits(model, point + STEP * sign), _logits(model, point - STEP * sign)
         rise = _at(plus, top) - _at(plus, second) - _at(minus, top) + _at(minus, second)
         measured, told = rise / (2 * STEP), (gradient * sign).flatten(1).sum(dim=1)
-        rounding = 1e-6 * plus.abs().amax(dim=1) / STEP
+        rounding = resolution * plus.abs().amax(dim=1) / STEP
         scale = torch.stack([measured.abs(), told.abs(), size]).amax(dim=0)
         worst = worst.maximum(((measured - told).abs() - rounding).clamp_min(0) / scale.clamp_min(1e-12))
     return worst.tolist()

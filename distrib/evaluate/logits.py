@@ -9,6 +9,9 @@ from distrib.threat import Threat, outside
 LEAST = -1e30
 """Stands for a logit of minus infinity while an attack computes with it."""
 
+PATIENCE = 5000
+"""Images without a prediction that are looked at in vain: those of rows that are known come again at every forward."""
+
 
 class Logits(nn.Module):
     """A model with float32 logits, whatever its own type; all numbers, its gradient's too, are finite.
@@ -22,13 +25,17 @@ class Logits(nn.Module):
         self.model, self.x, self.threat = model, x, threat
         self.met: dict[int, Tensor] = {}
         """By its row in ``x``, the first image within the threat that had no prediction."""
+        self.patience = PATIENCE
+        self.dtype = torch.float32
+        """The model's own, of its last logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         given = x
         if x.requires_grad:
             x = x.view_as(x)
             x.register_hook(torch.nan_to_num)
-        logits = self.model(x).float()
+        logits = self.model(x)
+        self.dtype, logits = logits.dtype, logits.float()
         if torch.isfinite(logits).all():
             return logits
         lost = predicted(logits) < 0
@@ -48,10 +55,13 @@ class Logits(nn.Module):
     def _remember(self, images: Tensor) -> None:
         assert self.x is not None and self.threat is not None
         for image in images:
-            if len(self.met) == len(self.x):
+            rows = [row for row in range(len(self.x)) if row not in self.met]
+            if not rows or self.patience == 0:
                 return
-            for row in (~outside(self.threat, self.x, image.expand_as(self.x))).nonzero()[:, 0].tolist():
-                self.met.setdefault(row, image.clone())
+            x = self.x[rows]
+            near = (~outside(self.threat, x, image.expand_as(x))).nonzero()[:, 0].tolist()
+            self.met |= {rows[one]: image.clone() for one in near}
+            self.patience -= not near
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib.evaluate.geometry import gradient_errors, jumps, ledges, on_levels
+from distrib.evaluate.logits import Logits
 from distrib.noise import Noise
 from distrib.threat import L2, Linf, outside
 
@@ -61,6 +62,14 @@ def test_each_fault_of_a_function_is_measured(function: Function, jump: float | 
     assert (beside > 0.05).all() if ledge else (beside < 1e-4).all(), beside
     errors = torch.tensor(gradient_errors(model, X, Linf(epsilon=0.1), Noise.of(torch.arange(12), 0)))
     assert errors.median() > 0.9 if error else errors.max() < 0.02, errors
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_logits_of_another_precision_are_no_wrong_gradient(kind: torch.dtype):
+    """A difference of 1e-3 is below what bfloat16 can tell: a healthy network was flagged, and barred for good."""
+    model = Logits(as_model(lambda x: (smooth(x) + 20).to(kind)))
+    errors = torch.tensor(gradient_errors(model, X, Linf(epsilon=0.1), Noise.of(torch.arange(12), 0)))
+    assert errors.max() < 0.1, errors
 
 
 def test_where_every_image_is_of_one_class_there_is_no_segment():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib.data.loader import Batch
-from distrib.evaluate import reference
+from distrib.evaluate import logits, reference
 from distrib.evaluate.claim import Claim, conclude, gather
 from distrib.evaluate.suite import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, RandomNoise, Square
 from distrib.evaluate.witness import attack_shard, score
@@ -142,3 +142,20 @@ def test_the_gradient_of_an_image_without_a_prediction_is_zero_and_that_of_the_o
     (gradient,) = torch.autograd.grad(Logits(model)(x)[:, 0].sum(), x)
     assert torch.equal(gradient[1], torch.zeros(1, 8, 8)) and torch.equal(gradient[0], gradient[2])
     assert gradient[0].abs().sum() == 10
+
+
+def test_images_without_a_prediction_that_are_known_are_not_searched_for_ever(monkeypatch: pytest.MonkeyPatch):
+    """Those of one row come again at every forward: each was compared with every image of the shard."""
+    looked = []
+    original = logits.outside
+    monkeypatch.setattr(logits, "outside", lambda threat, x, x_adv: looked.append(len(x)) or original(threat, x, x_adv))
+    monkeypatch.setattr(logits, "PATIENCE", 10)
+    x = torch.eye(64)[:4].view(4, 1, 8, 8)
+    model = logits.Logits(Centred(nan, 4), x, Linf(epsilon=0.1))
+    touched = x[:1] * 0.95
+    for _ in range(50):
+        model(touched)
+    assert list(model.met) == [0] and looked[0] == 4 and len(looked) == 11
+    model = logits.Logits(Centred(nan, 4), x, Linf(epsilon=0.1))
+    model(x * 0.95)
+    assert sorted(model.met) == [0, 1, 2, 3] and torch.equal(model.worst(x), x * 0.95)
