@@ -24,6 +24,11 @@ TERMS = (*QUESTION, "attacks_sha256", "n", "examples_sha256", *DRAWN)
 """The tags that two cards must share for their figures to be compared."""
 SETTING = {"n": "evaluation.n", "seed": "evaluation.seed", "shard_size": "evaluation.shard_size"}
 """Terms that a job file gives under these names."""
+NEVER_BLOCKING = (
+    "steps_not_converged", "restarts_not_converged", "few_classes", "precision_gap", "epsilon_curve_rises",
+    "images_projected",
+)  # fmt: skip
+"""Flags that leave a figure usable, for old decisions that do not say which of their flags blocked."""
 KEPT = "promotion."
 """Tags of a registered model: the decisions, by their time."""
 
@@ -154,6 +159,6 @@ def _of(plain: dict, weights: str | None) -> Kept:
             terms = terms_of(card)
             blocking = [flag["name"] for flag in card["claim"]["flags"] if flag["blocking"]]
         except RegistryError:
-            blocking = plain["flags"]  # it may hold others, too: which of them block is not known any more
+            blocking = [flag for flag in plain["flags"] if flag not in NEVER_BLOCKING]
     weights = plain.get("weights_sha256", weights)
     return Kept(plain["version"], weights, plain["run_id"], plain["tier"], terms, tuple(blocking))

@@ -52,8 +52,8 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     """Gives a version its card, and moves ``champion`` to it if it is better on the same terms.
 
     A card of a lower tier than the version's own, of fewer images, or of another threat or data set is kept beside it,
-    under ``card.TIER`` or ``card.TIER.NORM-EPSILON-DATA``; so is one of the same tier and number with a better
-    figure. Returns the decision in words.
+    under ``card.TIER`` or ``card.TIER.NORM-EPSILON-DATA``; one of the same tier and number with a better figure, under
+    ``card.TIER.seed-SEED``. Returns the decision in words.
     """
     registry = tracker.client
     tags, mine = registry.get_model_version(name, number).tags, card.tags()
@@ -67,9 +67,11 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     known = STRENGTH.get(tags.get("tier", ""), -1), int(tags.get("n", 0))
     given = STRENGTH[card.claim.tier], card.claim.n
     own = asked_alike and given[0] >= known[0] and given[1] >= known[1]
-    question = "" if asked_alike else f".{mine['norm']}-{mine['epsilon']}-{mine['data_sha256'][:8]}"
-    limits.tag_version(registry, name, number, {f"card.{card.claim.tier}{question}": tracker.run_id})
-    if own and (given != known or _worse(mine, tags)):
+    taken = own and (given != known or _worse(mine, tags))
+    beside = f".{mine['norm']}-{mine['epsilon']}-{mine['data_sha256'][:8]}" if not asked_alike else ""
+    beside += f".seed-{mine['seed']}" if own and not taken else ""
+    limits.tag_version(registry, name, number, {f"card.{card.claim.tier}{beside}": tracker.run_id})
+    if taken:
         stays = limits.version_tags(mine)
         for key in tags:
             if key.startswith("accuracy.") and key not in stays:
@@ -80,8 +82,9 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
     if own:
         shown = [flag for flag in tags["flags"].split(",") if flag != "none"]
         shown += [flag for flag in flags if flag not in shown]
-        tags = tags | {"flags": ",".join(shown) or "none", "blocking": ",".join(flags) or "none"}
-        limits.tag_version(registry, name, number, tags, "in the artifact card/card.json")
+        flagged = {"flags": ",".join(shown) or "none", "blocking": ",".join(flags) or "none"}
+        tags = tags | flagged
+        limits.tag_version(registry, name, number, tags if taken else flagged, "in the artifact card/card.json")
 
     present = sought(lambda: registry.get_model_version_by_alias(name, CHAMPION))
     refusal = _refusal(card, number, present, tags, own, flags)

@@ -92,6 +92,15 @@ def test_a_version_is_not_judged_until_it_passes(uri: str):
     assert promotion.history("again", uri)[-1]["compared"]["seeds"] == [0, 4]
 
 
+def test_a_better_card_of_another_seed_is_kept_beside_the_first(uri: str):
+    """It was under no tag at all: the tags that were read at first were all written back."""
+    judged(uri, "beside", claim(0.5), "a")
+    first = tags(uri, "beside", "1")["card.standard"]
+    judged(uri, "beside", claim(0.6, seed=4), "a", "1")
+    found = tags(uri, "beside", "1")
+    assert found["card.standard"] == found["card_run"] == first and found["card.standard.seed-4"] != first
+
+
 def test_a_seed_that_only_one_of_them_met_weighs_on_neither(uri: str):
     judged(uri, "more", claim(0.5), "a")
     assert "seed 0 against 7" in judged(uri, "more", claim(0.4, seed=7), "b")
@@ -180,3 +189,9 @@ def test_an_older_record_is_read_from_its_card(uri: str):
     judged(uri, "older-flag", claim(0.5, flags=FLAGGED), "a")
     older(uri, "older-flag", "1")
     assert "a flag stays" in judged(uri, "older-flag", claim(0.5, seed=1), "a")
+    judged(uri, "older-gone", claim(0.5, flags=(Flag(name="steps_not_converged", blocking=False, detail="x"),)), "a")
+    older(uri, "older-gone", "1")
+    run = tracking.client(uri).get_run(tags(uri, "older-gone", "1")["card_run"])
+    shutil.rmtree(urlparse(run.info.artifact_uri).path)
+    judged(uri, "older-gone", claim(0.5, seed=1), "a", "1")
+    assert tags(uri, "older-gone", "1")["blocking"] == "none"
