@@ -272,7 +272,13 @@ def pull(address: str, folder: Path, uri: str) -> dict:
         aside.mkdir()
         exported = any((room / "model").rglob("*.pt2"))
         if exported:
-            _subject(address, room, trusted=False)
+            try:
+                _subject(address, room, trusted=False)
+            except RegistryError as error:
+                reason = str(error).replace(", or set trust_pickle: true if you trust its source", "")
+                raise RegistryError(
+                    f"{reason}; if you trust its source, mlflow artifacts download -u {address} -d DIR brings it"
+                ) from None
         (room / "model").rename(aside / "model")
         _copy(aside / "model" / "extra_files", aside)
         later = found.tags.get("card_run", found.run_id)
