@@ -3,6 +3,7 @@
 Ray is imported late: doctor asks for the faults without it.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -83,6 +84,10 @@ def make_token() -> None:
 
     token = Path.home() / ".ray" / "auth_token"
     try:
+        if token.exists() and token.stat().st_size:  # its folder may be read-only, as a mounted Secret is
+            with suppress(OSError):
+                token.chmod(0o600)  # of one that Ray has written before
+            return
         token.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=token.parent, prefix=".auth_token-") as file:  # its owner's alone
             file.write(generate_new_authentication_token())
@@ -90,11 +95,20 @@ def make_token() -> None:
             if token.exists() and not token.stat().st_size:
                 token.unlink()
             with suppress(FileExistsError):  # it may be another run's, of this moment
-                os.link(file.name, token)
+                _put(Path(file.name), token)
     except OSError as error:
         raise InputError(f"HOME: {token} cannot be written ({error.strerror}); {AT_HOME}") from None
-    with suppress(OSError):
-        token.chmod(0o600)  # of one that Ray has written before
+
+
+def _put(written: Path, token: Path) -> None:
+    """Makes the token, whole at once where the file system has hard links. Raises :class:`OSError`."""
+    try:
+        os.link(written, token)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(written.read_text())
 
 
 AT_HOME = "Ray keeps its token there: set HOME to a folder that you can write to, or RAY_AUTH_TOKEN to a token"

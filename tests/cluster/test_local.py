@@ -1,7 +1,9 @@
 """A cluster that cannot be started, or joined, is told by its true cause, in one line and in bounded time."""
 
+import errno
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import ray
 
 from distrib import doctor
+from distrib.cluster.local import make_token
 from distrib.cluster.session import session
 from distrib.errors import DistribError, InputError, JobError
 from distrib.job import Cluster
@@ -88,6 +91,38 @@ def test_a_new_home_s_token_is_its_owner_s_alone_before_ray_writes_one(tmp_path:
     token.write_text("")
     refused()
     assert len(token.read_text()) == 64
+
+
+def test_a_token_in_a_read_only_home_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a Secret is mounted: nothing can be made beside it, and its mode stays."""
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True)
+    token.write_text("a" * 64)
+
+    def refuse(*words: object, **fields: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    make_token()
+    token.write_text("")
+    with pytest.raises(InputError, match=r"auth_token cannot be written \(Read-only"):
+        make_token()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_token_is_made_where_there_are_no_hard_links(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    make_token()
+    first = token.read_text()
+    assert len(first) == 64 and token.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    make_token()
+    assert token.read_text() == first
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_MODE"])
