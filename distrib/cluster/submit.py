@@ -289,16 +289,19 @@ def _url(address: str) -> str:
 
 def _token() -> str | None:
     """As Ray looks for it. Raises :class:`JobError` where it is none, without showing it."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = None
     try:
         if os.environ.get("RAY_AUTH_TOKEN"):
             return sendable("RAY_AUTH_TOKEN", os.environ["RAY_AUTH_TOKEN"].strip())
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         return sendable(str(path), path.read_text(encoding="latin-1").strip()) or None
     except ValueError as error:
         raise JobError(str(error)) from None
     except OSError as error:
         if "RAY_AUTH_TOKEN_PATH" in os.environ:
             raise JobError(f"RAY_AUTH_TOKEN_PATH: {path} cannot be read ({error.strerror})") from None
+        return None
+    except RuntimeError:  # this user has no home, so no file
         return None
 
 

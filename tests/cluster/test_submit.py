@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distrib import cli
-from distrib.cluster.submit import Attempt, Remote, _tracking
+from distrib.cluster.submit import Attempt, Remote, _token, _tracking
 from distrib.errors import JobError
 
 JOB = str(Path(__file__).parents[2] / "jobs" / "digits.yaml")
@@ -68,6 +68,18 @@ def test_a_token_that_no_header_carries_is_refused_and_not_shown(
     assert begin(["jobs", "--address", NOBODY]) == 2
     told = capsys.readouterr().err
     assert "cret" not in told and "HTTP cannot send" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("token", ["secret", None])
+def test_a_user_without_a_home_has_the_token_of_the_variable(token: str | None, monkeypatch: pytest.MonkeyPatch):
+    """As a container's user that has no entry in passwd."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_TOKEN": token} if token else {})
+    assert _token() == token
 
 
 @pytest.mark.parametrize(
