@@ -8,6 +8,7 @@ Where ffcv cannot be imported the same content is packed as ``.safetensors``, fo
 written aside and renamed, so it is there whole or not at all.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -177,7 +178,15 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
     if _ready(folder, packing, say):  # without a lock: a store may be read-only
         return folder
     samples, base = cut(data), _base(data)
-    with _alone(base, say):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_alone(base, say))
+        except ReadOnly:  # its cards may be of older code, or the source's files touched, and the images the same
+            same = _same(base, samples, surveyed(samples, say), packing) if _there(base) else None
+            if same is None:
+                raise
+            say(f"data: {same} is taken: it holds the same images")
+            return same
         for left in base.parent.glob(f".{base.name}-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         fingerprint = data.fingerprint()  # it may have been downloaded just now, or packed by another process meanwhile
@@ -201,6 +210,10 @@ def _ready(folder: Path, packing: Packing, say: Callable[[str], None]) -> bool:
     return stale is None
 
 
+class ReadOnly(DataError):
+    """The store cannot be written to: it serves for what is packed in it."""
+
+
 @contextmanager
 def _alone(base: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Nobody else packs these data meanwhile; who does is waited for."""
@@ -214,7 +227,8 @@ def _alone(base: Path, say: Callable[[str], None]) -> Iterator[None]:
                 say(f"data: another process is packing {base}; waiting for it")
                 stack.enter_context(locked(lock, WAIT, remove=True))
         except OSError as error:
-            raise DataError(
+            kind = ReadOnly if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else DataError
+            raise kind(
                 f"data.store: {base.parent} cannot be written to, or not be locked ({error.strerror}); choose "
                 "another folder"
             ) from None

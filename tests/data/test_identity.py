@@ -1,5 +1,6 @@
 """What is packed is what lies in data.root now: by content, wherever it lies, and through links."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distrib.data import beton
 from distrib.data.beton import folder_of, open_split, prepare
 from distrib.data.loader import MemoryReader
 from distrib.data.source import DataSource, Folder, Torchvision
@@ -99,6 +101,34 @@ def test_what_was_packed_before_fingerprints_is_kept_if_it_is_the_same(tmp_path:
     assert pack(one, said) == folder and "is taken" in said[-1]
     assert pack(one, said) == folder and "already prepared" in said[-1]
     assert (folder / "train.safetensors").stat().st_ino == before
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("fingerprint", ["", "of another formula"])
+def test_a_read_only_store_serves_for_the_images_that_are_packed_in_it(
+    number: int, fingerprint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Packed by older code, or from files that were touched since: nothing can be noted there, nor locked."""
+    one, other = (named(mnist(tmp_path / str(bright), bright), tmp_path / "store") for bright in (50, 200))
+    folder = pack(one)
+    for split in SPLITS:
+        card = folder / f"{split}.json"
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"fingerprint": fingerprint}))
+
+    def refuse(*words: object, **fields: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(beton, "locked", refuse)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
+    said: list[str] = []
+    for _ in range(2):
+        assert pack(one, said) == folder and "is taken" in said[-1]
+    with pytest.raises(DataError, match=r"data\.store: .* cannot be written to, or not be locked"):
+        pack(other)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
+    (folder / "test.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"data\.store: .* cannot be written to, or not be locked"):
+        pack(one)
 
 
 def test_files_that_were_touched_are_read_again_but_not_packed_again(tmp_path: Path, pictures: Callable[..., Path]):
