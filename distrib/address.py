@@ -6,10 +6,12 @@ MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d{1,9})|@(?P<alias
 """models:/NAME/VERSION or models:/NAME@ALIAS; databases number versions in 32 bits."""
 PASSWORD = re.compile(
     r"https?://([^/]*|[^/@:\[]*:(?!\d+/)[^?#]*)@|(?!https?:)[^:/]+://[^:/@]*:[^@?]*@"
-    r"|.*([?&](password|passwd|pwd|(\w+[_-])?(token|key|secret|signature))=|pwd%3d)",
+    r"|.*([?&](password|passwd|pwd|(?!ssl[_-]key=)(\w+[_-])?(token|key|secret|signature))=|pwd%3d)",
     re.IGNORECASE | re.DOTALL,
 )
-"""How an address begins that has a password or a token in it, or the user of a web server: that may be a token."""
+"""How an address begins that has a password or a token in it, or the user of a web server: that may be a token.
+
+ssl_key names a file."""
 WITHOUT = (
     "everyone who sees the run would see its password; leave user and password out, and set MLFLOW_TRACKING_USERNAME "
     "and MLFLOW_TRACKING_PASSWORD (a database has its own place for it, as PGPASSWORD)"

@@ -53,6 +53,10 @@ def test_what_is_not_mlflows_is_left_alone():
         raise RegistryError("as it was")
 
 
+FILES = ("ssl_ca=ca.pem&ssl_cert=c.pem&ssl_key=k.pem", "ssl_key=k.pem", "ssl-key=k.pem", "sslkey=k.pem&sslcert=c.pem")
+"""Of TLS, as databases name them: no passwords."""
+
+
 @pytest.mark.parametrize(
     ("given", "kept", "login"),
     [
@@ -62,6 +66,7 @@ def test_what_is_not_mlflows_is_left_alone():
         ("postgresql://ann@h/runs", "postgresql://ann@h/runs", None),
         ("postgresql://h:5432/runs?user=me@azure", "postgresql://h:5432/runs?user=me@azure", None),
         ("sqlite:////a@b/c:d@e.db", "sqlite:////a@b/c:d@e.db", None),
+        *((f"mysql+pymysql://u@h/db?{files}", f"mysql+pymysql://u@h/db?{files}", None) for files in FILES),
     ],
 )
 def test_an_address_is_shown_and_kept_without_its_password(
@@ -81,6 +86,7 @@ def test_an_address_is_shown_and_kept_without_its_password(
         "postgresql+psycopg2://ann:se/cret@h/runs", "mysql://h/runs?user=a&password=secret",
         "mysql+pymysql://h/runs?user=a&passwd=secret", "mssql+pyodbc:///?odbc_connect=UID%3Da%3BPWD%3Dsecret",
         "https://secret@h", "https://secret:@h", "http://ann:se/cret@h", "http://ann:se/cret@h:5000/path",
+        "mysql+pymysql://u@h/db?ssl_key=k.pem&api_key=secret", "mysql+pymysql://u@h/db?my_ssl_key=secret",
         "http://h:5000?token=secret", "http://ann:x@h/?api_key=secret", "http://h/?a=b&access_token=secret",
     ],
 )  # fmt: skip
