@@ -4,7 +4,7 @@ import os
 import shutil
 
 from distrib import checkpoints, tracking
-from distrib.cluster.resources import must_fit
+from distrib.cluster.resources import address_of, must_fit
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
@@ -71,9 +71,7 @@ def _run(job: Run) -> list[str]:
         newest = next((epochs[-1] for epochs in done if epochs), 0)
         state = f"would go on after epoch {newest} of {job.optim.epochs}" if newest else state
     workers, each = job.cluster.max_workers, job.cluster.cpus_per_worker
-    address = (
-        job.cluster.address or os.environ.get("RAY_ADDRESS") or f"a local one, of this machine's {os.cpu_count()} CPUs"
-    )
+    address = address_of(job.cluster) or f"a local one, of this machine's {os.cpu_count()} CPUs"
     return [
         f"run: {folder} {state}",
         f"cluster: {address}; {workers} workers x {each} CPUs = {workers * each} CPUs",

@@ -149,6 +149,15 @@ def test_a_gpu_is_only_sought_here_if_ray_is_started_here(monkeypatch: pytest.Mo
     assert plan(job("cluster.device=cuda"))
 
 
+def test_local_is_a_cluster_of_this_machine_as_a_run_takes_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert note(plan(job()), "cluster").startswith("a local one, ")
+    for address in ("null", "local"):
+        with pytest.raises(JobError, match=r"cluster\.device: cuda needs 1 GPUs, but the cluster has 0"):
+            plan(job("cluster.device=cuda", f"cluster.address={address}"))
+
+
 def test_data_that_is_prepared_is_told_from_its_card():
     one = job()
     folder = folder_of(one.data)

@@ -156,9 +156,15 @@ def must_fit(cluster: Cluster, record: dict | None) -> None:
     It touches nothing, so it is known before the data are packed, and by a dry run. ``record`` is what job.json says of
     a run that was begun.
     """
-    if not (cluster.address or os.environ.get("RAY_ADDRESS")):
+    if address_of(cluster) is None:
         cpus = max(cluster.max_workers * cluster.cpus_per_worker, os.cpu_count() or 1)  # as a local Ray is told
         Resources((Node(cpus, torch.cuda.device_count()),), local=True).check(cluster, begun_on(record))
+
+
+def address_of(cluster: Cluster) -> str | None:
+    """Where the Ray cluster is that the job joins; None: one is started on this machine."""
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
 
 
 def begun_on(record: dict | None) -> Device | None:

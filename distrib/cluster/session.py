@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distrib.cluster.local import QUIET, SERVER, started
-from distrib.cluster.resources import Node, Resources, begun_on
+from distrib.cluster.resources import Node, Resources, address_of, begun_on
 from distrib.errors import JobError
 from distrib.job import Cluster
 
@@ -41,8 +41,7 @@ def session(
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command says how to go on
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    address = None if address == "local" else address
+    address = address_of(cluster)
     if not address:
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; a process less
         settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
@@ -125,12 +124,18 @@ def _resolved(address: str, where: str) -> str:
 
     if address == "auto":
         try:
-            return canonicalize_bootstrap_address("auto") or "auto"
+            found, reason = (
+                canonicalize_bootstrap_address("auto"),
+                "RAY_ADDRESS is local: unset it to join one that runs",
+            )
         except Exception as error:
+            found, reason = None, _first(error)
+        if found is None:
             raise JobError(
-                f"{where}: auto, but no Ray cluster runs on this machine ({_first(error)}); start one "
+                f"{where}: auto, but no Ray cluster runs on this machine ({reason}); start one "
                 "(ray start --head), or leave it out"
-            ) from None
+            )
+        return found
     if address.startswith(("http://", "https://")):
         raise JobError(
             f"{where}: {address} is a dashboard's address, which is for distrib submit --address; a run joins "

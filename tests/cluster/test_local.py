@@ -191,6 +191,14 @@ def test_auto_where_nothing_runs_is_refused_at_once(monkeypatch: pytest.MonkeyPa
     assert "cluster.address: auto, but no Ray cluster runs on this machine (Could not find" in str(refused("auto"))
 
 
+def test_auto_where_the_environment_says_local_is_refused_too(monkeypatch: pytest.MonkeyPatch):
+    """Ray takes the variable's word for it."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert str(refused("auto")).startswith(
+        "cluster.address: auto, but no Ray cluster runs on this machine (RAY_ADDRESS is local: unset it "
+    )
+
+
 def test_auto_says_which_cluster_was_joined(monkeypatch: pytest.MonkeyPatch):
     from ray._private import services
 
