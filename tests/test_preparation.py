@@ -1,11 +1,15 @@
 """A run goes on only with the images that it began with."""
 
+import errno
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from distrib.data import beton
+from distrib.data.beton import open_split
+from distrib.data.split import SPLITS
 from distrib.errors import JobError
 from distrib.files import write_json
 from distrib.job import Study, dump
@@ -48,26 +52,27 @@ def test_a_run_that_kept_no_hashes_goes_on(tmp_path: Path, digits: Path):
         must_be_the_same(digits, tmp_path)
 
 
+def mnist(tmp_path: Path, bright: int) -> Study:
+    """A study of a set in MNIST's form, of nearly one brightness."""
+    raw = tmp_path / str(bright) / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for part, first in (("train", 0), ("t10k", 100)):
+        images = np.full((40, 28, 28), bright, np.uint8)
+        images[:, 0, 0] = np.arange(first, first + 40)
+        labels = (np.arange(40) % 10).astype(np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 40, 28, 28) + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 40) + labels.tobytes())
+    data = {"source": "mnist", "root": str(tmp_path / str(bright)), "store": str(tmp_path / "betons")}
+    study = {"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0.1]}
+    document = {"kind": "study", "name": "one", "data": data | {"validation": 0.25}, "study": study}
+    job = parse(document | {"loader": "memory", "storage": str(tmp_path)}, [], "here")
+    assert isinstance(job, Study)
+    return job
+
+
 def test_a_complete_run_is_not_that_of_another_set_of_the_same_name(tmp_path: Path):
     """As Fashion-MNIST in another data.root is one called mnist."""
-
-    def of(bright: int) -> Study:
-        raw = tmp_path / str(bright) / "MNIST" / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for part, first in (("train", 0), ("t10k", 100)):
-            images = np.full((40, 28, 28), bright, np.uint8)
-            images[:, 0, 0] = np.arange(first, first + 40)
-            labels = (np.arange(40) % 10).astype(np.uint8)
-            (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 40, 28, 28) + images.tobytes())
-            (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 40) + labels.tobytes())
-        data = {"source": "mnist", "root": str(tmp_path / str(bright)), "store": str(tmp_path / "betons")}
-        study = {"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0.1]}
-        document = {"kind": "study", "name": "one", "data": data | {"validation": 0.25}, "study": study}
-        job = parse(document | {"loader": "memory", "storage": str(tmp_path)}, [], "here")
-        assert isinstance(job, Study)
-        return job
-
-    first, other = of(50), of(200)
+    first, other = mnist(tmp_path, 50), mnist(tmp_path, 200)
     run = tmp_path / "one"
     run.mkdir()
     prepared_for(first, run, Display())
@@ -82,3 +87,23 @@ def test_a_complete_run_is_not_that_of_another_set_of_the_same_name(tmp_path: Pa
     )
     with pytest.raises(JobError, match=r"data\.root: .*200 holds other images than those .* choose another name"):
         kept_result(other, run, Display())
+
+
+def test_a_complete_run_on_a_read_only_store_of_older_code_keeps_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its card's fingerprint is of another formula, and cannot be mended."""
+    job, run = mnist(tmp_path, 50), tmp_path / "one"
+    run.mkdir()
+    folder = prepared(job, Display())
+    for split in SPLITS:
+        card = open_split(folder, split, "evaluation").card.model_copy(update={"fingerprint": "of another formula"})
+        (folder / f"{split}.json").write_text(card.model_dump_json())
+
+    def refuse(*words: object, **fields: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(beton, "locked", refuse)
+    assert prepared_for(job, run, Display()) == folder
+    write_json(run / "result.json", {"done": True})
+    assert kept_result(job, run, Display()) == {"done": True}
