@@ -11,7 +11,7 @@ from distrib.errors import JobError
 from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
 from distrib.jobfile import write
 from distrib.preparation import must_be_there, must_fill
-from distrib.runs import NATURAL, ROBUST, home, nothing_done, read_record, read_result, with_versions
+from distrib.runs import NATURAL, ROBUST, begun, home, nothing_done, read_record, read_result, with_versions
 from distrib.search import space
 
 
@@ -62,7 +62,7 @@ def _run(job: Run) -> list[str]:
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
     if read_result(folder) is None:
-        must_fit(job.cluster, record)
+        must_fit(job.cluster, begun(folder))
     if read_result(folder) is not None:
         moved = f" (of {', '.join(pins.values())}; refused, if {', '.join(pins)} has moved since)" if pins else ""
         state = f"is complete; nothing would be done{moved}"

@@ -34,7 +34,7 @@ from distrib.objective import Natural
 from distrib.preparation import must_fill, prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import NATURAL, ROBUST, kept_result, read_record, run_folder
+from distrib.runs import NATURAL, ROBUST, begun, kept_result, run_folder
 from distrib.search.run import run_search
 from distrib.state import Stored
 from distrib.study.run import run_study
@@ -84,7 +84,7 @@ def run_train(job: Train, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        must_fit(job.cluster, read_record(folder))
+        must_fit(job.cluster, begun(folder))
         # a wrong address is told now, not after hours of packing
         tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
         with clock.measure("prepare"):
@@ -94,7 +94,7 @@ def run_train(job: Train, display: Display) -> dict:
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:
             with clock.measure("ray_start"):
-                resources = stack.enter_context(session(job.cluster, display.say, read_record(folder)))
+                resources = stack.enter_context(session(job.cluster, display.say, begun(folder)))
                 prove(resources, folder, data, job.cluster)
             with clock.measure("mlflow_start"):
                 tracker = stack.enter_context(tracked(job, folder, display, device=resources.device))
@@ -223,12 +223,12 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        must_fit(job.cluster, read_record(folder))
+        must_fit(job.cluster, begun(folder))
         data = prepared_for(job, folder, display)
         test = open_split(data, "test", "evaluation")
         subject = subject_of(job.model, test, job.loader, uri, job.trust_pickle, display)
         with (
-            session(job.cluster, display.say, read_record(folder)) as resources,
+            session(job.cluster, display.say, begun(folder)) as resources,
             tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             prove(resources, folder, data, job.cluster)

@@ -123,6 +123,12 @@ def read_record(folder: Path) -> dict | None:
         raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
 
 
+def begun(folder: Path) -> dict | None:
+    """What binds a run that was begun: its record, without the device while nothing that was computed on it is kept."""
+    record = read_record(folder)
+    return record | {"device": None} if record and nothing_done(folder) else record
+
+
 def read_data(folder: Path) -> dict | None:
     """What ``data.json`` of a run's folder says; None where it does not."""
     try:

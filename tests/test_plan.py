@@ -15,7 +15,7 @@ from distrib.jobfile import parse, read
 from distrib.plan import plan
 from distrib.progress import Display
 from distrib.run import run
-from distrib.runs import NATURAL, ROBUST
+from distrib.runs import NATURAL, ROBUST, begun
 
 JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
 jobs = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -156,6 +156,20 @@ def test_local_is_a_cluster_of_this_machine_as_a_run_takes_it(monkeypatch: pytes
     for address in ("null", "local"):
         with pytest.raises(JobError, match=r"cluster\.device: cuda needs 1 GPUs, but the cluster has 0"):
             plan(job("cluster.device=cuda", f"cluster.address={address}"))
+
+
+def test_the_device_of_a_run_binds_once_something_is_done_on_it(monkeypatch: pytest.MonkeyPatch):
+    """A job that failed on GPUs before its first checkpoint may go on, or be another one, without them."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    folder = begin(job())
+    record = {"job": dump(job().resolved()), "device": "cuda"}
+    write_json(folder / "job.json", record)
+    assert plan(job()) and plan(job("optim.epochs=13"))
+    assert begun(folder) == record | {"device": None}, "its machines are still waited for"
+    (folder / ROBUST / "epoch-00001").mkdir(parents=True)
+    assert begun(folder) == record
+    with pytest.raises(JobError, match="this run was begun on GPUs and needs 1 GPUs"):
+        plan(job())
 
 
 def test_data_that_is_prepared_is_told_from_its_card():

@@ -28,7 +28,7 @@ from distrib.journal import Journal
 from distrib.preparation import must_fill, prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
-from distrib.runs import ROBUST, kept_result, read_record, run_folder
+from distrib.runs import ROBUST, begun, kept_result, read_record, run_folder
 from distrib.search import cost, space
 from distrib.search.books import Books, Outcome, Trial, best
 from distrib.search.tables import files
@@ -68,14 +68,14 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
     tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
-    must_fit(job.cluster, read_record(folder))
+    must_fit(job.cluster, begun(folder))
     data = prepared_for(job.train, folder, display)
     batches = space.ends(job.space["optim.batch_size"]) if "optim.batch_size" in job.space else ()
     for size in batches:
         must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
     if not batches:
         must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
-    with session(job.cluster, display.say, read_record(folder), dashboard=True) as resources:
+    with session(job.cluster, display.say, begun(folder), dashboard=True) as resources:
         prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)
         units = job.cluster.max_workers * (1 / job.cluster.workers_per_gpu if use_gpu else job.cluster.cpus_per_worker)

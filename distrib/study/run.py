@@ -31,7 +31,7 @@ from distrib.judgement import subject_of
 from distrib.preparation import must_fill, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
-from distrib.runs import kept_result, read_record, run_folder
+from distrib.runs import begun, kept_result, run_folder
 from distrib.study import capacity, curves, landscape, transfer
 from distrib.study.sheet import Findings
 from distrib.study.task import Task
@@ -47,13 +47,13 @@ def run_study(job: Study, display: Display) -> dict:
     with run_folder(job) as folder:
         if (result := kept_result(job, folder, display)) is not None:
             return result
-        must_fit(job.cluster, read_record(folder))
+        must_fit(job.cluster, begun(folder))
         data = prepared_for(job, folder, display)
         if isinstance(job.study, Capacity):
             must_fill(data, job.study.optim.batch_size, "study.optim.batch_size")
         subjects = _given(job, data, display)
         with (
-            session(job.cluster, display.say, read_record(folder)) as resources,
+            session(job.cluster, display.say, begun(folder)) as resources,
             tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             prove(resources, folder, data, job.cluster)
