@@ -84,6 +84,8 @@ class Resources:
     def _choice(self, cluster: Cluster, begun_on: Device | None) -> Device:
         if cluster.device != "auto":
             return cluster.device
+        if cluster.autoscaling and begun_on == "cpu":  # there may have been no GPU machine yet
+            begun_on = None
         return begun_on or ("cuda" if self.room(cluster, use_gpu=True) >= cluster.min_workers else "cpu")
 
     def check(self, cluster: Cluster, begun_on: Device | None = None) -> None:
@@ -120,9 +122,16 @@ class Resources:
     def unused(self, cluster: Cluster) -> str | None:
         """Which GPUs the job leaves alone although nobody told it to, and what to do about it; None where it does not.
 
+        Where machines are added, that may be GPUs that are not there yet.
         Only of an own cluster can it be said that no other job has them.
         """
         least = cluster.min_workers
+        grows = cluster.device == "auto" and cluster.autoscaling and not self.use_gpu(cluster)
+        if grows and self.gpus < 1:
+            return (
+                "cluster.device: auto found no GPUs, so the workers compute on CPUs; where the cluster would add GPU "
+                "machines, --set cluster.device=cuda asks for them"
+            )
         if cluster.device == "cpu" or self.gpus < 1:
             return None
         if self.use_gpu(cluster):
@@ -147,6 +156,7 @@ class Resources:
             f"cluster.device: {stay} unused: {least} workers of {cluster.cpus_per_worker} CPUs and {_share(cluster)} "
             f"each do not fit, so they compute on CPUs; "
             f"{' or '.join(cures) or 'lower cluster.cpus_per_worker'} changes that"
+            + ("; or --set cluster.device=cuda, where the cluster would add GPU machines" if grows else "")
         )
 
 

@@ -71,15 +71,17 @@ def _enough(cluster: Cluster, local: bool, say: Callable[[str], None], record: d
     import ray
 
     begun = begun_on(record)
-    if begun is not None and cluster.device not in ("auto", begun):
-        say(f"cluster.device: this run was begun on {begun}; it goes on on {cluster.device}, as the job says now")
     deadline, told = time.monotonic() + cluster.wait_seconds, False
     while True:
         totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = (Node(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0)) for total in totals)
         found = Resources(tuple(nodes), local)
         try:
-            return found.decided(cluster, begun)
+            decided = found.decided(cluster, begun)
+            if begun not in (None, decided.device):
+                why = "which the cluster has now" if cluster.device == "auto" else "as the job says now"
+                say(f"cluster.device: this run was begun on {begun}; it goes on on {decided.device}, {why}")
+            return decided
         except JobError as error:
             if local or record is None or time.monotonic() > deadline:
                 raise

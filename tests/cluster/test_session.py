@@ -98,7 +98,9 @@ def test_ray_s_rounding_leaves_room_for_every_worker_that_shares_a_gpu():
          r"on CPUs; --set cluster\.num_workers=1 or --set cluster\.workers_per_gpu=2 changes that"),
         (ONE, {"num_workers": 5, "workers_per_gpu": 2}, r"1/2 of a GPU each do not.*workers=2 or .*per_gpu=5 changes"),
         (GPUS, {"num_workers": 1, "cpus_per_worker": 17, "autoscaling": True}, r"6 GPUs stay unused.*; lower cluster"),
-        (ONE, {"num_workers": 1}, None), (TWO, {"num_workers": 9, "autoscaling": True}, None),
+        (ONE, {"num_workers": 2, "autoscaling": True}, r"1 GPU stays unused.*; or --set cluster\.device=cuda, where"),
+        (ONE, {"num_workers": 1}, None), (TWO, {"num_workers": 9, "autoscaling": True, "device": "cuda"}, None),
+        (TWO, {"num_workers": 9, "autoscaling": True}, r"auto found no GPUs.*--set cluster\.device=cuda asks for them"),
         (ONE, {"num_workers": 2, "device": "cpu"}, None),
         (SEVEN, {"num_workers": 2}, r"num_workers: 5 of 7 GPUs stay unused; --set cluster\.num_workers=7 would take"),
         (SEVEN, {"num_workers": {"min": 2, "max": 8}}, None), (GPUS, {"num_workers": 2}, None),
@@ -158,6 +160,16 @@ def test_a_run_that_was_begun_on_cpus_stays_there(monkeypatch: pytest.MonkeyPatc
         "cluster.device: 8 GPUs stay unused, for this run was begun on CPUs; --set cluster.device=cuda changes that"
     )
     assert enough(monkeypatch, [EIGHT], {}, {})[0].device == "cuda", "records of earlier versions name no device"
+
+
+def test_cpus_do_not_bind_a_run_whose_cluster_adds_gpus(monkeypatch: pytest.MonkeyPatch):
+    """There was no GPU machine yet when it was begun; GPUs do bind it, for the cluster adds them."""
+    grows = {"autoscaling": True}
+    found, told = enough(monkeypatch, [EIGHT], grows, {"device": "cpu"})
+    assert found.device == "cuda"
+    assert told == ["cluster.device: this run was begun on cpu; it goes on on cuda, which the cluster has now"]
+    found, told = enough(monkeypatch, [[{"CPU": 8}]], grows, ON_GPUS)
+    assert (found.device, told) == ("cuda", [])
 
 
 LISTENERS = """
