@@ -16,6 +16,8 @@ class Journal:
         self.epochs: dict[str, int] = {}
         self.pending: list[tuple[str, float, int, int]] = []
         """Points that MLflow has not taken yet, in order, each with its time: sent twice they are there once."""
+        self.tags: dict[str, str] = {}
+        """Those that MLflow has not taken yet."""
         self.shown = 0.0
         self.last: dict[str, dict] = {}
         self.nodes: dict[int, str] = {}
@@ -25,12 +27,13 @@ class Journal:
     def started(self, rank: int, ranks: int, node: str, precision: str) -> None:
         """A worker is up. When all are, the run's tags say on which machines (``distrib.nodes``), and in what numbers
         they compute (``distrib.precision``)."""
-        self.nodes[rank] = node
-        if all(one in self.nodes for one in range(ranks)):
-            nodes = " ".join(sorted({self.nodes[one] for one in range(ranks)}))
-            tags = {"distrib.nodes": nodes, "distrib.precision": precision}
-            self.tracker.attempt(lambda: self.tracker.tags(tags), self.display.say)
-            self.nodes = {}
+        with self.lock:
+            self.nodes[rank] = node
+            if all(one in self.nodes for one in range(ranks)):
+                nodes = " ".join(sorted({self.nodes[one] for one in range(ranks)}))
+                self.tags = {"distrib.nodes": nodes, "distrib.precision": precision}
+                self.nodes = {}
+                self.tracker.attempt(self.settle, self.display.say)
 
     def catch_up(self, phase: str, history: list[dict]) -> None:
         """Logs what ``history`` has and MLflow lacks, as soon as MLflow takes it."""
@@ -50,7 +53,7 @@ class Journal:
                 self.epochs[phase] = epoch
                 at = now()
                 self.pending += [(metric_name(phase, name), value, epoch, at) for name, value in metrics.items()]
-            if self.pending:
+            if self.pending or self.tags:
                 self.tracker.attempt(self.settle, self.display.say)
 
     def settle(self) -> None:
@@ -59,6 +62,9 @@ class Journal:
             if self.pending:
                 self.tracker.metrics(self.pending)
                 self.pending = []
+            if self.tags:
+                self.tracker.tags(self.tags)
+                self.tags = {}
 
     def latest(self, phase: str) -> str:
         """The last validation, for the bar."""

@@ -43,13 +43,16 @@ def test_every_epoch_is_logged_once_whoever_logs_it():
     assert server.sent == list(range(1, 21))
 
 
+class Away(Slow):
+    """One that is not asked for a while after a failure."""
+
+    away = True
+
+    def attempt(self, what, say) -> bool:
+        return not self.away and super().attempt(what, say)
+
+
 def test_what_could_not_be_sent_is_kept_in_order_and_sent_when_the_server_answers():
-    class Away(Slow):
-        away = True
-
-        def attempt(self, what, say) -> bool:
-            return not self.away and super().attempt(what, say)
-
     server = Away()
     journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
     for epoch in (1, 2, 3):
@@ -75,3 +78,24 @@ def test_the_tags_say_where_the_workers_are_and_in_what_they_compute():
     assert not hasattr(server, "found"), "one is not up yet"
     journal.started(0, 2, "a", "float32, convolutions in TF32")
     assert server.found == {"distrib.nodes": "a b", "distrib.precision": "float32, convolutions in TF32"}
+
+
+def test_tags_that_could_not_be_sent_are_sent_when_the_server_answers():
+    class Tagged(Away):
+        def __init__(self):
+            super().__init__()
+            self.found: list[dict[str, str]] = []
+
+        def tags(self, values: dict[str, str]) -> None:
+            self.found.append(values)
+
+    for end in (lambda journal: journal.add("robust", 1, {"train_loss": 1.0}), Journal.settle):
+        server = Tagged()
+        journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+        journal.started(0, 1, "lost", "float32")
+        journal.started(0, 1, "a", "float32")
+        assert server.found == []
+        server.away = False
+        end(journal)
+        journal.settle()
+        assert server.found == [{"distrib.nodes": "a", "distrib.precision": "float32"}], "those that train now, once"
