@@ -8,9 +8,9 @@ from distrib.cluster.resources import address_of, must_fit
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
-from distrib.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Training, Tune, differences, digest
+from distrib.job import AnyJob, Prepare, Run, Train, Tune, differences, digest
 from distrib.jobfile import write
-from distrib.preparation import must_be_there, must_fill
+from distrib.preparation import must_be_there, must_suffice
 from distrib.runs import NATURAL, ROBUST, begun, home, nothing_done, read_record, read_result, with_versions
 from distrib.search import space
 
@@ -18,22 +18,20 @@ from distrib.search import space
 def plan(job: AnyJob) -> str:
     """The resolved job as YAML, and below it, as comments, what it would need. Raises :class:`JobError`."""
     whole = job if isinstance(job, Prepare) else job.resolved()
-    training = whole.train if isinstance(whole, Tune) else whole
-    notes = [f"digest: {digest(whole)}", *_data(training)]
-    if isinstance(whole, Tune):
-        notes += _search(whole)
+    trials = _search(whole) if isinstance(whole, Tune) else []
+    notes = [f"digest: {digest(whole)}", *_data(whole), *trials]
     if not isinstance(whole, Prepare):
         notes += _run(whole)
     return write(whole) + "".join(f"# {note}\n" for note in notes)
 
 
-def _data(job: Prepare | Training | Evaluate | Study) -> list[str]:
+def _data(whole: AnyJob) -> list[str]:
+    job = whole.train if isinstance(whole, Tune) else whole
     folder = folder_of(job.data)
     loader = f"loader: {resolve(job.loader)}"
     if folder.is_dir():
         card = open_split(folder, "train", "training").card
-        if isinstance(job, Training):
-            must_fill(folder, job.optim.batch_size, "optim.batch_size")
+        must_suffice(whole, folder)
         return [loader, f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"]
     must_be_there(job.data)
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free

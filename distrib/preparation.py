@@ -8,9 +8,11 @@ from distrib.data.source import DataSource, Torchvision
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError
 from distrib.files import write_json
-from distrib.job import Evaluate, Prepare, Study, Training, digest, dump
+from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, Training, Tune, digest, dump
 from distrib.progress import Display
 from distrib.runs import nothing_done, read_data, read_record
+from distrib.search.space import ends
+from distrib.study.values import Capacity, Landscape
 
 
 def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
@@ -65,6 +67,24 @@ def must_fill(data: Path, batch_size: int, field: str) -> None:
         raise JobError(
             f"{field}: batches of {batch_size} images, but there are {count} to train on; set it to {count} or less"
         )
+
+
+def must_suffice(job: AnyJob, data: Path) -> None:
+    """Raises :class:`JobError` where ``job`` asks for more images than the betons in ``data`` hold."""
+    match job:
+        case Train():
+            must_fill(data, job.optim.batch_size, "optim.batch_size")
+        case Tune() if "optim.batch_size" in job.space:
+            for size in ends(job.space["optim.batch_size"]):
+                must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
+        case Tune():
+            must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
+        case Study(study=Capacity() as study):
+            must_fill(data, study.optim.batch_size, "study.optim.batch_size")
+        case Study(study=Landscape() as study):
+            count = open_split(data, "test", "evaluation").card.count
+            if study.examples > count:
+                raise JobError(f"study.examples: {study.examples} images, but the test split has {count}")
 
 
 def _hashes(data: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ from distrib.job import AnyJob, Evaluate, Prepare, Study, Train, Tune, digest
 from distrib.journal import metric_name
 from distrib.judgement import Bench, card_of, keep_card, subject_of
 from distrib.objective import Natural
-from distrib.preparation import must_fill, prepared, prepared_for
+from distrib.preparation import must_suffice, prepared, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import NATURAL, ROBUST, begun, kept_result, run_folder
@@ -89,7 +89,7 @@ def run_train(job: Train, display: Display) -> dict:
         tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
         with clock.measure("prepare"):
             data = prepared_for(job, folder, display)
-        must_fill(data, job.optim.batch_size, "optim.batch_size")
+        must_suffice(job, data)
         main = NATURAL if isinstance(job.objective, Natural) else ROBUST
         phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
         with ExitStack() as stack:

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from documents import TUNE, changed
 
 from distrib.data.beton import Card, folder_of
 from distrib.errors import DataError, InputError, JobError
@@ -158,6 +160,38 @@ def test_local_is_a_cluster_of_this_machine_as_a_run_takes_it(monkeypatch: pytes
             plan(job("cluster.device=cuda", f"cluster.address={address}"))
 
 
+STUDY = {
+    "kind": "study", "name": "s", "loader": "memory", "data": {"source": "digits"},
+    "study": {
+        "of": "capacity", "model": {"arch": "small_cnn"}, "widths": [1],
+        "attack": {"threat": {"norm": "linf", "epsilon": 0.1}, "num_steps": 3},
+        "optim": {"name": "sgd", "lr": 1, "epochs": 2, "batch_size": 5000},
+    },
+}  # fmt: skip
+MEMORY = {"train.loader": "memory"}
+LARGE = MEMORY | {"train.optim.batch_size": 5000}
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (changed(TUNE, LARGE), r"train\.optim\.batch_size: batches of 5000"),
+        (changed(TUNE, MEMORY) | {"space": {"optim.batch_size": {"choice": [32, 5000]}}},
+         r"space\.optim\.batch_size: batches of 5000"),
+        (changed(TUNE, LARGE) | {"space": {"optim.batch_size": {"choice": [32]}}}, None),
+        (STUDY, r"study\.optim\.batch_size: batches of 5000"),
+    ],
+    ids=["search", "space", "never trained", "capacity"],
+)  # fmt: skip
+def test_a_dry_run_asks_of_the_data_what_the_run_would(
+    document: dict, told: str | None, digits: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("distrib.plan.folder_of", lambda data: digits)
+    one = parse(document, [], "here")
+    with nullcontext() if told is None else pytest.raises(JobError, match=told):
+        assert "is prepared" in plan(one)
+
+
 def test_the_device_of_a_run_binds_once_something_is_done_on_it(monkeypatch: pytest.MonkeyPatch):
     """A job that failed on GPUs before its first checkpoint may go on, or be another one, without them."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
@@ -252,6 +286,7 @@ def test_a_dry_run_of_the_real_command_starts_nothing_and_leaves_no_trace(tmp_pa
         room.mkdir()
     code = """
 import sys
+from contextlib import nullcontext
 from distrib.cli import main
 status = main(["run", sys.argv[1], "--dry-run", "--set", "loader=memory", "--set", "seed=5"])
 sys.exit(f"imported: {found}" if (found := {"ray", "mlflow", "ffcv", "matplotlib"} & set(sys.modules)) else status)

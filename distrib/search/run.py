@@ -25,7 +25,7 @@ from distrib.files import write_bytes, write_json
 from distrib.job import Train, Tune, digest
 from distrib.jobfile import write
 from distrib.journal import Journal
-from distrib.preparation import must_fill, prepared_for
+from distrib.preparation import must_suffice, prepared_for
 from distrib.progress import Display
 from distrib.record import opened, tracked
 from distrib.runs import ROBUST, begun, kept_result, read_record, run_folder
@@ -70,11 +70,7 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
     must_fit(job.cluster, begun(folder))
     data = prepared_for(job.train, folder, display)
-    batches = space.ends(job.space["optim.batch_size"]) if "optim.batch_size" in job.space else ()
-    for size in batches:
-        must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
-    if not batches:
-        must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
+    must_suffice(job, data)
     with session(job.cluster, display.say, begun(folder), dashboard=True) as resources:
         prove(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)

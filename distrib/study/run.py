@@ -22,13 +22,12 @@ from distrib.cluster.session import Resources, session
 from distrib.cluster.spread import spread
 from distrib.data.beton import open_split
 from distrib.data.order import chosen
-from distrib.errors import JobError
 from distrib.evaluate.subject import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.job import Study, digest, dump
 from distrib.journal import Journal
 from distrib.judgement import subject_of
-from distrib.preparation import must_fill, prepared_for
+from distrib.preparation import must_suffice, prepared_for
 from distrib.progress import Display
 from distrib.record import tracked
 from distrib.runs import begun, kept_result, run_folder
@@ -49,8 +48,7 @@ def run_study(job: Study, display: Display) -> dict:
             return result
         must_fit(job.cluster, begun(folder))
         data = prepared_for(job, folder, display)
-        if isinstance(job.study, Capacity):
-            must_fill(data, job.study.optim.batch_size, "study.optim.batch_size")
+        must_suffice(job, data)
         subjects = _given(job, data, display)
         with (
             session(job.cluster, display.say, begun(folder)) as resources,
@@ -98,8 +96,6 @@ def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
         case Capacity():
             models = {}
     test, uri = open_split(data, "test", "evaluation"), tracking.address(job.tracking.uri)
-    if isinstance(job.study, Landscape) and job.study.examples > test.card.count:
-        raise JobError(f"study.examples: {job.study.examples} images, but the test split has {test.card.count}")
     fetched = {
         one: subject_of(one, test, job.loader, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())
     }

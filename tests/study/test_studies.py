@@ -14,9 +14,8 @@ from distrib.data.beton import open_split
 from distrib.errors import JobError
 from distrib.job import Study
 from distrib.jobfile import parse
-from distrib.progress import Display
+from distrib.preparation import must_suffice
 from distrib.study import capacity, curves, landscape, transfer
-from distrib.study.run import _given
 from distrib.study.sheet import Expectation, Findings
 from distrib.study.task import Task
 from distrib.study.values import StudyOf
@@ -120,7 +119,7 @@ def test_more_examples_than_there_are_images_are_refused_before_anything_is_fetc
     job = parse({"kind": "study", "name": "one", "data": {"source": "digits"}, "study": study}, [], "here")
     assert isinstance(job, Study)
     with pytest.raises(JobError, match=r"study.examples: 10000 images, but the test split has 450"):
-        _given(job, digits, Display())
+        must_suffice(job, digits)
 
 
 def labels_of(model: nn.Module, folder: Path, count: int) -> float:
