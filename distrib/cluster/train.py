@@ -86,6 +86,9 @@ def worker(config: dict) -> None:
         before = history[-1].get("num_workers") if history else None  # which an older version did not keep
         if world.rank == 0 and state.running and before not in (None, world.size):
             tell(Note(_other_workers(int(before), world.size, part.optim.batch_size)))
+        limited = job.validation.max_examples < held_out.card.count
+        if world.rank == 0 and history and before is None and limited and len(history) < part.optim.epochs:
+            tell(Note(_other_images(len(history))))
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         node = ray.util.get_node_ip_address()
         if world.rank == 0 and emulated(part.precision, device):
@@ -115,6 +118,15 @@ def _other_workers(before: int, now: int, batch_size: int) -> str:
     return (
         f"warning: trained on {before} workers so far, and on {now} from here: BatchNorm sees {batch_size // now} "
         f"images at a time, not {batch_size // before}, so the result is neither that of {before} workers nor of {now}"
+    )
+
+
+def _other_images(epochs: int) -> str:
+    """Of a run that an older version began, which took the first ``validation.max_examples`` held-out images."""
+    before = "epoch 1 was" if epochs == 1 else f"epochs 1 to {epochs} were"
+    return (
+        f"warning: {before} compared on other held-out images than those from here, so the best epoch may be chosen "
+        "wrongly; to compare them all alike, train anew under another name (--set name=...)"
     )
 
 

@@ -124,3 +124,40 @@ def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
     monkeypatch.setattr(checkpoints, "latest", of_before)
     notes = [notice.text for notice in work(job, sorted_by_class) if isinstance(notice, Note)]
     assert len(notes) == bool(words) and all(words in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "examples", "marked", "told"),
+    [
+        (3, 10, False, True),
+        (3, 10, True, False),  # by a version that draws them
+        (3, 1000, False, False),  # all that there are, then and now
+        (1, 10, False, False),  # done: there is no other epoch to compare it with
+    ],
+)
+def test_epochs_that_an_older_version_compared_on_other_images_are_told(
+    tmp_path: Path,
+    sorted_by_class: Path,
+    work: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    examples: int,
+    marked: bool,
+    told: bool,
+):
+    """It took the first held-out images, not a draw, and kept no number of workers."""
+    changes = {"model": {"arch": "small_cnn", "width": 0.0625}, "validation__max_examples": examples}
+    work(train_job(sorted_by_class, **changes, optim__epochs=1), sorted_by_class)
+    if not marked:
+        whole = checkpoints.latest
+
+        def of_before(*arguments):
+            stored = whole(*arguments)
+            return replace(
+                stored, history=[{k: v for k, v in one.items() if k != "num_workers"} for one in stored.history]
+            )
+
+        monkeypatch.setattr(checkpoints, "latest", of_before)
+    posted = work(train_job(sorted_by_class, **changes, optim__epochs=epochs), sorted_by_class)
+    notes = [notice.text for notice in posted if isinstance(notice, Note)]
+    assert len(notes) == told and all("warning: epoch 1 was compared on other held-out images" in one for one in notes)
