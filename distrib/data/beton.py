@@ -99,9 +99,9 @@ def folder_of(data: DataSource) -> Path:
     """Where the betons of ``data`` are, or would be: a function of what shapes the content, not of where it is kept.
 
     A name or a place may hold another content than before or elsewhere (MNIST's form, for one, is also that of other
-    sets), so each content has a folder of its own, and none is replaced under a run that reads it. Where the source is
-    not on this machine, what is packed is taken, of a folder's contents the last one. Raises :class:`DataError` where
-    different sets of one name are packed.
+    sets), so each content has a folder of its own, and no other content replaces it under a run that reads it. The same
+    images in another packing do, for FFCV or for memory. Where the source is not on this machine, what is packed is
+    taken, of a folder's contents the last one. Raises :class:`DataError` where different sets of one name are packed.
     """
     return _folder_of(data, data.fingerprint())
 
