@@ -64,7 +64,7 @@ def test_two_machines_give_what_one_gives(cluster: Hosts, finished: dict):
     done = call(cluster, *submission(cluster, "two", "--follow", "--json"))
     assert result_of(done)["exit_status"] == 0 and "two-1 is SUCCEEDED" in done.stderr
     record = record_of(cluster, "two")
-    assert "robust training: 2 workers on cpu, ffcv loader" in done.stdout
+    assert "robust training: 2 workers on cpu, float32, ffcv loader" in done.stdout
     for figure in ("weights_sha256", "clean_accuracy", "robust_accuracy", "attacks", "best_epoch"):
         assert record[figure] == finished[figure], figure
     (run,) = mlflow_runs(cluster, "two")
