@@ -25,15 +25,15 @@ from pathlib import Path
 import torch
 import yaml
 
-from distrib import tracking
+from distrib.commands.evaluator import subject_of
+from distrib.commands.prepare import prepared
+from distrib.config.file import parse
 from distrib.data.beton import open_split
 from distrib.data.order import chosen
-from distrib.evaluate import reference
-from distrib.evaluate.points import points
-from distrib.jobfile import parse
-from distrib.judgement import subject_of
-from distrib.preparation import prepared
-from distrib.progress import Display
+from distrib.evaluation import autoattack
+from distrib.evaluation.points import points
+from distrib.tracking import client
+from distrib.tracking.display import Display
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     words.add_argument("--seed", type=int, default=0)
     options = words.parse_args()
     cores = len(os.sched_getaffinity(0))
-    uri = tracking.address(None)
+    uri = client.address(None)
     data = {"source": options.data, **({"root": options.root} if options.data != "digits" else {})}
     job = {
         "kind": "evaluate", "name": "benchmark", "model": options.model, "data": data, "attach": False,
@@ -97,7 +97,7 @@ def direct(job: dict, uri: str, cores: int) -> tuple[float, dict[int, int]]:
     norm = "Linf" if suite.threat.norm == "linf" else "L2"
     began = time.perf_counter()
     attack = AutoAttack(model, norm=norm, eps=suite.threat.epsilon, seed=suite.seed, device=cpu, version="standard")
-    assert tuple(attack.attacks_to_run) == reference.STANDARD
+    assert tuple(attack.attacks_to_run) == autoattack.STANDARD
     x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
     seconds = time.perf_counter() - began
     with torch.no_grad():

@@ -18,16 +18,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 
+from distrib.commands.prepare import prepared
+from distrib.config.file import read
+from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import TrainLoader, open_reader
-from distrib.job import Train
-from distrib.jobfile import read
 from distrib.noise import Noise
 from distrib.optim import strength_at
-from distrib.preparation import prepared
-from distrib.progress import Display
 from distrib.state import State
 from distrib.step import update
+from distrib.tracking.display import Display
 from distrib.world import current
 
 LOOKS = (1, 2, 5, 10, 20, 50, 100, 200)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distrib.data.beton import ffcv_usable, prepare
 from distrib.data.source import Digits, Folder
-from distrib.evaluate.subject import Weights
+from distrib.evaluation.models import Weights
 from distrib.models import SmallCNN
 from distrib.state import save_weights
 

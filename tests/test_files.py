@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from documents import TRAIN, changed
 
+from distrib.config.file import parse
 from distrib.errors import InputError, JobError
 from distrib.files import locked, write_json
-from distrib.jobfile import parse
-from distrib.runs import run_folder
+from distrib.tracking.folder import run_folder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):

@@ -13,10 +13,10 @@ from distrib import precision
 from distrib.attack import PGD
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, open_reader
-from distrib.evaluate.suite import Evaluation
-from distrib.evaluate.witness import attack_shard, score
+from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.shard import attack_shard, score
 from distrib.processor import computes
-from distrib.study import capacity, curves, landscape, transfer
+from distrib.studies import capacity, curves, landscape, transfer
 from distrib.threat import Linf
 from distrib.trainer import Validation
 from distrib.world import World

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib import state as state_module
+from distrib.config.file import read
 from distrib.errors import CheckpointError, NonFiniteLoss
 from distrib.files import file_sha256
-from distrib.jobfile import read
 from distrib.models import SmallCNN
 from distrib.optim import SGD, Adam, Cosine, Optimiser
 from distrib.state import State, Stored, load, load_weights, save, verify

@@ -16,22 +16,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distrib.cluster.spread import spread
+from distrib.cluster.map import spread
+from distrib.config.job import Cluster
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import RunError
-from distrib.evaluate import frozen
-from distrib.evaluate.claim import gather
-from distrib.evaluate.harder import try_harder
-from distrib.evaluate.points import points
-from distrib.evaluate.subject import Subject
-from distrib.evaluate.suite import Evaluation
-from distrib.evaluate.suspicion import Evidence, doubted
-from distrib.evaluate.witness import Help, ShardResult, attack_shard, score
+from distrib.evaluation import frozen
+from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.flags import Evidence, doubted
+from distrib.evaluation.harder import try_harder
+from distrib.evaluation.models import Subject
+from distrib.evaluation.points import points
+from distrib.evaluation.result import gather
+from distrib.evaluation.shard import Help, ShardResult, attack_shard, score
 from distrib.files import write_bytes, write_json
-from distrib.job import Cluster
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distrib import __version__
 from distrib.cluster.resources import Resources
+from distrib.config.job import Cluster
 from distrib.data.beton import open_split
 from distrib.data.split import SPLITS, Split
 from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, JobError, RunError
-from distrib.job import Cluster
 
 
 def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None:

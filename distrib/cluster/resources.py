@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from distrib.config.job import MOST_PER_GPU, Cluster
 from distrib.errors import JobError
-from distrib.job import MOST_PER_GPU, Cluster
 
 Device = Literal["cpu", "cuda"]
 TRIAL_BYTES = 1_250_000_000

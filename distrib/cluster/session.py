@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from distrib.cluster.local import QUIET, SERVER, started
 from distrib.cluster.resources import Node, Resources, address_of, begun_on
+from distrib.config.job import Cluster
 from distrib.errors import JobError
-from distrib.job import Cluster
 
 ANSWER_SECONDS = 10
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

@@ -20,9 +20,9 @@ from pathlib import Path
 import distrib
 from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.cluster.resources import Node, Resources
+from distrib.config.file import write
+from distrib.config.job import AnyJob, Prepare, digest
 from distrib.errors import JobError, RunError
-from distrib.job import AnyJob, Prepare, digest
-from distrib.jobfile import write
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 REQUEST_SECONDS = 60

@@ -17,15 +17,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
-from distrib.cluster.board import Note, Started, post
 from distrib.cluster.memory import shortage
+from distrib.cluster.messages import Note, Started, post
 from distrib.cluster.network import PinnedTorchConfig
+from distrib.config.job import Cluster, Elastic, Train, digest, dump
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
-from distrib.job import Cluster, Elastic, Train, digest, dump
 from distrib.precision import begin_training, emulated
 from distrib.state import State, Stored, load, save
 from distrib.world import World, current

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from distrib.config.job import Training, Tune, dump
+from distrib.config.search import Asha, Optuna, Setting
 from distrib.data.beton import Card
 from distrib.data.loader import Batch
 from distrib.errors import JobError
-from distrib.job import Training, Tune, dump
 from distrib.noise import Noise
 from distrib.search.space import Settings, drawn, ends, settle
-from distrib.search.values import Asha, Optuna, Setting
 from distrib.state import State
 from distrib.step import update
 from distrib.world import World

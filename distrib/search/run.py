@@ -14,26 +14,27 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from distrib import checkpoints, tracking
-from distrib.clock import Clock
+from distrib import checkpoints
 from distrib.cluster.preflight import prove
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources, session
+from distrib.commands.prepare import must_suffice, prepared_for
+from distrib.config.file import write
+from distrib.config.job import Train, Tune, digest
+from distrib.config.search import Optuna
 from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
 from distrib.files import write_bytes, write_json
-from distrib.job import Train, Tune, digest
-from distrib.jobfile import write
-from distrib.journal import Journal
-from distrib.preparation import must_suffice, prepared_for
-from distrib.progress import Display
-from distrib.record import opened, tracked
-from distrib.runs import ROBUST, begun, kept_result, read_record, run_folder
 from distrib.search import cost, space
-from distrib.search.books import Books, Outcome, Trial, best
-from distrib.search.tables import files
-from distrib.search.values import Optuna
-from distrib.tracking import Tracker
+from distrib.search.report import files
+from distrib.search.trials import Books, Outcome, Trial, best
+from distrib.tracking import client
+from distrib.tracking.client import Tracker
+from distrib.tracking.clock import Clock
+from distrib.tracking.display import Display
+from distrib.tracking.epochs import Journal
+from distrib.tracking.folder import ROBUST, begun, kept_result, read_record, run_folder
+from distrib.tracking.tracker import opened, tracked
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """Of a trial's MLflow run; one that was stopped early was ended before its end, which MLflow calls KILLED."""
@@ -67,7 +68,7 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check(job)
-    tracking.client(tracking.address(job.tracking.uri), job.tracking.experiment)
+    client.client(client.address(job.tracking.uri), job.tracking.experiment)
     must_fit(job.cluster, begun(folder))
     data = prepared_for(job.train, folder, display)
     must_suffice(job, data)
@@ -83,7 +84,7 @@ def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
             _write_down(job, books, display)
             watch = _run_trials(job, books, data, concurrent, use_gpu, tracker, display)
             outcomes = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
-            with tracking.recorded(f"the search is over ({len(outcomes)} trials with a result; kept in {folder})"):
+            with client.recorded(f"the search is over ({len(outcomes)} trials with a result; kept in {folder})"):
                 watch.settle()
                 if not outcomes:
                     first = next(
@@ -111,7 +112,7 @@ def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
 
 def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, display: Display) -> None:
     """Says what the search will cost. Raises :class:`JobError` if that is more than it may."""
-    from distrib.cluster.spread import spread
+    from distrib.cluster.map import spread
 
     card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
     kinds = cost.kinds(job)
@@ -146,8 +147,8 @@ def _timed(shared: tuple, name: str, training) -> float:
 def _run_trials(
     job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
 ) -> "Watch":
-    from distrib.cluster.board import listening
-    from distrib.cluster.tune import Events, search
+    from distrib.cluster.messages import listening
+    from distrib.search.tune import Events, search
 
     watch = Watch(job, books, tracker, display)
     try:
@@ -243,7 +244,7 @@ class Watch:
 
     def hear(self, phase: str, notice: object) -> None:
         """What a worker posted."""
-        from distrib.cluster.board import Note
+        from distrib.cluster.messages import Note
 
         with self.lock:
             if isinstance(notice, Note):
@@ -252,7 +253,7 @@ class Watch:
             self._hear(int(phase.partition("/")[0]), notice)
 
     def _hear(self, number: int, notice: object) -> None:
-        from distrib.cluster.board import Started
+        from distrib.cluster.messages import Started
         from distrib.trainer import EpochEnd, Progress
 
         known = self.open.get(number)

@@ -12,10 +12,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from distrib.job import Tune
-from distrib.search.books import Outcome, Trial
+from distrib.config.job import Tune
+from distrib.config.search import Choice, Domain, Grid, Integers, LogUniform, Method, Optuna, Space, Uniform
 from distrib.search.space import Settings, number
-from distrib.search.values import Choice, Domain, Grid, Integers, LogUniform, Method, Optuna, Space, Uniform
+from distrib.search.trials import Outcome, Trial
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"robust": "maximize", "clean": "maximize", "cost": "minimize"}
 STUDY = "search"

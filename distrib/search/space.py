@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from distrib.config.explain import explain
+from distrib.config.job import Train, Training, Tune, dump
+from distrib.config.search import Choice, Domain, Draw, Grid, Integers, LogUniform, Never, Optuna, Setting, Uniform
 from distrib.errors import JobError
-from distrib.explain import explain
-from distrib.job import Train, Training, Tune, dump
-from distrib.search.values import Choice, Domain, Draw, Grid, Integers, LogUniform, Never, Optuna, Setting, Uniform
 
 TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 FIXED = ("evaluation", "data", "loader", "keep_checkpoints", "seed")

@@ -11,8 +11,8 @@ from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from distrib.cluster import train
+from distrib.config.file import parse
 from distrib.errors import RunError
-from distrib.jobfile import parse
 
 FULL = (Path(__file__).parent / "out_of_memory.txt").read_text()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from distrib import doctor
+from distrib.cli import doctor
 from distrib.cluster.local import make_token
 from distrib.cluster.session import session
+from distrib.config.job import Cluster
 from distrib.errors import DistribError, InputError, JobError
-from distrib.job import Cluster
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import ray
 
 from distrib.cluster import session
 from distrib.cluster.session import Node, Resources
+from distrib.config.job import Cluster
 from distrib.errors import JobError
-from distrib.job import Cluster
 
 TWO = Resources((Node(0), Node(2), Node(2)), local=False)
 GPUS = Resources((Node(16), Node(16, 2), Node(4, 4)), local=False)

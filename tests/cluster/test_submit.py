@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distrib import cli
+from distrib.cli import main
 from distrib.cluster.submit import Attempt, Remote, _token, _tracking
 from distrib.errors import JobError
 
@@ -22,7 +22,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> in
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.setenv(name, "")  # so that what the command sets is undone
         monkeypatch.delenv(name)
-    return cli.main(words)
+    return main.main(words)
 
 
 REFUSED = [
@@ -63,7 +63,7 @@ def test_a_token_that_no_header_carries_is_refused_and_not_shown(
         monkeypatch.setattr(os, "environ", os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "token"})
         if place == "variable":
             os.environ["RAY_AUTH_TOKEN"] = token
-        return cli.main(words)
+        return main.main(words)
 
     assert begin(["jobs", "--address", NOBODY]) == 2
     told = capsys.readouterr().err
@@ -174,6 +174,6 @@ def test_the_lines_to_copy_name_the_cluster_where_the_environment_does_not(
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     if not named:
         os.environ["RAY_API_SERVER_ADDRESS"] = NOBODY
-    assert cli.main(["submit", JOB, "--directory", "/shared", *named]) == 0
+    assert main.main(["submit", JOB, "--directory", "/shared", *named]) == 0
     words = "distrib logs digits --follow" + (f" --address {NOBODY}" if named else "")
     assert f": {words} shows what it does\n" in capsys.readouterr().err

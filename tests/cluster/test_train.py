@@ -14,11 +14,11 @@ from torch import nn
 from distrib import checkpoints, trainer
 from distrib.checkpoints import ROBUST, best_epoch, history
 from distrib.cluster import train
-from distrib.cluster.board import Note
+from distrib.cluster.messages import Note
 from distrib.cluster.train import Order
+from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
-from distrib.job import Train
 from distrib.world import World
 
 

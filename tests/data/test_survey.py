@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distrib.config.file import parse
 from distrib.data.beton import prepare
 from distrib.data.source import Folder
 from distrib.errors import DataError, JobError
-from distrib.jobfile import parse
 
 Pictures = Callable[..., Path]
 

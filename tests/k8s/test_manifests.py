@@ -13,11 +13,12 @@ import schema
 import yaml
 from manifests import K8S, KUBECTL, OVERLAYS, WHY_NOT, cluster_of, containers, locked, objects, of_kind, pods, rendered
 
-from distrib import __version__, cli
+from distrib import __version__
+from distrib.cli import main
+from distrib.cli.dry_run import plan
 from distrib.cluster.session import Node, Resources
-from distrib.job import Prepare, Train, Tune
-from distrib.jobfile import read
-from distrib.plan import plan
+from distrib.config.file import read
+from distrib.config.job import Prepare, Train, Tune
 
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason=WHY_NOT)
 
@@ -321,7 +322,7 @@ def test_the_command_and_its_job_are_ones_that_distrib_takes(
 ):
     """The entry point is parsed by distrib's own command line, its file read by distrib, and it fits the cluster."""
     (entry,) = {one["spec"]["entrypoint"] for one in of_kind(overlay, "RayJob")}
-    options = cli.parser().parse_args(entry.split()[1:])
+    options = main.parser().parse_args(entry.split()[1:])
     assert entry.split()[0] == "distrib" and options.verb == "run"
     spec = cluster_of(document)
     assert spec is not None
@@ -349,7 +350,7 @@ def test_the_command_and_its_job_are_ones_that_distrib_takes(
         assert job.cluster.autoscaling and asked <= sum(node.cpus for node in nodes)
     here = job.model_copy(update={"storage": str(tmp_path)})
     for check in ("must_be_there", "must_fit"):  # the data and the GPUs are on the cluster
-        monkeypatch.setattr(f"distrib.plan.{check}", lambda *_: None)
+        monkeypatch.setattr(f"distrib.cli.dry_run.{check}", lambda *_: None)
     assert "run: " in plan(here)
 
 

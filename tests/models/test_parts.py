@@ -4,9 +4,9 @@ import pytest
 from documents import job
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distrib.config.file import parse
+from distrib.config.job import Study
 from distrib.errors import JobError
-from distrib.job import Study
-from distrib.jobfile import parse
 from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, Torchvision, WideResNet
 from distrib.models.parts import check_parts
 

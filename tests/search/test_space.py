@@ -8,11 +8,11 @@ import pytest
 from documents import TUNE, changed
 from pydantic import TypeAdapter
 
+from distrib.config.file import parse
+from distrib.config.job import Tune
+from distrib.config.search import Domain
 from distrib.errors import JobError
-from distrib.job import Tune
-from distrib.jobfile import parse
 from distrib.search.space import check, drawn, ends, settle, trial_job
-from distrib.search.values import Domain
 
 EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 

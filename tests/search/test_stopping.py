@@ -9,7 +9,7 @@ def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
     """Three reached the rung at 2 epochs with 0.5, 0.4 and 0.2; half shall go on: the cutoff is their median."""
     from ray.tune.schedulers import TrialScheduler
 
-    from distrib.cluster.tune import Known, scheduler, worth
+    from distrib.search.tune import Known, scheduler, worth
 
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
     ended = [("finished", [epoch(0.1), epoch(one), epoch(one), epoch(one)]) for one in (0.5, 0.4)]
@@ -27,7 +27,7 @@ def test_the_median_rule_bears_what_it_is_told_after_a_restart(tmp_path: Path):
     """It refuses more of a trial that it would have stopped, and trips over one that failed before its first epoch."""
     from ray.tune.schedulers import TrialScheduler
 
-    from distrib.cluster.tune import Known, scheduler, worth
+    from distrib.search.tune import Known, scheduler, worth
 
     job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
     ended = [("finished", [epoch(one)] * 4) for one in (0.5, 0.6)]
@@ -45,7 +45,7 @@ def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: P
 
     from ray.tune.schedulers import TrialScheduler
 
-    from distrib.cluster.tune import scheduler, worth
+    from distrib.search.tune import scheduler, worth
 
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 1, "reduction_factor": 3}})
     better = [("finished", [epoch(0.5)] * 4)] * 3
@@ -71,7 +71,7 @@ def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
 
     from ray.tune.schedulers import TrialScheduler
 
-    from distrib.cluster.tune import Known, scheduler, worth
+    from distrib.search.tune import Known, scheduler, worth
 
     job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
     pending = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])

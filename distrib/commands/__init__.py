@@ -1,0 +1,1 @@
+"""The commands: prepare, train, evaluate, export."""

@@ -1,0 +1,214 @@
+"""An end evaluation, from a model's address to the card that is kept with its run."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from distrib import __version__
+from distrib.cluster.evaluate import Judged, Task, evaluate
+from distrib.cluster.session import Resources
+from distrib.config.job import Cluster, digest, dump
+from distrib.data.beton import Beton, open_split
+from distrib.data.beton import Card as DataCard
+from distrib.data.loader import LoaderName, open_reader, shard
+from distrib.errors import CheckpointError, JobError
+from distrib.evaluation import frozen
+from distrib.evaluation.attacks import Evaluation, Stored, Transfer
+from distrib.evaluation.card import Card, files
+from distrib.evaluation.models import Subject, Weights, fingerprint, in_folder
+from distrib.evaluation.result import Claim, conclude
+from distrib.evaluation.shard import BROKEN
+from distrib.files import file_sha256, write_bytes
+from distrib.registry import versions
+from distrib.state import verify
+from distrib.tracking.client import Tracker
+from distrib.tracking.display import Display
+from distrib.values import Value
+from distrib.world import World
+
+SHARDS = 3
+"""The form of kept shards: another one when what they hold, or how it is found, changes."""
+SHOWN = 8
+"""Images that a card shows."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model, judged."""
+
+    subject: Subject
+    suite: Evaluation
+    judged: Judged
+    claim: Claim
+    contents: dict[str, str]
+    """The hashes of the models and sets that attacks take images from, by address."""
+    key: str
+    """Of the kept shards: what was judged, and how."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where models are judged: the data, the cluster, and the folder that keeps what is done."""
+
+    data: Path
+    """The folder of the betons."""
+    loader: LoaderName
+    cluster: Cluster
+    resources: Resources
+    kept: Path
+    uri: str
+    """Of MLflow, for addresses of registered models."""
+    trusted: bool
+    """Pickled models may be loaded."""
+    display: Display
+
+    @cached_property
+    def test(self) -> DataCard:
+        """What the test split is."""
+        return self.split.card
+
+    @property
+    def split(self) -> Beton:
+        """The packed test split."""
+        return open_split(self.data, "test", "evaluation")
+
+    def subject(self, address: str) -> Subject:
+        """The model of an address. Raises :class:`InputError` where it is not there, or made for other data."""
+        return subject_of(address, self.split, self.loader, self.uri, self.trusted, self.display)
+
+    def judge(self, subject: Subject, suite: Evaluation, title: str) -> Verdict:
+        """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
+        began = time.perf_counter()
+        sources = {one.source: self.subject(one.source) for one in suite.attacks if isinstance(one, Transfer)}
+        task = Task(
+            subject, self.data, self.loader, suite, self.cluster.cpus_per_worker,
+            self.resources.use_gpu(self.cluster), sources, self.cluster.stage,
+        )  # fmt: skip
+        own = hashlib.sha256(subject.content()).hexdigest()
+        contents = {address: hashlib.sha256(source.content()).hexdigest() for address, source in sources.items()}
+        mine = fingerprint(subject) if sources else ""
+        same = next((address for address, source in sources.items() if fingerprint(source) == mine), None)
+        if same is not None:
+            raise JobError(f"evaluation: {same} is the judged model itself; transfer from another one")
+        contents |= {one.path: frozen.identity(Path(one.path)) for one in suite.attacks if isinstance(one, Stored)}
+        terms = [
+            suite.model_dump(mode="json", exclude={"batch_size"}), self.test.content_sha256, __version__, SHARDS,
+            own, sorted(contents.items()),
+        ]  # fmt: skip
+        key = hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
+
+        def progress(done: int, count: int) -> None:
+            detail = f"{done} of {count} images, {time.perf_counter() - began:.0f} s"
+            self.display.advance(f"evaluating {title}", done, count, detail)
+
+        judged = evaluate(task, self.kept, key, self.cluster, progress)
+        self.display.end()
+        return Verdict(subject, suite, judged, conclude(judged.evidence), contents, key)
+
+
+def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted: bool, display: Display) -> Subject:
+    """The model of ``address``: a registered version, a checkpoint folder, an MLflow folder, a .pt2 or pickled file.
+
+    Raises :class:`InputError` where it is not there, or was made for other images or classes than those of ``split``,
+    the test split.
+    """
+    test = split.card
+    height, width, channels = test.image
+    if address.startswith("models:"):
+        subject, card = versions.fetch_subject(address, uri, trusted, display.say)
+        image, classes = card.get("image"), card.get("classes") or ()
+        mine = {"channels": channels, "height": height, "width": width}
+        if image is not None and (image != mine or len(classes) != len(test.classes)):
+            raise JobError(
+                f"data: {len(test.classes)} classes of images {channels}x{height}x{width}, but {address} takes "
+                f"{len(classes)} classes of {image}; name the data it was made for"
+            )
+        return subject if image is not None else _fitting(subject, address, split, loader)
+    path = Path(address).absolute()
+    if not path.exists():
+        raise CheckpointError(
+            f"model: {path} is not there; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, or a "
+            ".pt2 file"
+        )
+    if (path / "state.json").exists():
+        stored = verify(path)
+        subject = Weights.of(stored.job["model"], test, stored.judged)
+        subject.load(World().device)  # refuses weights of other images or classes before anything starts
+        return subject
+    return _fitting(in_folder(path, trusted), address, split, loader)
+
+
+def _fitting(subject: Subject, address: str, split: Beton, loader: LoaderName) -> Subject:
+    """The subject. Raises :class:`JobError` unless it maps images of the test split to a logit a class."""
+    test = split.card
+    height, width, channels = test.image
+    module = subject.load(World().device)
+    # The batch that it will be judged on: one made here could lie otherwise in memory, which some networks feel
+    (batch,) = shard(open_reader(split, loader), np.arange(min(2, test.count)), 2, World())
+    try:
+        with torch.no_grad():
+            logits = module(batch.x)
+    except Exception as error:  # whatever the model's own code raises for images it was not made for
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise JobError(
+            f"model: {address} does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name the "
+            "data it was made for, and export it for any batch size"
+        ) from None
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (len(batch.x), len(test.classes)):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise JobError(
+            f"model: {address} gives {shape} for {len(batch.x)} images, not [{len(batch.x)}, {len(test.classes)}], a "
+            "logit a class"
+        )
+    return subject
+
+
+def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
+    """The card of a verdict, and its files."""
+    data, test = dump(job)["data"], bench.test
+    weights = verdict.subject
+    sha256 = (
+        file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
+    )
+    card = Card.of(
+        verdict.claim, verdict.suite, verdict.contents, model, sha256, test.image, test.classes, data["source"],
+        test.content_sha256, dump(job), digest(job),
+    )  # fmt: skip
+    return card, files(card, verdict.judged.evidence, _shown(verdict, bench))
+
+
+def keep_card(content: dict[str, bytes], folder: Path, tracker: Tracker) -> None:
+    """Writes a card's files beside the run, and stores them with its MLflow run, under card/."""
+    (folder / "card").mkdir(exist_ok=True)
+    for name, part in content.items():
+        write_bytes(folder / "card" / name, part)
+    for name in content:
+        tracker.file(folder / "card" / name, "card")
+
+
+def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
+    """A few images of the first shard with their worst ones: broken ones first."""
+    found, first = verdict.judged.evidence, verdict.judged.evidence.shards[0]
+    worst = load_file(verdict.judged.files[0])["x_adv"]
+    attacked = [i for i, name in enumerate(first.worst) if name]
+    broken = [i for i in attacked if any(fate[i] == BROKEN for fate in first.fate.values())]
+    rows = (broken + [i for i in attacked if i not in broken])[:SHOWN]
+    if not rows:
+        return []
+    reader = open_reader(bench.split, bench.loader)
+    (batch,) = shard(reader, found.index[rows], len(rows), World())
+    classes = bench.test.classes
+    return [
+        (
+            image.permute(1, 2, 0).numpy(), worst[i].permute(1, 2, 0).numpy(),
+            f"{classes[first.label[i]]}\n{first.worst[i]}{'' if i in broken else ' failed'}",
+        )
+        for i, image in zip(rows, batch.x, strict=True)
+    ]  # fmt: skip

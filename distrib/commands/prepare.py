@@ -1,0 +1,91 @@
+"""The data of a job, packed where it is not packed yet."""
+
+from pathlib import Path
+
+from distrib.config.job import AnyJob, Evaluate, Prepare, Study, Train, Training, Tune, digest, dump
+from distrib.config.study import Capacity, Landscape
+from distrib.data.beton import folder_of, open_split, prepare
+from distrib.data.loader import resolve
+from distrib.data.source import DataSource, Torchvision
+from distrib.data.split import SPLITS
+from distrib.errors import DataError, JobError
+from distrib.files import write_json
+from distrib.search.space import ends
+from distrib.tracking.display import Display
+from distrib.tracking.folder import nothing_done, read_data, read_record
+
+
+def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
+    """The folder of the job's betons, made now if it is not there."""
+    must_be_there(job.data)
+    packing = resolve(job.loader)
+    if packing == "memory" and job.loader == "auto":
+        display.say("warning: ffcv cannot be imported here; images are kept in memory instead (see distrib doctor)")
+    implied = Prepare(kind="prepare", data=job.data, loader=job.loader)
+    return prepare(job.data, packing, dump(implied), digest(implied), display.say)
+
+
+def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Display) -> Path:
+    """The folder of the job's betons, if they hold the images that the run in ``folder`` began with.
+
+    Raises :class:`JobError` otherwise.
+    """
+    data = prepared(job, display)
+    must_be_the_same(data, folder)
+    # of a set's own files where they are here: the card of a read-only store may have one of older code
+    source = job.data.fingerprint() if isinstance(job.data, Torchvision) else ""
+    source = source or open_split(data, "train", "evaluation").card.fingerprint
+    write_json(folder / "data.json", _hashes(data) | {"source": source})
+    return data
+
+
+def must_be_the_same(data: Path, folder: Path) -> None:
+    """Raises :class:`JobError` where the run in ``folder`` began with other images than those of ``data``."""
+    begun = read_data(folder) if read_record(folder) is not None and not nothing_done(folder) else None
+    now = _hashes(data)
+    other = [split for split in SPLITS if begun is not None and begun.get(split) != now[split]]
+    if other:
+        raise JobError(
+            f"data: the images ({', '.join(other)}) are not those that the run in {folder} began with; put those back, "
+            "choose another name (--set name=...), or delete that folder"
+        )
+
+
+def must_be_there(data: DataSource) -> None:
+    """Raises :class:`DataError` where the data are neither packed nor in their place; nothing is touched."""
+    root = getattr(data, "root", None)
+    fetched = getattr(data, "download", False)
+    if root is not None and not fetched and not Path(root).is_dir() and not folder_of(data).is_dir():
+        fetch = ", or allow data.download: true" if hasattr(data, "download") else ""
+        raise DataError(f"data.root: there is no folder {root}; put the data there, or name another one{fetch}")
+
+
+def must_fill(data: Path, batch_size: int, field: str) -> None:
+    """Raises :class:`JobError` where the images of the train split do not fill one batch."""
+    count = open_split(data, "train", "training").card.count
+    if batch_size > count:
+        raise JobError(
+            f"{field}: batches of {batch_size} images, but there are {count} to train on; set it to {count} or less"
+        )
+
+
+def must_suffice(job: AnyJob, data: Path) -> None:
+    """Raises :class:`JobError` where ``job`` asks for more images than the betons in ``data`` hold."""
+    match job:
+        case Train():
+            must_fill(data, job.optim.batch_size, "optim.batch_size")
+        case Tune() if "optim.batch_size" in job.space:
+            for size in ends(job.space["optim.batch_size"]):
+                must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
+        case Tune():
+            must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
+        case Study(study=Capacity() as study):
+            must_fill(data, study.optim.batch_size, "study.optim.batch_size")
+        case Study(study=Landscape() as study):
+            count = open_split(data, "test", "evaluation").card.count
+            if study.examples > count:
+                raise JobError(f"study.examples: {study.examples} images, but the test split has {count}")
+
+
+def _hashes(data: Path) -> dict[str, str]:
+    return {split: open_split(data, split, "evaluation").card.content_sha256 for split in SPLITS}

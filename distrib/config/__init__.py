@@ -1,0 +1,1 @@
+"""What is asked for: job files, strict and resolved."""

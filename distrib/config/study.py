@@ -1,0 +1,152 @@
+"""What each study is told."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from distrib.attack import PGD, OfEpsilon
+from distrib.data.augment import Augment
+from distrib.evaluation.attacks import Count, Fgsm, Pgd, once
+from distrib.models import Model
+from distrib.optim import Optim
+from distrib.threat import Threat
+from distrib.values import PixelRadius, Radius, Value
+
+
+class Labelled(Value):
+    """A model, and what it is called in tables and plots."""
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
+    model: str
+    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
+
+
+def _once(models: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
+    labels = [one.label for one in models]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"the label {max(labels, key=labels.count)!r} is given twice")
+    return models
+
+
+Models = Annotated[tuple[Labelled, ...], Field(min_length=1), AfterValidator(_once)]
+"""Models, each with a label of its own."""
+Seed = Annotated[int, Field(ge=0)]
+
+
+def addresses(models: tuple[Labelled, ...]) -> dict[str, str]:
+    """Each model's address by its label."""
+    return {one.label: one.model for one in models}
+
+
+class Landscape(Value):
+    """The loss over many random restarts of PGD (section 5, Figures 1 and 2, and the appendix)."""
+
+    of: Literal["landscape"]
+    models: Models
+    threat: Threat
+    num_steps: Count = 100
+    step_size: Radius | OfEpsilon = OfEpsilon(of_epsilon=1 / 30)
+    examples: Count = 5
+    """Images, drawn with the seed."""
+    restarts: Annotated[int, Field(ge=20)] = 1000
+    """Of each example."""
+    trajectories: Count = 20
+    """Restarts whose loss is kept at every step."""
+    maxima: Annotated[int, Field(ge=2, le=1000)] = 100
+    """Restarts whose end points are compared: distances, angles, the loss between them."""
+    chunk: Annotated[int, Field(ge=20)] = 500
+    """Restarts that one task runs at a time."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Landscape":
+        if max(self.trajectories, self.maxima) > min(self.chunk, self.restarts):
+            raise ValueError("trajectories and maxima are of the first chunk: neither may be above chunk or restarts")
+        return self
+
+    @property
+    def attack(self) -> PGD:
+        """One restart."""
+        return PGD(threat=self.threat, num_steps=self.num_steps, step_size=self.step_size)
+
+
+class Curves(Value):
+    """Accuracy against epsilon, in both norms, by PGD and by an attack without gradients (Figure 6)."""
+
+    of: Literal["curves"]
+    models: Models
+    linf: tuple[PixelRadius, ...] = ()
+    l2: tuple[Radius, ...] = ()
+    num_steps: Count = 40
+    queries: Count = 500
+    """Of Square Attack, which sees no gradient: where it breaks more than PGD, PGD is misled."""
+    n: Count = 500
+    shard_size: Count = 250
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _some(self) -> "Curves":
+        if not self.linf and not self.l2:
+            raise ValueError("linf or l2: give at least one of them some epsilons")
+        if any(len(set(epsilons)) < len(epsilons) for epsilons in (self.linf, self.l2)):
+            raise ValueError("linf, l2: an epsilon is listed twice")
+        return self
+
+
+class Transfer(Value):
+    """Every source against every target: the black-box protocol of Tables 1 to 4."""
+
+    of: Literal["transfer"]
+    sources: Models
+    targets: Models
+    threat: Threat
+    attacks: Annotated[tuple[Annotated[Fgsm | Pgd, Field(discriminator="attack")], ...], Field(min_length=1)] = (
+        Fgsm(attack="fgsm"),
+        Pgd(attack="pgd", num_steps=40, step_size=OfEpsilon(of_epsilon=1 / 30)),
+        Pgd(attack="pgd", num_steps=40, step_size=OfEpsilon(of_epsilon=1 / 30), loss="cw_margin"),
+    )
+    n: Count | None = None
+    """How many test images, drawn with the seed; None: all."""
+    shard_size: Count = 250
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Transfer":
+        once(self.attacks)
+        if any(attack.n is not None or attack.meets != "all" for attack in self.attacks):
+            raise ValueError("attacks: each meets every image here; leave out their n and meets, and set the study's n")
+        return self
+
+
+Method = Literal["natural", "fgsm", "pgd"]
+
+
+class Capacity(Value):
+    """Width against the adversary that was trained on (section 4, Figure 4)."""
+
+    of: Literal["capacity"]
+    model: Model
+    """Its width is replaced by each of widths."""
+    widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("natural", "fgsm", "pgd")
+    attack: PGD
+    """Trained against by the method pgd, and evaluated with; FGSM of the same threat is the other adversary."""
+    epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    optim: Optim
+    augment: Augment = Augment()
+    n: Count | None = None
+    """How many test images are judged; None: all."""
+    shard_size: Count = 500
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Capacity":
+        if len(set(self.widths)) < len(self.widths) or len(set(self.methods)) < len(self.methods):
+            raise ValueError("widths and methods: one of them is listed twice")
+        if self.epsilon_warmup_epochs >= self.optim.epochs:
+            raise ValueError("epsilon_warmup_epochs: not fewer than optim.epochs; epsilon would never be full")
+        return self
+
+
+StudyOf = Annotated[Landscape | Capacity | Curves | Transfer, Field(discriminator="of")]
+"""One of the studies."""

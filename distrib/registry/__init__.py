@@ -1,0 +1,1 @@
+"""Registered models: storing, finding, comparing and choosing the champion."""

@@ -1,0 +1,144 @@
+"""The books of a search: which trials there are, what each was set to, and how it ended. One file, written whole.
+
+STORAGE/NAME/
+    trials.json            every trial: number, settings, state, error
+    trials/NAME-0001/      a trial's folder, as that of any train job: job.json, robust/
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from distrib import checkpoints
+from distrib.config.job import Tune
+from distrib.errors import InputError
+from distrib.files import write_json
+from distrib.search.space import Settings
+from distrib.tracking.folder import ROBUST
+
+Ending = Literal["finished", "stopped", "failed"]
+"""finished: all its epochs; stopped: early, by the stopping rule; failed: with an error."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial."""
+
+    number: int
+    """From 1."""
+    settings: Settings
+    state: Literal["waiting", "running"] | Ending = "waiting"
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state not in ("waiting", "running")
+
+
+class Books:
+    """All trials of a search, by number; every change is on disk before it counts."""
+
+    def __init__(self, job: Tune, folder: Path, units: float):
+        """Opens the books in ``folder``, or begins them; a trial takes so many ``units`` (cores or GPUs).
+
+        Raises :class:`InputError` if they are damaged.
+        """
+        self.job, self.folder, self.file, self.units = job, folder, folder / "trials.json", units
+        self.trials: dict[int, Trial] = {}
+        if self.file.exists():
+            try:
+                found = [Trial(**one) for one in json.loads(self.file.read_bytes())]
+            except (OSError, ValueError, TypeError) as error:
+                raise InputError(f"{self.file}: damaged ({error}); delete {folder} to search anew") from None
+            self.trials = {one.number: one for one in found}
+
+    def add(self, settings: Settings, *more: Settings) -> Trial:
+        """New trials, all of them at once; the last of them."""
+        for one in (settings, *more):
+            number = max(self.trials, default=0) + 1
+            self.trials[number] = Trial(number, one)
+        self._write()
+        return self.trials[number]
+
+    def note(self, number: int, state: str, error: str = "") -> None:
+        """What became of a trial."""
+        self.trials[number] = replace(self.trials[number], state=state, error=error)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.file, [asdict(one) for one in self.trials.values()])
+
+    def name(self, number: int) -> str:
+        """Of a trial's run."""
+        return f"{self.job.name}-{number:04d}"
+
+    def run(self, number: int) -> Path:
+        """The folder of a trial's run."""
+        return self.folder / "trials" / self.name(number)
+
+    def history(self, number: int) -> list[dict]:
+        """The metrics of every epoch of a trial that has a checkpoint."""
+        return checkpoints.history(self.run(number) / ROBUST, lambda text: None)
+
+    def outcomes(self) -> list["Outcome"]:
+        """Every trial that has an epoch behind it, in the order of their numbers."""
+        found = [(trial, self.history(trial.number)) for trial in self.trials.values()]
+        return [Outcome.of(self.job, trial, history, self.units) for trial, history in found if history]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to: its best epoch by the score, which is the one that is kept."""
+
+    trial: Trial
+    epochs: int
+    """Trained."""
+    best_epoch: int
+    robust_accuracy: float
+    clean_accuracy: float
+    score: float
+    cost_hours: float
+    """Core-hours of training and validation (GPU-hours on GPUs)."""
+
+    @classmethod
+    def of(cls, job: Tune, trial: Trial, history: list[dict], units: float) -> "Outcome":
+        """From the metrics of its epochs."""
+        floor = job.score.min_clean_accuracy
+        best = checkpoints.best_epoch(history, floor)
+        metrics = history[best - 1]
+        seconds = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
+        return cls(
+            trial, len(history), best, metrics[checkpoints.ROBUST], metrics[checkpoints.CLEAN],
+            checkpoints.score(metrics, floor), seconds * units / 3600,
+        )  # fmt: skip
+
+    def value(self, objective: str) -> float:
+        """Of one of the score's objectives."""
+        return {"robust": self.robust_accuracy, "clean": self.clean_accuracy, "cost": self.cost_hours}[objective]
+
+
+def best(outcomes: list[Outcome]) -> Outcome:
+    """The trial with the highest score; the cheaper, then the earlier one of equals.
+
+    One that was stopped early is it only where none was finished: the rule has called others better.
+    """
+    finished = [one for one in outcomes if one.trial.state == "finished"]
+    return max(finished or outcomes, key=lambda one: (one.score, -one.cost_hours, -one.trial.number))
+
+
+def front(outcomes: list[Outcome], objectives: tuple[str, ...]) -> list[Outcome]:
+    """Those that no other beats or equals in everything, and beats in something (Pareto)."""
+
+    def values(one: Outcome) -> list[float]:
+        return [-one.value(name) if name == "cost" else one.value(name) for name in objectives]
+
+    def dominated(one: Outcome) -> bool:
+        mine = values(one)
+        return any(
+            all(theirs >= own for theirs, own in zip(values(other), mine, strict=True)) and values(other) != mine
+            for other in outcomes
+        )
+
+    return [one for one in outcomes if not dominated(one)]

@@ -1,0 +1,140 @@
+"""Width against the adversary that was trained on (Madry et al., section 4 and Figure 4)."""
+
+import math
+from itertools import pairwise
+
+from distrib.attack import fgsm, predicted
+from distrib.config.job import Study, Train
+from distrib.config.study import Capacity, Method
+from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.logits import logits_of
+from distrib.noise import Noise
+from distrib.objective import Madry, Natural
+from distrib.plots import capacity_curves
+from distrib.precision import exact_float32
+from distrib.studies.findings import Expectation, Findings
+from distrib.studies.task import Task, starts
+
+
+def cells(study: Capacity) -> dict[str, tuple[Method, float]]:
+    """The name of every training, its method and its width; widths ascend."""
+    return {f"{method}-{width:g}": (method, width) for method in study.methods for width in sorted(study.widths)}
+
+
+def training(job: Study, method: Method, width: float) -> Train:
+    """The training of one cell."""
+    study = job.study
+    assert isinstance(study, Capacity)
+    threat, warmup = study.attack.threat, study.epsilon_warmup_epochs
+    objective = {
+        "natural": Natural(method="natural"),
+        "fgsm": Madry(method="madry", attack=fgsm(threat), epsilon_warmup_epochs=warmup),
+        "pgd": Madry(method="madry", attack=study.attack, epsilon_warmup_epochs=warmup),
+    }[method]
+    return Train(
+        kind="train",
+        name=job.name,
+        seed=study.seed,
+        data=job.data,
+        loader=job.loader,
+        augment=study.augment,
+        model=study.model.model_copy(update={"width": width}),
+        objective=objective,
+        optim=study.optim,
+        evaluation=Evaluation(threat=threat, tier="quick"),
+        storage=job.storage,
+        keep_checkpoints=1,
+        cluster=job.cluster,
+        tracking=job.tracking,
+    ).resolved()
+
+
+def parts(study: Capacity, count: int) -> list[tuple]:
+    """(cell, start) of each task, for ``count`` images."""
+    return [(cell, start) for cell in cells(study) for start in starts(count, study.shard_size)]
+
+
+@exact_float32()
+def part(task: Task, cell: str, start: int) -> dict:
+    """How many images of one shard a cell's model classifies rightly, as they are and under both adversaries."""
+    study = task.study
+    assert isinstance(study, Capacity)
+    model = task.model(cell)
+    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+    found: dict = {"images": len(y)}
+    for name, attack in (("clean", None), ("fgsm", fgsm(study.attack.threat)), ("pgd", study.attack)):
+        x_adv = x if attack is None else attack.perturb(model, x, y, Noise.of(index, study.seed, "capacity"))
+        label = predicted(logits_of(model, x_adv, len(x)))
+        found[name] = int((label == y).sum())
+        if attack is None:
+            found["classes"] = sorted(set(label.tolist()))
+    return found
+
+
+def conclude(study: Capacity, found: dict[tuple, dict], losses: dict[str, float]) -> Findings:
+    """A row for each cell; ``losses`` are the final training losses, against the adversary of the cell."""
+    rows = []
+    for cell, (method, width) in cells(study).items():
+        shards = [one for key, one in found.items() if key[0] == cell]
+        images = sum(one["images"] for one in shards)
+        classes = {label for one in shards for label in one["classes"]}
+        rows.append({
+            "method": method, "width": width, "n": images, "train_loss": losses[cell], "collapsed": len(classes) == 1,
+            **{name: sum(one[name] for one in shards) / images for name in ("clean", "fgsm", "pgd")},
+        })  # fmt: skip
+    return Findings(rows, _expectations(study, rows), {"capacity.png": capacity_curves(rows)})
+
+
+def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
+    """The paper's claims on capacity (section 4)."""
+    by = {method: [row for row in rows if row["method"] == method] for method in study.methods}
+    found = []
+
+    def say(target: str, achieved: str, met: bool | None) -> None:
+        found.append(Expectation(target=target, achieved=achieved, met=met))
+
+    if "natural" in by:
+        small, large = by["natural"][0], by["natural"][-1]
+        say(
+            "capacity alone helps: trained naturally, a wider net withstands FGSM better",
+            f"FGSM {small['fgsm']:.1%} at width {small['width']:g}, {large['fgsm']:.1%} at width {large['width']:g}",
+            _better(large, small, "fgsm"),
+        )
+    if "fgsm" in by:
+        learnt = [row for row in by["fgsm"] if not row["collapsed"]]
+        worst = max(learnt or by["fgsm"], key=lambda row: row["fgsm"] - row["pgd"])
+        say(
+            "FGSM adversaries do not make a net robust: trained on FGSM, it falls to PGD",
+            f"at width {worst['width']:g}: FGSM {worst['fgsm']:.1%}, PGD {worst['pgd']:.1%}"
+            if learnt
+            else "all collapsed",
+            worst["fgsm"] - worst["pgd"] > 0.2 if learnt else None,
+        )
+    if "pgd" in by:
+        collapsed = [row["collapsed"] for row in by["pgd"]]
+        fallen = [f"{row['width']:g}" for row in by["pgd"] if row["collapsed"]]
+        say(
+            "weak models may fail to learn: trained on PGD, the smallest nets collapse to one class",
+            f"collapsed at widths {', '.join(fallen)}" if fallen else "none collapsed",
+            None if all(collapsed) else any(collapsed) and collapsed == sorted(collapsed, reverse=True),
+        )
+        loss = [row["train_loss"] for row in by["pgd"]]
+        say(
+            "the value of the saddle point falls as capacity grows",
+            "training loss " + ", ".join(f"{row['train_loss']:.3g} (width {row['width']:g})" for row in by["pgd"]),
+            all(b <= a * 1.02 for a, b in pairwise(loss)) and loss[-1] < loss[0] if len(loss) > 1 else None,
+        )
+        say(
+            "more capacity withstands PGD better",
+            ", ".join(f"{row['pgd']:.1%} (width {row['width']:g})" for row in by["pgd"]),
+            _better(by["pgd"][-1], by["pgd"][0], "pgd"),
+        )
+    return found
+
+
+def _better(large: dict, small: dict, name: str) -> bool | None:
+    """Whether one accuracy is above the other; None where chance alone (two standard errors) may explain that."""
+    gain, variance = large[name] - small[name], sum(row[name] * (1 - row[name]) / row["n"] for row in (large, small))
+    if large is small or 0 < gain <= 2 * math.sqrt(variance):
+        return None
+    return gain > 0

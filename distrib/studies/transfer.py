@@ -1,0 +1,93 @@
+"""Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
+
+from distrib.attack import predicted
+from distrib.config.study import Transfer, addresses
+from distrib.errors import JobError
+from distrib.evaluation.logits import logits_of
+from distrib.noise import Noise
+from distrib.plots import matrices
+from distrib.precision import exact_float32
+from distrib.studies.findings import Expectation, Findings
+from distrib.studies.task import Task, starts
+
+
+def labels(study: Transfer) -> dict[str, str]:
+    """The label in tasks of each model, and its address; a source and a target may share a label."""
+    sources = {f"source:{label}": address for label, address in addresses(study.sources).items()}
+    return sources | {f"target:{label}": address for label, address in addresses(study.targets).items()}
+
+
+def parts(study: Transfer, count: int) -> list[tuple]:
+    """(source, attack, start) of each task, for ``count`` images; attack "" leaves the images as they are."""
+    names = ["", *(attack.name for attack in study.attacks)]
+    sources = list(addresses(study.sources))
+    cells = [(sources[0], "")] + [(source, name) for source in sources for name in names[1:]]
+    return [(*cell, start) for cell in cells for start in starts(count, study.shard_size)]
+
+
+@exact_float32()
+def part(task: Task, source: str, name: str, start: int) -> dict:
+    """How many images of one shard, made on one source, each target classifies rightly."""
+    study = task.study
+    assert isinstance(study, Transfer)
+    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+    if name:
+        attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
+        x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
+    hits = {
+        label: int((predicted(logits_of(task.model(f"target:{label}"), x, len(x))) == y).sum())
+        for label in addresses(study.targets)
+    }
+    return {"images": len(y), "hits": hits}
+
+
+def must_have_black_box(identities: dict[str, str]) -> None:
+    """Raises :class:`JobError` if every source is every target, so that nothing is transferred."""
+    if len(set(identities.values())) == 1:
+        raise JobError("study.sources: source and target are one and the same model; name another model as a source")
+
+
+def conclude(
+    study: Transfer, found: dict[tuple, dict], count: int, data_source: str, identities: dict[str, str]
+) -> Findings:
+    """A row for each attack, source and target. ``identities`` tell which of :func:`labels` are the same model."""
+    rows = []
+    papers = data_source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
+    for source, name, start in parts(study, count):
+        if start == 0:
+            shards = [one for key, one in found.items() if key[:2] == (source, name)]
+            images = sum(one["images"] for one in shards)
+            rows += [
+                {
+                    "attack": name or "clean", "source": source if name else "", "target": target,
+                    "white_box": bool(name) and identities[f"source:{source}"] == identities[f"target:{target}"],
+                    "n": images,
+                    "accuracy": sum(one["hits"][target] for one in shards) / images,
+                }
+                for target in addresses(study.targets)
+            ]  # fmt: skip
+    return Findings(rows, _expectations(study, rows, papers), {"matrices.png": matrices(rows)})
+
+
+def _expectations(study: Transfer, rows: list[dict], papers: bool) -> list[Expectation]:
+    """White box below black box, and for MNIST at 0.3 the paper's figures."""
+    found = []
+    for target in addresses(study.targets):
+        mine = [row for row in rows if row["target"] == target and row["attack"] != "clean"]
+        white = [row["accuracy"] for row in mine if row["white_box"]]
+        black = [row for row in mine if not row["white_box"]]
+        if not black:
+            continue
+        worst = min(black, key=lambda row: row["accuracy"])
+        found.append(Expectation(
+            target=f"{target}: the strongest transfer attack is weaker than the strongest white-box attack (Table 1)",
+            achieved=f"transfer {worst['accuracy']:.2%} ({worst['source']}, {worst['attack']}), white box "
+            + (f"{min(white):.2%}" if white else "not run: the target is no source"),
+            met=min(white) < worst["accuracy"] if white else None,
+        ))  # fmt: skip
+        if papers and min(row["accuracy"] for row in mine) > 0.5:  # what falls to its own images is no robust model
+            found.append(Expectation(
+                target="MNIST, epsilon 0.3, of the paper's model A: 95.7 % from A' (PGD-100x20), 95.4 % from B (FGSM)",
+                achieved=f"{target}: worst over all sources {worst['accuracy']:.2%}", met=worst["accuracy"] >= 0.954,
+            ))  # fmt: skip
+    return found

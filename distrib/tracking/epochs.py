@@ -1,0 +1,92 @@
+"""The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
+
+import threading
+import time
+
+from distrib.tracking.client import Tracker, now
+from distrib.tracking.display import Display
+from distrib.tracking.folder import ROBUST
+
+
+class Journal:
+    """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
+
+    def __init__(self, tracker: Tracker, display: Display):
+        self.tracker, self.display = tracker, display
+        self.epochs: dict[str, int] = {}
+        self.pending: list[tuple[str, float, int, int]] = []
+        """Points that MLflow has not taken yet, in order, each with its time: sent twice they are there once."""
+        self.tags: dict[str, str] = {}
+        """Those that MLflow has not taken yet."""
+        self.shown = 0.0
+        self.last: dict[str, dict] = {}
+        self.nodes: dict[int, str] = {}
+        self.lock = threading.RLock()
+        """The workers are heard in one thread; another one catches up at the end."""
+
+    def started(self, rank: int, ranks: int, node: str, precision: str) -> None:
+        """A worker is up. When all are, the run's tags say on which machines (``distrib.nodes``), and in what numbers
+        they compute (``distrib.precision``)."""
+        with self.lock:
+            self.nodes[rank] = node
+            if all(one in self.nodes for one in range(ranks)):
+                nodes = " ".join(sorted({self.nodes[one] for one in range(ranks)}))
+                self.tags = {"distrib.nodes": nodes, "distrib.precision": precision}
+                self.nodes = {}
+                self.tracker.attempt(self.settle, self.display.say)
+
+    def catch_up(self, phase: str, history: list[dict]) -> None:
+        """Logs what ``history`` has and MLflow lacks, as soon as MLflow takes it."""
+        with self.lock:
+            if phase not in self.epochs:
+                self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
+            for epoch in range(self.epochs[phase] + 1, len(history) + 1):
+                self.add(phase, epoch, history[epoch - 1])
+            if history:
+                self.epochs[phase] = len(history)
+
+    def add(self, phase: str, epoch: int, metrics: dict) -> None:
+        """Logs one epoch, unless it was logged before, with those that could not be until now."""
+        with self.lock:
+            self.last[phase] = metrics
+            if epoch > self.epochs.get(phase, 0):
+                self.epochs[phase] = epoch
+                at = now()
+                self.pending += [(metric_name(phase, name), value, epoch, at) for name, value in metrics.items()]
+            if self.pending or self.tags:
+                self.tracker.attempt(self.settle, self.display.say)
+
+    def settle(self) -> None:
+        """Logs what MLflow has not taken yet; raises if it still does not."""
+        with self.lock:
+            if self.pending:
+                self.tracker.metrics(self.pending)
+                self.pending = []
+            if self.tags:
+                self.tracker.tags(self.tags)
+                self.tags = {}
+
+    def latest(self, phase: str) -> str:
+        """The last validation, for the bar."""
+        if phase not in self.last:
+            return ""
+        found = self.last[phase]
+        return f", clean {found['validation_clean_accuracy']:.1%}, robust {found['validation_robust_accuracy']:.1%}"
+
+    def tell(self, phase: str, epoch: int, epochs: int) -> None:
+        """A line for an epoch; where epochs are short, not for every one."""
+        moment = time.monotonic()
+        if moment - self.shown < 5 and epoch != epochs:
+            return
+        self.shown = moment
+        found = self.last[phase]
+        clean, robust = found["validation_clean_accuracy"], found["validation_robust_accuracy"]
+        self.display.say(
+            f"{phase} epoch {epoch}/{epochs}: loss {found['train_loss']:.4f}, validation clean {clean:.2%} robust "
+            f"{robust:.2%}, {found['images_per_second']:.0f} images/s, waiting for data {found['data_wait_share']:.1%}"
+        )
+
+
+def metric_name(phase: str, name: str) -> str:
+    """A metric's name in MLflow: that of the natural twin has a prefix."""
+    return name if phase == ROBUST else f"{phase}/{name}"

@@ -1,0 +1,163 @@
+"""The folder of a run: whose it is, how far it came, and what came out of it.
+
+STORAGE/NAME/
+    job.json          the resolved job, its digest, the MLflow run
+    data.json         the hash of each split's images, and the fingerprint of the files that they came from
+    robust/           checkpoints, epoch by epoch (natural/ for a natural objective)
+    natural/          those of the same model trained without an adversary, if asked for
+    evaluation/       finished shards of the end evaluation
+    result.json       the run is complete
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from distrib.address import MODEL
+from distrib.config.job import Run, differences, dump
+from distrib.data.source import Torchvision
+from distrib.errors import InputError, JobError
+from distrib.files import locked
+from distrib.tracking.display import Display
+
+T = TypeVar("T", bound=Run)
+NATURAL, ROBUST = "natural", "robust"
+REPLACED = "replaced.json"
+"""The record of a job that had nothing done, until the MLflow run of the one in its place is there."""
+
+
+def home(job: Run) -> Path:
+    """Where the run's folder is."""
+    return Path(job.storage).absolute() / job.name
+
+
+@contextmanager
+def run_folder(job: Run) -> Iterator[Path]:
+    """The run's folder, for this process alone. Raises :class:`JobError` if it belongs to another job, or is in use.
+
+    Another job's that has nothing done yet is begun anew: so may a job be mended that failed before it trained.
+    """
+    folder = home(job)
+    found = _of_another(job, folder)
+    if found and not nothing_done(folder):
+        raise JobError(
+            f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
+            "Choose another name (--set name=...), or delete that folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"storage: {folder} cannot be written to ({error.strerror}); choose another folder") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", 0))
+        except BlockingIOError:
+            raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
+        except OSError as error:
+            raise InputError(
+                f"storage: {folder} cannot be written to, or not be locked ({error.strerror}); choose another folder"
+            ) from None
+        if _of_another(job, folder):
+            _clear(folder)
+        yield folder
+
+
+def _of_another(job: Run, folder: Path) -> list[str]:
+    """What tells the job whose run is in ``folder`` from this one; nothing for the same job, or a new run."""
+    record = read_record(folder)
+    return [] if record is None else differences(job, record["job"])
+
+
+def nothing_done(folder: Path) -> bool:
+    """Whether the run in ``folder`` has nothing to lose: no checkpoint, finished shard, part or result."""
+    done = ("result.json", "**/epoch-*", "**/.epoch-*.old", "evaluation/*.json", "parts/*.json")
+    return not any(next(folder.glob(pattern), None) for pattern in done)
+
+
+def _clear(folder: Path) -> None:
+    """Takes the place of a run that has nothing done; ``replaced.json`` says which MLflow run it had."""
+    for name in ("trials", "search"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (".key", "data.json", "trials.json"):
+        (folder / name).unlink(missing_ok=True)
+    os.replace(folder / "job.json", folder / REPLACED)  # last: until then the next start does the same
+
+
+def with_versions(job: T, pin: Callable[[str], str]) -> T:
+    """The job with what ``pin`` says in the place of each address by alias."""
+
+    def whole(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: whole(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [whole(inner) for inner in value]
+        parts = MODEL.match(value) if isinstance(value, str) else None
+        return pin(parts[0]) if parts and parts["alias"] else value
+
+    return type(job).model_validate(whole(dump(job)), strict=False)
+
+
+def kept_pins(job: Run, uri: str) -> dict[str, str]:
+    """The versions, by alias, that an interrupted run began with; nothing for another one, or on another server."""
+    folder = home(job)
+    record = read_record(folder) if read_result(folder) is None else None
+    pins = record.get("pins", {}) if record and record.get("tracking_uri") == uri else {}
+    again = with_versions(job, lambda alias: pins.get(alias, alias))
+    return {} if _of_another(again, folder) and nothing_done(folder) else pins
+
+
+def read_record(folder: Path) -> dict | None:
+    """What ``job.json`` of a run's folder says, or None for a new run. Raises :class:`InputError` if damaged."""
+    try:
+        record = json.loads((folder / "job.json").read_bytes())
+        return record if isinstance(record["job"], dict) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{folder / 'job.json'}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
+
+
+def begun(folder: Path) -> dict | None:
+    """What binds a run that was begun: its record, without the device while nothing that was computed on it is kept."""
+    record = read_record(folder)
+    return record | {"device": None} if record and nothing_done(folder) else record
+
+
+def read_data(folder: Path) -> dict | None:
+    """What ``data.json`` of a run's folder says; None where it does not."""
+    try:
+        found = json.loads((folder / "data.json").read_bytes())
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result of a run that is complete, else None."""
+    try:
+        return json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
+    """The result of a run that is complete, which the person at the terminal is told; else None."""
+    result = read_result(folder)
+    if result is None:
+        return None
+    data = getattr(getattr(job, "train", job), "data", None)
+    begun = (read_data(folder) or {}).get("source")
+    if begun and isinstance(data, Torchvision) and data.fingerprint() not in ("", begun):
+        raise JobError(
+            f"data.root: {data.root} holds other images than those that the run in {folder} was made with; name those, "
+            "or choose another name (--set name=...)"
+        )
+    display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
+    display.say("for another one, choose another name: --set name=NAME")
+    return result

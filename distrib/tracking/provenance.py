@@ -1,0 +1,31 @@
+"""What a result was made with: the version of the code, the machine, every package."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+def code() -> dict[str, str]:
+    """The version of the code, from git where there is one."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "."], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if commit.returncode != 0:
+        return {}
+    return {
+        "mlflow.source.git.commit": commit.stdout.strip(),
+        "distrib.code_changed": str(bool(changed.stdout.strip())),
+    }
+
+
+def environment() -> str:
+    """What this machine and its Python are, and every installed package."""
+    packages = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
+    return "\n".join([f"python {platform.python_version()}", platform.platform(), f"{os.cpu_count()} cores", *packages])

@@ -1,0 +1,134 @@
+"""Results in words: every figure is there, beside its name and its n, whatever terminal it is written for."""
+
+import re
+
+import pytest
+
+from distrib.cli.text import models_table, table
+
+CLAIM = {
+    "clean_accuracy": 0.9876, "n_clean": 450, "robust_accuracy": 0.4321, "interval": [0.3871, 0.4783], "n": 449,
+    "attacks": {"fgsm": 0.6543, "pgd-20": 0.5109, "autoattack": 0.4444},
+    "attacks_n": {"fgsm": 448, "pgd-20": 447, "autoattack": 446},
+    "norm": "linf", "epsilon": 0.3, "seed": 0, "flags": [], "tier": "standard", "cumulative": [],
+}  # fmt: skip
+NATURAL = CLAIM | {
+    "clean_accuracy": 0.9912,
+    "robust_accuracy": 0.0123,
+    "attacks": {"fgsm": 0.11, "pgd-20": 0.02, "autoattack": 0.015},
+}
+EVALUATED = {"kind": "evaluate", "name": "e", "model": "models:/m/1", "card": "/r/card.html", **CLAIM}
+TRAINED = {
+    "kind": "train", "name": "t", **CLAIM, "natural": None, "num_workers": 3, "seconds": 123.4, "train_seconds": 99.6,
+    "images_per_second": 1234.5, "model": "models:/digits/7", "champion": "champion: 7", "card": "/r/card.html",
+}  # fmt: skip
+PREPARED = {"kind": "prepare", "folder": "/b/digits-1", "splits": {"train": {"count": 1200}, "test": {"count": 450}}}
+BOTH = TRAINED | {"natural": NATURAL}
+RESULTS = {"evaluate": EVALUATED, "train": TRAINED, "train and natural": BOTH}
+results = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
+
+
+def row(text: str, name: str) -> list[str]:
+    """The cells behind ``name`` in its line."""
+    (line,) = [line for line in text.splitlines() if re.match(rf"\s*{re.escape(name)}\s{{2,}}", line)]
+    return line.split(name, 1)[1].split()
+
+
+@results
+def test_every_figure_stands_beside_its_name_and_its_number_of_images(result: dict):
+    text = table(result)
+    natural = result.get("natural")
+    sides = [result, natural] if natural else [result]
+    percent = "{:.2%}".format
+    assert row(text, "clean") == [*(percent(side["clean_accuracy"]) for side in sides), "450"]
+    for name in CLAIM["attacks"]:
+        expected = [*(percent(side["attacks"][name]) for side in sides), str(CLAIM["attacks_n"][name])]
+        assert row(text, name) == expected
+    assert row(text, "worst case") == [*(percent(side["robust_accuracy"]) for side in sides), "449"]
+    assert "38.71% to 47.83%" in text and "linf epsilon 0.3," in text
+    assert ("natural model" in text) == bool(natural)
+
+
+def test_a_search_says_where_no_trial_reached_the_floor():
+    best = {"number": 2, "robust_accuracy": 0.4, "clean_accuracy": 0.7, "settings": {"model.width": 1}}
+    score = {"attack": "pgd-20", "norm": "linf", "epsilon": 0.3, "min_clean_accuracy": 0.8}
+    found = {
+        "kind": "tune", "name": "s", "trials": 2, "finished": 2, "stopped": 0, "failed": 0, "cost_hours": 1.0,
+        "seconds": 2.0, "best": best, "score": score, "folder": "/s", "winner": None,
+    }  # fmt: skip
+    assert "no trial kept a clean accuracy of 80.00%" in table(found)
+    assert "no trial" not in table(found | {"best": best | {"clean_accuracy": 0.8}})
+
+
+def test_a_trained_model_is_told_with_its_speed_and_how_to_get_it():
+    lines = [line.strip() for line in table(TRAINED).splitlines()]
+    assert "3 workers, 123 s in all, training 100 s at 1234 images/s" in lines
+    assert "models:/digits/7: champion: 7" in lines and "distrib pull models:/digits/7 digits-model" in lines
+    assert "pull" not in table(EVALUATED)
+    assert "distrib pull models:/digits/7 digits-model --tracking-uri u" in table(TRAINED, " --tracking-uri u")
+
+
+@results
+def test_every_flag_is_told(result: dict):
+    flags = [{"name": f"suspicion_{i}", "blocking": True, "detail": f"because of {i} [x]"} for i in range(3)]
+    text = table(result | {"flags": flags})
+    assert all(f"FLAG suspicion_{i}: because of {i} [x]" in text for i in range(3))
+    assert "FLAG" not in table(result)
+
+
+def test_a_prepared_folder_is_told_with_its_counts():
+    assert table(PREPARED) == "prepared: /b/digits-1 (train 1200, test 450)"
+
+
+ROW = {
+    "model": "models:/digits/1", "aliases": ["champion", "latest-robust"], "clean_accuracy": 0.95,
+    "robust_accuracy": 0.5, "norm": "linf",
+    "epsilon": 8 / 255, "attacks": ["fgsm", "pgd-20"], "n": 450, "flags": "none",
+}  # fmt: skip
+STRANGE = dict.fromkeys(ROW) | {"model": "models:/foreign/3", "aliases": [], "attacks": []}
+
+
+def test_registered_models_are_listed_with_what_is_known():
+    text = models_table([ROW, STRANGE], "sqlite:///x.db")
+    assert row(text, "models:/digits/1") == (
+        ["champion,", "latest-robust", "95.00%", "50.00%", "linf", "0.03137", "fgsm,", "pgd-20", "450", "none"]
+    )
+    assert row(text, "models:/foreign/3") == ["?"] * 5
+
+
+def test_no_models_is_said_with_the_place_and_the_cure():
+    assert models_table([], "sqlite:///x.db") == "no models in sqlite:///x.db; distrib run jobs/digits.yaml makes one"
+
+
+ENVIRONMENTS = [
+    {"COLUMNS": "20"}, {"COLUMNS": "500"}, {"TERM": "dumb"}, {"NO_COLOR": "1"},
+    {"FORCE_COLOR": "1"},
+    {"TTY_COMPATIBLE": "1", "TERM": "xterm-256color"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=str)
+def test_the_text_does_not_depend_on_the_terminal(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    """It may be piped to a file or read by a script: no colours, no wrapping, no trailing blanks."""
+    for name in ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    plain = [table(result) for result in RESULTS.values()] + [models_table([ROW, STRANGE], "x")]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    again = [table(result) for result in RESULTS.values()] + [models_table([ROW, STRANGE], "x")]
+    assert again == plain
+    assert not any("\x1b" in text or line != line.rstrip() for text in plain for line in text.splitlines())
+
+
+def test_an_attack_that_only_one_of_two_models_met_has_a_row():
+    """What broke one model alone, such as its worst images on 8 bits: KeyError after everything was done."""
+    text = table(
+        BOTH | {"attacks": BOTH["attacks"] | {"rounded": 0.41}, "attacks_n": BOTH["attacks_n"] | {"rounded": 9}}
+    )
+    assert row(text, "rounded") == ["41.00%", "-", "9"]
+    natural = {
+        "attacks": NATURAL["attacks"] | {"rounded": 0.01}, "attacks_n": NATURAL["attacks_n"] | {"rounded": 7},
+        "cumulative": ["rounded"],
+    }  # fmt: skip
+    line = next(line for line in table(TRAINED | {"natural": NATURAL | natural}).splitlines() if "rounded" in line)
+    assert line.split() == ["rounded", "(on", "what", "still", "stood)", "-", "1.00%", "7"]

@@ -1,0 +1,57 @@
+"""distrib.commands.run: what a job hands on, without Ray and MLflow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cards import claim
+from documents import job
+
+from distrib.commands import run
+from distrib.data.beton import open_split
+from distrib.data.loader import MemoryReader
+from distrib.state import Stored
+from distrib.tracking.clock import Clock
+from distrib.tracking.display import Display
+
+
+def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_class(
+    sorted_by_class: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The stored model is compared with the original on it."""
+    examples: list[np.ndarray] = []
+
+    def register(entry, name, tracker):
+        examples.append(entry.batch)
+        return run.registry.Registered("t", "1", "champion")
+
+    monkeypatch.setattr(run.registry, "register", register)
+    monkeypatch.setattr(run, "_weights", lambda *arguments: None)
+    nothing: dict = dict.fromkeys(("best", "card", "files", "tracker"))
+    run._register(job(), **nothing, data=sorted_by_class, display=Display())
+    reader = MemoryReader(open_split(sorted_by_class, "validation", "training"))
+    images = reader.image.permute(0, 3, 1, 2).float() / 255
+    labels = {int(reader.label[(images == image).flatten(1).all(1)][0]) for image in torch.from_numpy(examples[0])}
+    assert len(examples[0]) == 4 and len(labels) > 1, labels
+
+
+@pytest.mark.parametrize(("ran", "told"), [([2.0, 1.0], 1), ([1.0, 2.0], 2), ([None, None], 4)])
+def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | None], told: int):
+    """Of an elastic run, in its last epoch; an older version did not keep it, and it is what was asked for."""
+    asked = job(cluster__num_workers={"min": 1, "max": 4})
+    epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
+    history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
+    stored = Stored(tmp_path, 2, 2, history, {}, "", "")
+    registered = run.registry.Registered("t", "1", "champion")
+    result = run._train_result(
+        asked,
+        "robust",
+        {"robust": stored},
+        {"robust": claim(0.5)},
+        {"robust": history},
+        registered,
+        "id",
+        Clock.start(),
+    )
+    assert result["num_workers"] == told and type(result["num_workers"]) is int

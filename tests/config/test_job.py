@@ -1,0 +1,354 @@
+"""Sound job files: read, resolved, written and read back, told apart."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from documents import ATTACKS, EPSILON, GOOD, TRAIN, WORKERS, changed, job
+from pydantic import ValidationError
+
+from distrib.attack import PGD, OfEpsilon
+from distrib.config.file import parse, read
+from distrib.config.job import WHERE, Evaluate, Prepare, Train, Tune, differences, digest, dump
+from distrib.errors import JobError
+from distrib.objective import Madry
+from distrib.threat import L2, Linf
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+jobs = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+
+
+def test_yaml_s_traps_for_numbers(tmp_path: Path):
+    """YAML 1.1 reads 1e-3 as text. The rule is of our loader alone: other readers are not changed."""
+    file = tmp_path / "job.yaml"
+    for text, number in {
+        "1e-3": 1e-3,
+        "4E-3": 4e-3,
+        "1.5e-3": 1.5e-3,
+        "+1e-3": 1e-3,
+        ".5e-1": 0.05,
+        "2.e-1": 0.2,
+        "3": 3.0,
+    }.items():
+        file.write_text(GOOD.replace("lr: 0.1", f"lr: {text}"))
+        assert read(file).optim.lr == number and isinstance(read(file).optim.lr, float), text
+        assert read(file, [f"optim.lr={text}"]).optim.lr == number, text
+    for text in ("1e", "e3", "1e-3x", "1e-3.5"):
+        with pytest.raises(JobError, match=r"optim\.lr: expected a valid number"):
+            read(file, [f"optim.lr={text}"])
+    assert yaml.safe_load("1e-3") == "1e-3"
+
+
+@pytest.mark.parametrize("text", ["8/255", "8 / 255", "0.03137254901960784", '"8/255"'])
+def test_a_fraction_is_read_exactly_and_written_as_one(text: str):
+    job = parse(copy.deepcopy(TRAIN), [f"{EPSILON}={text}", "objective.attack.step_size=2/255"], "here")
+    attack = job.objective.attack
+    assert (attack.threat.epsilon, attack.step_size) == (8 / 255, 2 / 255)
+    written = dump(job)["objective"]["attack"]
+    assert (written["threat"]["epsilon"], written["step_size"]) == ("8/255", "2/255")
+    assert json.loads(json.dumps(dump(job))) == dump(job)
+
+
+def reread(job: Train | Evaluate | Prepare, folder: Path) -> Train | Evaluate | Prepare:
+    file = folder / "written.yaml"
+    file.write_text(yaml.safe_dump(dump(job), sort_keys=False))
+    return read(file)
+
+
+@jobs
+def test_every_job_in_the_repository_is_read_resolved_written_and_read_back(path: Path, tmp_path: Path):
+    job = read(path)
+    whole = job if isinstance(job, Prepare) else job.resolved()
+    for one in (job, whole):
+        again = reread(one, tmp_path)
+        assert again == one and digest(again) == digest(one) and differences(again, dump(one)) == []
+    if not isinstance(whole, Prepare):
+        assert whole.resolved() == whole
+    if isinstance(whole, Train | Evaluate):
+        assert whole.evaluation.threat is not None and whole.evaluation.attacks
+
+
+def test_the_paper_s_job_attacks_by_the_statistics_of_the_batch():
+    """As the authors' code does (MadryLab/cifar10_challenge: the attack is built on the model in train mode)."""
+    assert read(JOBS[0].parent / "cifar10.yaml").objective.attack.batch_norm == "train"
+
+
+def test_the_jobs_are_there():
+    assert {path.stem for path in JOBS} >= {"digits", "mnist"}
+
+
+RICH: list[dict] = [
+    {
+        "optim": {
+            "name": "adamw",
+            "lr": 1e-5,
+            "epochs": 3,
+            "betas": [0.8, 0.95],
+            "eps": 1e-9,
+            "clip_norm": 0.5,
+            "ema": 0.999,
+        }
+    },
+    {"optim.schedule": {"shape": "multistep", "milestones": [1, 1.5], "gamma": 0.2}, "optim.warmup_epochs": 0.5},
+    {"optim.schedule": {"shape": "cyclic"}, WORKERS: {"min": 1, "max": 4}},
+    {"objective": {"method": "natural"}, "evaluation.threat": {"norm": "l2", "epsilon": "128/255"}},
+    {"objective": {"method": "fast", "attack": {"threat": {"norm": "linf", "epsilon": "8/255"}}}},
+    {
+        "objective": {
+            "method": "trades",
+            "beta": 1,
+            "attack": {"threat": {"norm": "l2", "epsilon": 1e-3}, "step_size": "2/255"},
+        }
+    },
+    {ATTACKS: [{"attack": "pgd", "num_steps": 9, "loss": "cw_margin", "kappa": 1, "n": 3}, {"attack": "autoattack"}]},
+    {"validation.attack": {"threat": {"norm": "linf", "epsilon": "1/255"}, "restarts": 3, "step_schedule": "cosine"}},
+    {"data": {"source": "folder", "root": "/a b/ü", "size": 32, "grey": True, "limit": 100}, "augment": {"flip": True}},
+    {"model": {"arch": "torchvision", "name": "resnet18", "resize": 64}, "precision": "bfloat16"},
+    {"model": {"arch": "wide_resnet", "depth": 28, "width": 0.1, "activation": "leaky_relu"}, "storage": "2020-01-01"},
+    {"name": "no", "tracking": {"uri": "null", "experiment": "1_000"}},
+]
+
+
+@pytest.mark.parametrize("changes", RICH, ids=str)
+def test_any_job_is_written_and_read_back(changes: dict, tmp_path: Path):
+    one = parse(changed(TRAIN, changes), [], "here")
+    for form in (one, one.resolved(), one.natural_twin().resolved() if one.evaluation.threat else one):
+        assert reread(form, tmp_path) == form and digest(reread(form, tmp_path)) == digest(form)
+
+
+def test_the_digest_is_of_what_is_meant_not_of_how_it_is_written(tmp_path: Path):
+    """The order of keys, defaults written out, fractions, integers for floats: the same job."""
+    plain = parse(copy.deepcopy(TRAIN), [], "here")
+    backwards = {key: TRAIN[key] for key in reversed(TRAIN)}
+    spelt = changed(TRAIN, {EPSILON: 8 / 255, "seed": 0, "optim.momentum": 0.9, "cluster": {}, "optim.weight_decay": 0})
+    for document in (backwards, spelt, dump(plain)):
+        same = parse(document, [], "there")
+        assert same == plain and digest(same) == digest(plain)
+    assert re.fullmatch("[0-9a-f]{64}", digest(plain))
+    others = [{"seed": 1}, {EPSILON: "9/255"}, {"optim.lr": 0.2}, {WORKERS: 2}, {"data.store": "x"}]
+    digests = {digest(parse(changed(TRAIN, change), [], "here")) for change in others}
+    assert len(digests | {digest(plain)}) == 6
+
+
+def test_the_digest_is_the_same_in_another_process():
+    """Hashes of text and the order of sets differ from process to process: none may get in."""
+    code = "import sys; from pathlib import Path; from distrib.config.job import digest; "
+    code += "from distrib.config.file import read; print(digest(read(Path(sys.argv[1]))))"
+    told = subprocess.run(
+        [sys.executable, "-c", code, JOBS[0]], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
+    assert told.stdout.strip() == digest(read(JOBS[0])), told.stderr
+
+
+def test_overrides_set_fields_as_if_they_were_written_in_the_file(tmp_path: Path):
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD)
+    overrides = {
+        "optim.epochs": 7,
+        "name": "u",
+        "optim.lr": 1e-3,
+        EPSILON: "4/255",
+        "augment.flip": True,
+        WORKERS: {"min": 1, "max": 2},
+        "optim.clip_norm": None,
+        "tracking.uri": "a=b=c",
+        ATTACKS: [{"attack": "fgsm"}, {"attack": "pgd", "num_steps": 3}],
+    }
+    written = {
+        path: json.dumps(value) if isinstance(value, (bool, dict, list)) or value is None else value
+        for path, value in overrides.items()
+    }
+    found = read(file, [f"{path}={value}" for path, value in written.items()])
+    assert found == parse(changed(TRAIN, overrides), [], "here")
+    assert read(file, ["optim.epochs=3", "optim.epochs=4"]).optim.epochs == 4, "the last one holds"
+    assert read(file, [" optim.epochs =3"]).optim.epochs == 3
+    assert read(file) == parse(copy.deepcopy(TRAIN), [], "here") and file.read_text() == GOOD
+
+
+def test_an_override_can_change_the_member_of_a_union_with_its_fields(tmp_path: Path):
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD)
+    assert read(file, ["optim.schedule={shape: cosine}"]).optim.schedule.shape == "cosine"
+    assert read(file, ["objective.attack.threat.norm=l2", f"{EPSILON}=3"]).objective.attack.threat == L2(epsilon=3.0)
+
+
+def test_an_override_changes_one_field_even_where_the_file_shares_it(tmp_path: Path):
+    file = tmp_path / "job.yaml"
+    shared = "&t {norm: linf, epsilon: 8/255}"
+    text = f"objective: {{method: madry, attack: {{threat: {shared}}}}}\nevaluation: {{threat: *t}}\n"
+    file.write_text(yaml.safe_dump({key: TRAIN[key] for key in TRAIN if key != "objective"}) + text)
+    found = read(file, [f"{EPSILON}=0.1"])
+    assert found.objective.attack.threat.epsilon == 0.1 and found.evaluation.threat.epsilon == 8 / 255
+
+
+def test_parse_leaves_the_document_alone():
+    document = copy.deepcopy(TRAIN)
+    parse(document, ["optim.epochs=9", "augment.flip=true"], "here")
+    assert document == TRAIN
+
+
+NO_DIFFERENCE = {
+    "cluster": {"num_workers": 4, "address": "auto", "device": "cpu", "max_failures": 0, "cpus_per_worker": 2},
+    "tracking": {"uri": "sqlite:///other.db", "experiment": "other"},
+    "loader": "memory",
+    "storage": "/elsewhere",
+    "keep_checkpoints": 9,
+    "data.store": "/elsewhere",
+}
+DIFFERENCE = {
+    "optim.epochs": (3, "2, not 3"),
+    "optim.lr": (0.2, "0.1, not 0.2"),
+    "seed": (1, "0, not 1"),
+    EPSILON: ("4/255", "8/255, not 4/255"),
+    "objective.attack.num_steps": (3, "10, not 3"),
+    "model.width": (2.0, "1.0, not 2.0"),
+    "augment.flip": (True, "False, not True"),
+    "data.validation": (0.2, "0.1, not 0.2"),
+    "precision": ("bfloat16", "float32, not bfloat16"),
+    "evaluation.n": (5, "None, not 5"),
+    "compare_natural": (True, "False, not True"),
+    "register_as": ("r", "t, not r"),
+    "optim.schedule": ({"shape": "cosine"}, None),
+    "evaluation.attacks": ([{"attack": "fgsm"}], None),
+}
+
+
+def resolved(changes: dict[str, object]) -> Train:
+    return parse(changed(TRAIN, changes), [], "here").resolved()
+
+
+@pytest.mark.parametrize(("path", "value"), NO_DIFFERENCE.items())
+def test_where_and_how_a_job_runs_is_no_difference(path: str, value: object):
+    assert differences(resolved({path: value}), dump(resolved({}))) == []
+    assert differences(resolved({}), dump(resolved({path: value}))) == []
+
+
+def test_all_that_may_change_is_known_to_the_job():
+    tried = {path.split(".")[0] for path in NO_DIFFERENCE} - {"data"} | {"concurrent", "budget_hours"}
+    assert set(Train.model_fields) | set(Tune.model_fields) >= WHERE and tried == WHERE
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, (value, _) in DIFFERENCE.items()])
+def test_what_changes_the_result_is_a_difference_told_with_both_values(path: str, value: object):
+    found = differences(resolved({}), dump(resolved({path: value})))
+    told = DIFFERENCE[path][1]
+    wider = {EPSILON: {EPSILON, "validation.attack.threat.epsilon", "evaluation.threat.epsilon"}}.get(path, {path})
+    paths = {line.split(":")[0] for line in found}
+    assert paths == wider if told else all(one.startswith(path) for one in paths) and paths
+    assert told is None or f"{path}: {told}" in found
+    assert len(differences(resolved({path: value}), dump(resolved({})))) == len(found)
+
+
+def test_where_a_downloaded_set_lies_is_no_difference_but_another_folder_of_images_is():
+    def at(source: str, root: str) -> Train:
+        return resolved({"data": {"source": source, "root": root}})
+
+    assert differences(at("mnist", "a"), dump(at("mnist", "b"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loader", "memory"),
+        ("keep_checkpoints", "9"),
+        ("data.store", "/x"),
+        ("data.root", "/x"),
+        ("data.download", "true"),
+    ],
+)
+def test_the_same_holds_for_what_a_search_trains(path: str, value: str):
+    def of(*overrides: str) -> Tune:
+        return read(JOBS[0].parent / "tune-mnist.yaml", list(overrides)).resolved()
+
+    assert differences(of(f"train.{path}={value}"), dump(of())) == []
+    assert differences(of("train.seed=5"), dump(of())) == ["train.seed: 5, not 0"]
+    assert differences(of("concurrent=1", "budget_hours=9"), dump(of())) == []
+
+
+def test_another_folder_of_images_is_another_job():
+    def at(root: str) -> Train:
+        return resolved({"data": {"source": "folder", "root": root}})
+
+    assert differences(at("cats"), dump(at("birds"))) == ["data.root: cats, not birds"]
+
+
+def test_a_field_that_an_old_record_lacks_or_has_beyond_is_a_difference():
+    record = dump(resolved({}))
+    del record["seed"], record["optim"]["lr"]
+    assert differences(resolved({}), record | {"future": 1}) == [
+        "seed: 0, not None",
+        "optim.lr: 0.1, not None",
+        "future: None, not 1",
+    ]
+
+
+def frozen(value: object, seen: list) -> None:
+    if hasattr(type(value), "model_fields"):
+        for name in type(value).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(value, name, None)
+            frozen(getattr(value, name), seen)
+        seen.append(value)
+    elif isinstance(value, tuple):
+        for item in value:
+            frozen(item, seen)
+    elif isinstance(value, dict):  # the space of a search, and settings that are mappings: pydantic has no frozen ones
+        for item in value.values():
+            frozen(item, seen)
+    else:
+        assert not isinstance(value, (list, set)), f"{value!r} can be changed in place"
+
+
+@jobs
+def test_no_part_of_a_job_can_be_changed(path: Path):
+    job = read(path)
+    before, seen = digest(job), []
+    frozen(job, seen)
+    assert len(seen) == len(re.findall(r"\w+\(", repr(job))) and digest(job) == before
+
+
+def test_resolving_writes_out_what_depends_on_another_field():
+    linf = Linf(epsilon=8 / 255)
+    whole = resolved({})
+    assert whole.evaluation.threat == linf and whole.register_as == whole.model_name == "t"
+    assert whole.validation.attack == PGD(threat=linf, num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
+    own = resolved({"evaluation.threat": {"norm": "l2", "epsilon": 1}, "register_as": "r"})
+    assert own.evaluation.threat == own.validation.attack.threat == L2(epsilon=1.0) and own.model_name == "r"
+    given = {"threat": {"norm": "linf", "epsilon": 0.5}, "num_steps": 3}
+    assert resolved({"validation.attack": given}).validation.attack == PGD(threat=Linf(epsilon=0.5), num_steps=3)
+
+
+def test_resolving_changes_nothing_that_was_written():
+    for changes in RICH:
+        one = parse(changed(TRAIN, changes), [], "here")
+        assert {line.split(":")[0] for line in differences(one, dump(one.resolved()))} <= {
+            "evaluation.threat",
+            "evaluation.attacks",
+            "validation.attack",
+            "register_as",
+        }
+
+
+def test_the_natural_twin_differs_in_the_adversary_only():
+    one = resolved({"compare_natural": True})
+    twin = one.natural_twin()
+    assert twin.objective.method == "natural" and isinstance(one.objective, Madry)
+    assert {line.split(":")[0].split(".")[0] for line in differences(one, dump(twin))} == {
+        "objective",
+        "compare_natural",
+    }
+    assert parse(dump(twin), [], "here") == twin, "it would be a valid job"
+
+
+def test_method_fast_takes_one_step_of_five_quarters_unless_told():
+    fast = job(objective__method="fast")
+    assert (fast.objective.attack.num_steps, fast.objective.attack.step(0)) == (1, pytest.approx(1.25 * 8 / 255))
+    assert fast.objective.attack.random_start
+    told = job(objective__method="fast", objective__attack__step_size="4/255")
+    assert told.objective.attack.step(0) == 4 / 255

@@ -1,0 +1,130 @@
+"""distrib.evaluation.harder: what stood before a decision turned into constants falls, and is counted by image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distrib.cluster import evaluate as rounds
+from distrib.cluster.evaluate import Task, kept_files
+from distrib.config.job import Cluster
+from distrib.data.loader import Batch
+from distrib.evaluation import harder
+from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
+from distrib.evaluation.flags import doubted
+from distrib.evaluation.harder import try_harder
+from distrib.evaluation.result import Claim, conclude, gather
+from distrib.evaluation.shard import BROKEN, SPARED, STOOD, attack_shard, score
+from distrib.threat import L2, Linf
+
+EPSILON = 0.02
+SUITE = Evaluation(threat=Linf(epsilon=EPSILON), attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=5)))
+WEIGHT = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+
+
+class Decision(nn.Module):
+    """A linear classifier's decision as constants, and a faint linear map for the gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return 5 * F.one_hot(((flat - 0.5) @ WEIGHT.T).argmax(dim=1), 4) + 1e-3 * flat @ WEIGHT.roll(1, 0).T
+
+
+def images(count: int) -> Batch:
+    x = 0.2 + 0.6 * torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Batch(x, ((x.flatten(1) - 0.5) @ WEIGHT.T).argmax(dim=1), torch.arange(count))
+
+
+def stands(batch: Batch, threat: Linf | L2) -> Tensor:
+    """By how much the linear classifier withstands the worst; no box cuts the ball of these images."""
+    logits = (batch.x.flatten(1) - 0.5) @ WEIGHT.T
+    apart = WEIGHT[batch.y][:, None] - WEIGHT[None]
+    size = apart.abs().sum(dim=2) if isinstance(threat, Linf) else apart.norm(dim=2)
+    own = logits.gather(1, batch.y[:, None])
+    return (own - logits - threat.epsilon * size).scatter(1, batch.y[:, None], torch.inf).amin(dim=1)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ROUNDS": 2, "FIRST": 40, "MORE": 20, "WALK": 8, "DIRECTIONS": 60}.items():
+        monkeypatch.setattr(harder, name, value)
+
+
+@pytest.mark.parametrize("threat", [Linf(epsilon=EPSILON), L2(epsilon=0.15)], ids=["linf", "l2"])
+def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Linf | L2):
+    batch, terms = images(40), SUITE.model_copy(update={"threat": threat})
+    result, worst = attack_shard(Decision(), batch, np.arange(40), terms)
+    first = gather([result], terms, 40, 4)
+    assert conclude(first).robust_accuracy > 0.8 and doubted(first)
+    result, worst = try_harder(Decision(), batch, result, worst, terms)
+    margins, far = score(Decision(), batch.x, worst, batch.y, threat)
+    claim = conclude(gather([result], terms, 40, 4, result.disagreeing(margins)))
+    truth = stands(batch, threat) > 0
+    assert far == 0 and 0.1 < truth.float().mean() < 0.6
+    assert truth.float().mean() <= claim.robust_accuracy < truth.float().mean() + 0.2
+    broken = torch.tensor(result.broken)
+    assert not (broken & (stands(batch, threat) > 1e-3)).any(), "what cannot be broken is not"
+    assert {flag.name: flag.blocking for flag in claim.flags}["discontinuous_output"]
+    assert {"smooth-copy", "gradient-estimate"} <= set(claim.attacks) & set(claim.cumulative)
+    assert claim.attacks["gradient-estimate"] == claim.robust_accuracy and claim.n == 40
+    for name in ("smooth-copy", "gradient-estimate"):
+        fates = result.fate[name]
+        assert {BROKEN, STOOD} <= set(fates) and (SPARED in fates or name == "smooth-copy")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that needs no file."""
+
+    def load(self, device: torch.device) -> nn.Module:
+        return Decision10()
+
+
+class Decision10(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return 5 * F.one_hot(((flat - 0.3) @ self.weight.T).argmax(dim=1), 10) + 1e-3 * flat @ self.weight.roll(1, 0).T
+
+
+def test_an_evaluation_tries_harder_where_a_probe_was_set_off_and_keeps_what_it_found(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Figures and files are those of the harder round; what is kept is not done again."""
+    done: list[str] = []
+
+    def spread(function, shared, items, cluster, cuda):
+        for item in items:
+            done.append(function.__name__)
+            yield item, function(shared, *item)
+
+    monkeypatch.setattr(rounds, "spread", spread)
+    task = Task(Given(), digits, "memory", SUITE.model_copy(update={"n": 20, "shard_size": 10}), 1, False)
+
+    def judged() -> Claim:
+        found = rounds.evaluate(task, tmp_path, "key", Cluster(), lambda done, count: None)
+        assert all("harder" in file.name for file in found.files)
+        return conclude(found.evidence)
+
+    claim = judged()
+    assert done == ["judge"] * 2 + ["judge_harder"] * 2 + ["score_again"] * 2
+    assert "gradient-estimate" in claim.attacks and claim.n == 20
+    done.clear()
+    assert judged() == claim and done == ["score_again"] * 2
+
+
+def test_the_files_of_an_evaluation_are_those_of_its_last_round(tmp_path: Path):
+    for name in ("k-0000000.json", "k-0000250.json", "k-0000000.safetensors", "other-0000000.json"):
+        (tmp_path / name).touch()
+    assert sorted(path.name for path in kept_files(tmp_path, "k")) == ["k-0000000.json", "k-0000250.json"]
+    for name in ("k-0000000-harder.json", "k-0000250-harder.json"):
+        (tmp_path / name).touch()
+    found = sorted(path.name for path in kept_files(tmp_path, "k"))
+    assert found == ["k-0000000-harder.json", "k-0000250-harder.json"]

@@ -1,0 +1,76 @@
+"""Two versions, image by image: McNemar's test, and the refusal to compare what cannot be compared."""
+
+from pathlib import Path
+
+import pytest
+from cards import STANDARD, claim, fates, register
+
+from distrib.cli.text import comparison
+from distrib.errors import RegistryError
+from distrib.evaluation.models import Weights
+from distrib.evaluation.result import Claim
+from distrib.registry.compare import compare
+
+
+def versions(weights: Weights, uri: str, name: str, *whole: tuple[Claim, str]) -> list[str]:
+    return [register(weights, uri, claimed, name, examples=examples).uri for claimed, examples in whole]
+
+
+def test_paired_counts_and_mcnemars_exact_p(weights: Weights, uri: str):
+    """Of 12 that differ, 10 stand only in the first: p = 2 (C(12,0) + C(12,1) + C(12,2)) / 2^12 = 158 / 4096."""
+    a = fates("1" * 10 + "0" * 2 + "1" * 30 + "0" * 8 + ".")
+    b = fates("0" * 10 + "1" * 2 + "1" * 30 + "0" * 8 + ".")
+    one, other = versions(weights, uri, "paired", (claim(0.8), a), (claim(0.64), b))
+    found = compare(one, other, uri)
+    robust = found["robust"]
+    assert (robust["n"], robust["only_a"], robust["only_b"]) == (50, 10, 2)
+    assert robust["p"] == pytest.approx(158 / 4096) and robust["difference"] == pytest.approx(0.16)
+    assert robust["interval"] == pytest.approx((0.0281, 0.3005), abs=1e-4)  # Tango's
+    assert found["clean"]["n"] == 51 and found["clean"]["p"] == 1.0
+    text = comparison(found)
+    assert "+16.00" in text and "0.0386" in text and "linf epsilon 0.1" in text
+    back = compare(other, one, uri)["robust"]
+    assert (back["only_a"], back["difference"], back["p"]) == (2, -robust["difference"], robust["p"])
+    itself = compare(one, one, uri)
+    assert "do not differ" in comparison(itself)
+    assert itself["robust"]["interval"] == pytest.approx((-0.0713, 0.0713), abs=1e-4), "of 0 in 50, not a point"
+
+
+@pytest.mark.parametrize(
+    ("changes", "term"),
+    [
+        ({"epsilon": 0.2}, r"\(epsilon 0.1 against 0.2\)"),
+        ({"norm": "l2"}, "norm linf against l2"),
+        ({"n": 50}, "n 100 against 50"),
+        ({"seed": 4}, "seed 0 against 4"),
+        ({"examples_sha256": "0" * 64}, "examples_sha256"),
+    ],
+)
+def test_other_terms_are_refused(weights: Weights, uri: str, changes: dict, term: str):
+    one, other = versions(
+        weights, uri, f"terms-{next(iter(changes))}", (claim(0.5), fates("1")), (claim(0.5, **changes), fates("1"))
+    )
+    with pytest.raises(RegistryError, match=f"cannot be compared.*{term}"):
+        compare(one, other, uri)
+
+
+def test_other_attacks_are_refused_also_by_the_same_names(weights: Weights, uri: str):
+    weak = [one.model_copy(update={"step_size": 1e-6}) if one.name == "pgd-20" else one for one in STANDARD.attacks]
+    suites = (STANDARD, STANDARD.model_copy(update={"attacks": tuple(weak)}))
+    pair = [register(weights, uri, claim(0.5), "settings", examples=fates("1"), suite=one).uri for one in suites]
+    with pytest.raises(RegistryError, match=r"the attacks autoattack,fgsm,pgd-20 with other settings"):
+        compare(*pair, uri)
+
+
+def test_other_data_are_refused(weights: Weights, uri: str):
+    pair = [register(weights, uri, claim(0.5), "data", data=letter * 64, examples=fates("1")).uri for letter in "ab"]
+    with pytest.raises(RegistryError, match="data_sha256"):
+        compare(*pair, uri)
+
+
+def test_a_tier_that_was_not_run_is_named(weights: Weights, uri: str, tmp_path: Path):
+    (one,) = versions(weights, uri, "tiers", (claim(0.5), fates("1")))
+    with pytest.raises(RegistryError, match=r"no robustness card of tier paranoid \(its tiers: standard\)"):
+        compare(one, one, uri, "paranoid")
+    with pytest.raises(RegistryError, match="registered there"):
+        compare(one, "models:/nobody/1", uri)

@@ -1,0 +1,128 @@
+"""Claims, cards and registered versions, made up for tests of what is done with them."""
+
+import json
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from distrib.evaluation.attacks import Evaluation, Transfer
+from distrib.evaluation.card import Card, markdown
+from distrib.evaluation.models import Weights
+from distrib.evaluation.result import Claim, wilson
+from distrib.files import file_sha256
+from distrib.registry import champion, versions
+from distrib.threat import Linf
+from distrib.tracking import client as tracking
+
+NUMBER = count(1)
+STANDARD = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
+
+
+def claim(robust: float, **changes) -> Claim:
+    names = [attack.name for attack in STANDARD.attacks]
+    whole = {
+        "tier": "standard", "clean_accuracy": 0.9, "n_clean": 100, "robust_accuracy": robust,
+        "interval": wilson(round(robust * 100), 100), "n": 100, "attacks": dict.fromkeys(names, robust),
+        "attacks_n": dict.fromkeys(names, 100), "cumulative": ("autoattack",),
+        "attack_seconds": dict.fromkeys(names, 1.0), "largest_change": dict.fromkeys(names, 0.1),
+        "stages": {"apgd-ce": robust}, "restarts": {}, "epsilon_curve": ((1.0, 0.0, 100),),
+        "norm": "linf", "epsilon": 0.1, "seed": 0, "examples_sha256": "e" * 64, "flags": (),
+    }  # fmt: skip
+    return Claim(**(whole | changes))
+
+
+def card(claimed: Claim, sha256: str, data: str = "d" * 64, suite: Evaluation = STANDARD) -> Card:
+    suite = suite.model_copy(update={"seed": claimed.seed})
+    job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
+    contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
+    return Card.of(
+        claimed, suite, contents, "some", sha256, (8, 8, 1), tuple("0123456789"), "digits", data, job, "j" * 64
+    )  # fmt: skip
+
+
+def entry(weights: Weights, claimed: Claim, data: str = "d" * 64, suite: Evaluation = STANDARD) -> versions.Entry:
+    batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    whole = card(claimed, file_sha256(weights.path), data, suite)
+    return versions.Entry(weights, whole, files(whole), batch)
+
+
+def files(whole: Card) -> dict[str, bytes]:
+    return {"card.json": json.dumps(whole.plain()).encode(), "card.md": markdown(whole).encode()}
+
+
+def another(weights: Weights) -> Weights:
+    """Other weights of the same network: each of its copies differs in one number."""
+    tensors = load_file(weights.path)
+    name = min(name for name, tensor in tensors.items() if tensor.dtype == np.float32)
+    tensors[name].flat[0] += 0.01 * next(NUMBER)
+    path = weights.path.with_name(f"{next(NUMBER)}.safetensors")
+    save_file(tensors, path)
+    return replace(weights, path=path)
+
+
+def fates(robust: str, clean: str | None = None, first: int = 100) -> str:
+    """A card's examples: ``"10."`` stood, did not, was not asked for every attack."""
+    rows = zip(clean or "1" * len(robust), robust, strict=True)
+    lines = [f"{first + i},0,0,{hit},{'' if fate == '.' else fate}" for i, (hit, fate) in enumerate(rows)]
+    return "\n".join(["index,label,predicted,clean,worst", *lines]) + "\n"
+
+
+def of(claimed: Claim) -> str:
+    """The examples of a claim: the first so many of its images stood."""
+    stood = round(claimed.robust_accuracy * claimed.n)
+    return fates("1" * stood + "0" * (claimed.n - stood))
+
+
+def register(
+    weights: Weights, uri: str, claimed: Claim, name: str = "gate", data: str = "d" * 64,
+    examples: str | None = None, suite: Evaluation = STANDARD, same: bool = False,
+) -> versions.Registered:  # fmt: skip
+    """A version of weights of its own, or of the ``same`` ones; its examples are those of its claim, if not given."""
+    tracker = tracking.Tracker(uri, "tests", "some", None, {})
+    whole = entry(weights if same else another(weights), claimed, data, suite)
+    try:
+        keep(tracker, whole.card, examples)
+        return versions.register(whole, name, tracker)
+    finally:
+        tracker.close("FINISHED")
+
+
+def attach(
+    weights: Weights, uri: str, address: str, claimed: Claim, data: str = "d" * 64,
+    examples: str | None = None, suite: Evaluation = STANDARD,
+) -> str:  # fmt: skip
+    """A later evaluation of a registered version, as ``kind: evaluate`` records it."""
+    tracker = tracking.Tracker(uri, "tests", "later", None, {})
+    whole = entry(weights, claimed, data, suite)
+    try:
+        keep(tracker, whole.card, examples)
+        return versions.attach(address, whole.card, tracker)
+    finally:
+        tracker.close("FINISHED")
+
+
+def keep(tracker: tracking.Tracker, whole: Card, examples: str | None = None) -> None:
+    """Stores the card's files with its run; its examples are those of its claim, if not given."""
+    table = of(whole.claim) if examples is None else examples
+    for file, content in {**files(whole), "examples.csv": table.encode()}.items():
+        tracker.text(content.decode(), f"card/{file}")
+
+
+def judged(
+    uri: str, name: str, claimed: Claim, weights: str, version: str | None = None, data: str = "d" * 64,
+    examples: str | None = None, suite: Evaluation = STANDARD,
+) -> str:  # fmt: skip
+    """What becomes of champion by a card of a ``version``, or of a new one: with tags and cards, but without files."""
+    tracker = tracking.Tracker(uri, "tests", "judged", None, {})
+    client, whole = tracker.client, card(claimed, weights * 64, data, suite)
+    if version is None:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        made = client.create_model_version(name, "file:///nowhere", tags={"weights_sha256": weights * 64})
+        version = str(made.version)
+    keep(tracker, whole, examples)
+    words = champion.judge(name, version, whole, tracker)
+    tracker.close("FINISHED")
+    return words

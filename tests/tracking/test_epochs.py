@@ -1,0 +1,101 @@
+"""Metrics on their way to MLflow, heard in one thread and caught up in another."""
+
+import threading
+import time
+
+from distrib.tracking.display import Display
+from distrib.tracking.epochs import Journal
+
+
+class Slow:
+    """A tracking server that takes its time."""
+
+    def __init__(self):
+        self.sent: list[int] = []
+
+    def attempt(self, what, say) -> bool:
+        what()
+        return True
+
+    def metrics(self, points: list[tuple[str, float, int, int]]) -> None:
+        time.sleep(0.02)
+        self.sent += [step for _, _, step, _ in points]
+
+    def logged(self, metric: str) -> int:
+        return 0
+
+
+def test_every_epoch_is_logged_once_whoever_logs_it():
+    server = Slow()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    history = [{"train_loss": float(epoch)} for epoch in range(1, 21)]
+
+    def hear() -> None:
+        for epoch, metrics in enumerate(history, 1):
+            journal.add("robust", epoch, metrics)
+
+    listener = threading.Thread(target=hear)
+    listener.start()
+    time.sleep(0.05)
+    journal.catch_up("robust", history)
+    journal.settle()
+    listener.join(timeout=30)
+    assert server.sent == list(range(1, 21))
+
+
+class Away(Slow):
+    """One that is not asked for a while after a failure."""
+
+    away = True
+
+    def attempt(self, what, say) -> bool:
+        return not self.away and super().attempt(what, say)
+
+
+def test_what_could_not_be_sent_is_kept_in_order_and_sent_when_the_server_answers():
+    server = Away()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    for epoch in (1, 2, 3):
+        journal.add("robust", epoch, {"train_loss": 1.0})
+    assert server.sent == []
+    server.away = False
+    journal.add("robust", 4, {"train_loss": 1.0})
+    journal.add("robust", 4, {"train_loss": 1.0})
+    journal.settle()
+    assert server.sent == [1, 2, 3, 4]
+
+
+def test_the_tags_say_where_the_workers_are_and_in_what_they_compute():
+    class Tagged(Slow):
+        found: dict[str, str]
+
+        def tags(self, values: dict[str, str]) -> None:
+            self.found = values
+
+    server = Tagged()
+    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    journal.started(1, 2, "b", "float32, convolutions in TF32")
+    assert not hasattr(server, "found"), "one is not up yet"
+    journal.started(0, 2, "a", "float32, convolutions in TF32")
+    assert server.found == {"distrib.nodes": "a b", "distrib.precision": "float32, convolutions in TF32"}
+
+
+def test_tags_that_could_not_be_sent_are_sent_when_the_server_answers():
+    class Tagged(Away):
+        def __init__(self):
+            super().__init__()
+            self.found: list[dict[str, str]] = []
+
+        def tags(self, values: dict[str, str]) -> None:
+            self.found.append(values)
+
+    for end in (lambda journal: journal.add("robust", 1, {"train_loss": 1.0}), Journal.settle):
+        server = Tagged()
+        journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+        journal.started(0, 1, "lost", "float32")
+        journal.started(0, 1, "a", "float32")
+        assert server.found == []
+        server.away = False
+        end(journal)
+        journal.settle()
+        assert server.found == [{"distrib.nodes": "a", "distrib.precision": "float32"}], "those that train now, once"

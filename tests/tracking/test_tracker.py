@@ -1,0 +1,101 @@
+"""One MLflow run a job, which says what the job is, whatever fails meanwhile."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from documents import TRAIN, changed
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+from distrib.config.file import parse
+from distrib.config.job import Train
+from distrib.errors import RunError
+from distrib.tracking import client as tracking
+from distrib.tracking import tracker as record
+from distrib.tracking.display import Display
+from distrib.tracking.folder import read_record
+from distrib.tracking.tracker import opened, tracked
+
+
+def job(folder: Path, **cluster: int) -> Train:
+    where = {"tracking": {"uri": f"sqlite:///{folder}/mlflow.db"}, "cluster": {"device": "cpu", **cluster}}
+    return parse(changed(TRAIN, where), [], "here").resolved()
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_text"])
+def test_a_run_that_could_not_be_described_is_closed_and_described_later(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def busy(*values: object, **named: object):
+        raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, busy)
+        with pytest.raises(RunError, match="too many requests"):
+            opened(job(tmp_path), tmp_path)
+    found = read_record(tmp_path)
+    assert found is not None
+    client = tracking.client(found["tracking_uri"])
+    assert client.get_run(found["run_id"]).info.status == "FAILED"
+    tracker = opened(job(tmp_path, num_workers=2), tmp_path)
+    assert tracker.run_id == found["run_id"]
+    described(tracker, "1" if call == "log_text" else "2")
+    tracker.close("FINISHED")
+    again = opened(job(tmp_path, num_workers=3), tmp_path, device="cuda")
+    assert (read_record(tmp_path) or {})["device"] == "cuda", "the next start looks for it"
+    assert again.run_id == found["run_id"]
+    described(again, "1" if call == "log_text" else "2")
+    again.close("FINISHED")
+    assert len(client.search_runs(["0", again.client.get_run(again.run_id).info.experiment_id])) == 1
+
+
+def test_a_key_that_is_damaged_is_made_anew(tmp_path: Path):
+    """A crash of the machine may leave it empty, or full of anything."""
+    for damage in (b"\xff\xfe", b"", b"it's no key"):
+        (tmp_path / ".key").write_bytes(damage)
+        key = record._key(tmp_path)
+        assert re.fullmatch("[0-9a-f]{32}", key) and record._key(tmp_path) == key
+
+
+def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(*values: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(job(tmp_path), tmp_path)
+    assert read_record(tmp_path) is None
+    tracker = opened(job(tmp_path), tmp_path)
+    described(tracker, "1")
+    (tmp_path / "other").mkdir()
+    other = opened(job(tmp_path), tmp_path / "other")
+    assert other.run_id != tracker.run_id
+    found = tracker.client.search_runs([tracker.client.get_run(tracker.run_id).info.experiment_id])
+    assert {one.info.run_id for one in found} == {tracker.run_id, other.run_id}
+
+
+def described(tracker: tracking.Tracker, workers: str) -> None:
+    """The parameters are those of the first start that could log them."""
+    run = tracker.client.get_run(tracker.run_id)
+    assert run.info.status == "RUNNING" and run.data.params["cluster.num_workers"] == workers
+    names = {one.path for one in tracker.client.list_artifacts(tracker.run_id)}
+    assert {"job.yaml", "environment.txt"} <= names
+
+
+def test_a_copied_database_says_where_its_files_go(tmp_path: Path):
+    """Its experiments name the folder that it was copied from."""
+    for name in ("first", "copy"):
+        (tmp_path / name / "run").mkdir(parents=True)
+    lines: list[str] = []
+    display = Display()
+    display.say = lines.append
+    with tracked(job(tmp_path / "first"), tmp_path / "first" / "run", display):
+        assert not any("warning" in line for line in lines), lines
+    shutil.copy(tmp_path / "first" / "mlflow.db", tmp_path / "copy" / "mlflow.db")
+    with tracked(job(tmp_path / "copy"), tmp_path / "copy" / "run", display):
+        (told,) = (line for line in lines if "warning" in line)
+    assert f"files and models go to {tmp_path}/first/mlartifacts/" in told and "tracking.experiment" in told
