@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from distrib.commands.evaluator import subject_of
+from distrib.commands.evaluate import subject_of
 from distrib.commands.prepare import prepared
 from distrib.config.file import parse
 from distrib.data.beton import open_split

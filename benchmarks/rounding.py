@@ -24,7 +24,7 @@ from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import TrainLoader, open_reader
 from distrib.noise import Noise
-from distrib.optim import strength_at
+from distrib.optim import epsilon_scale_at
 from distrib.state import State
 from distrib.step import update
 from distrib.tracking.display import Display
@@ -63,7 +63,7 @@ def rank_main(rank: int, size: int, room: str, job: Train, data: Path, dtype: st
     losses, weights = [], {}
     for batch in loader.epoch(0):
         noise = Noise.of(batch.index, job.seed, "attack", 0)
-        strength = strength_at(state.step, loader.steps, getattr(job.objective, "epsilon_warmup_epochs", 0.0))
+        strength = epsilon_scale_at(state.step, loader.steps, getattr(job.objective, "epsilon_warmup_epochs", 0.0))
         share = len(batch.y) * world.size / loader.batch_size
         sums = update(state, batch, job.objective, noise, strength, share)
         losses.append(world.sum(sums.loss.double()).item() / loader.batch_size)

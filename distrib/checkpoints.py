@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distrib.errors import CheckpointError
-from distrib.state import Stored, verify
+from distrib.state import Checkpoint, verify
 
 ROBUST, CLEAN = "validation_robust_accuracy", "validation_clean_accuracy"
 
@@ -26,7 +26,7 @@ def stored_epochs(run: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def latest(run: Path, say: Callable[[str], None]) -> Stored | None:
+def latest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; None if there is none at all.
 
     Damaged ones are passed over with a word. If all are damaged, raises :class:`CheckpointError`: starting over
@@ -49,7 +49,7 @@ def history(run: Path, say: Callable[[str], None]) -> list[dict]:
     return newest.history if newest else []
 
 
-def score(epoch: dict, floor: float) -> float:
+def epoch_score(epoch: dict, floor: float) -> float:
     """What an epoch with these metrics is worth: its validation robust accuracy.
 
     Where its clean accuracy is under ``floor`` it is worth less than 0, and the less the further below.
@@ -59,10 +59,10 @@ def score(epoch: dict, floor: float) -> float:
 
 
 def ranking(history: list[dict], floor: float) -> list[int]:
-    """Every epoch (from 1), the best one first: by :func:`score`, then clean accuracy; the later of equals."""
+    """Every epoch (from 1), the best one first: by :func:`epoch_score`, then clean accuracy; the later of equals."""
     return sorted(
         range(1, len(history) + 1),
-        key=lambda epoch: (score(history[epoch - 1], floor), history[epoch - 1][CLEAN], epoch),
+        key=lambda epoch: (epoch_score(history[epoch - 1], floor), history[epoch - 1][CLEAN], epoch),
         reverse=True,
     )
 
@@ -72,7 +72,7 @@ def best_epoch(history: list[dict], floor: float) -> int:
     return ranking(history, floor)[0]
 
 
-def best(run: Path, floor: float, say: Callable[[str], None]) -> Stored:
+def best(run: Path, floor: float, say: Callable[[str], None]) -> Checkpoint:
     """The best checkpoint that is whole, by the history of the newest whole one.
 
     Where it is not the best epoch of all, says which one that was and why it is passed over.

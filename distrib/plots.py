@@ -29,7 +29,7 @@ def training_curves(histories: dict[str, list[dict]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def epsilon_curve(curve: Sequence[tuple[float, float, int]], epsilon: float, num_classes: int) -> bytes:
+def plot_epsilon_curve(curve: Sequence[tuple[float, float, int]], epsilon: float, num_classes: int) -> bytes:
     """Accuracy against epsilon, with chance and the evaluated epsilon marked, as PNG."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -50,7 +50,7 @@ def restart_curves(curves: dict[str, tuple[float, ...]]) -> bytes:
     return _png(axes, figure)
 
 
-def images(shown: Sequence[tuple]) -> bytes:
+def plot_images(shown: Sequence[tuple]) -> bytes:
     """Pairs of an image and its worst one (arrays ``[H, W, C]`` in [0, 1]) with a caption each, as PNG."""
     figure = Figure(figsize=(1.4 * len(shown), 3.2), layout="constrained")
     for column, (image, worst, caption) in enumerate(shown):

@@ -120,7 +120,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Checkpoint:
     """What ``state.json`` says, verified against the files."""
 
     folder: Path
@@ -139,7 +139,9 @@ class Stored:
         return average if average.exists() else self.folder / "weights.safetensors"
 
 
-def save(state: State, folder: Path, epoch: int, history: list[dict], job: dict, job_digest: str) -> Stored:
+def save_checkpoint(
+    state: State, folder: Path, epoch: int, history: list[dict], job: dict, job_digest: str
+) -> Checkpoint:
     """Writes ``state`` to ``folder``, aside first and then renamed. One rank does this, after whole epochs.
 
     Raises :class:`NonFiniteLoss`, and writes nothing, where a weight is not finite; :class:`RunError`, and leaves
@@ -200,7 +202,7 @@ def _replace(aside: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def verify(folder: Path) -> Stored:
+def verify(folder: Path) -> Checkpoint:
     """What is stored in ``folder``.
 
     Raises :class:`CheckpointError` if a file is missing, changed or unreadable, or holds weights that are not finite.
@@ -220,7 +222,7 @@ def verify(folder: Path) -> Stored:
                 if not finite(load_file(folder / name)):
                     raise CheckpointError(f"{folder / name}: damaged: its weights are not finite; {cure}")
         weights = "average.safetensors" if "average.safetensors" in record["sha256"] else "weights.safetensors"
-        return Stored(
+        return Checkpoint(
             folder, record["step"], record["epoch"], record["history"], record["job"], record["job_digest"],
             record["sha256"][weights],
         )  # fmt: skip
@@ -232,7 +234,7 @@ def verify(folder: Path) -> Stored:
         raise CheckpointError(f"{folder / 'state.json'}: not a checkpoint's record ({error!r}); {cure}") from None
 
 
-def load(state: State, folder: Path) -> Stored:
+def load_checkpoint(state: State, folder: Path) -> Checkpoint:
     """Puts what is stored in ``folder`` into ``state``, after verifying it. Raises :class:`CheckpointError`."""
     stored = verify(folder)
     load_weights(state.model, folder / "weights.safetensors")

@@ -13,7 +13,7 @@ from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
 from distrib.objective import Objective
-from distrib.optim import strength_at
+from distrib.optim import epsilon_scale_at
 from distrib.precision import exact_float32
 from distrib.state import State
 from distrib.step import update
@@ -44,7 +44,7 @@ class EpochEnd:
 
 
 def epochs(
-    state: State, loader: TrainLoader, objective: Objective, seed: int, validation: "Validation"
+    state: State, loader: TrainLoader, objective: Objective, seed: int, validation: "ValidationSet"
 ) -> Iterator[Progress | EpochEnd]:
     """Trains from where ``state`` stands to the last epoch, and says how it goes. Every rank runs it alike.
 
@@ -64,7 +64,7 @@ def epochs(
             if batch is None:
                 break
             noise = Noise.of(batch.index, seed, "attack", epoch)
-            strength = strength_at(state.step, loader.steps, warmup)
+            strength = epsilon_scale_at(state.step, loader.steps, warmup)
             share = len(batch.y) * world.size / loader.batch_size
             step = update(state, batch, objective, noise, strength, share)
             seen += step.count
@@ -101,7 +101,7 @@ def epochs(
 
 
 @dataclass
-class Validation:
+class ValidationSet:
     """Clean and robust accuracy on images held out from the train part, by an attack of its own."""
 
     reader: Reader

@@ -12,7 +12,7 @@ from distrib.checkpoints import CLEAN, ROBUST, best, best_epoch, folder_for, lat
 from distrib.errors import CheckpointError
 from distrib.files import file_sha256
 from distrib.optim import SGD
-from distrib.state import State, save
+from distrib.state import State, save_checkpoint
 
 
 def history(*scores: float) -> list[dict]:
@@ -29,7 +29,7 @@ def fill(run: Path, state: State, *scores: float) -> list[dict]:
     """A checkpoint after each epoch; returns the history of the last."""
     for epoch in range(1, len(scores) + 1):
         state.step = epoch
-        save(state, folder_for(run, epoch), epoch, history(*scores[:epoch]), {}, "digest")
+        save_checkpoint(state, folder_for(run, epoch), epoch, history(*scores[:epoch]), {}, "digest")
     return history(*scores)
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_best_one_is_not_all_that_is_kept(tmp_path: Path, state: State
     damage(tmp_path, 2)
     for epoch, scores in ((4, (0.1, 0.9, 0.5, 0.2)), (5, (0.1, 0.9, 0.5, 0.2, 0.3))):
         state.step = epoch
-        save(state, folder_for(tmp_path, epoch), epoch, history(*scores), {}, "digest")
+        save_checkpoint(state, folder_for(tmp_path, epoch), epoch, history(*scores), {}, "digest")
         prune(tmp_path, history(*scores), 1, 0.0)
     assert stored_epochs(tmp_path) == [2, 3, 5]
     assert best(tmp_path, 0.0, lambda text: None).epoch == 3
@@ -180,7 +180,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, state: State, scores: 
     """Pruned after every epoch, as training does: the best so far is never among what is lost."""
     for epoch in range(1, len(scores) + 1):
         state.step = epoch
-        save(state, folder_for(tmp_path, epoch), epoch, history(*scores[:epoch]), {}, "digest")
+        save_checkpoint(state, folder_for(tmp_path, epoch), epoch, history(*scores[:epoch]), {}, "digest")
         prune(tmp_path, history(*scores[:epoch]), keep, 0.0)
         top = max(range(epoch), key=lambda place: (scores[place], place)) + 1
         newest = set(range(max(1, epoch - keep + 1), epoch + 1))

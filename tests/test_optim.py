@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from distrib.models import PreActResNet, SmallCNN
-from distrib.optim import SGD, Adam, Constant, Cosine, Cyclic, Linear, Multistep, Optim, decay_groups, strength_at
+from distrib.optim import SGD, Adam, Constant, Cosine, Cyclic, Linear, Multistep, Optim, decay_groups, epsilon_scale_at
 
 CONSTANT, LINEAR, COSINE = Constant(), Linear(shape="linear"), Cosine(shape="cosine")
 CYCLIC, EARLY = Cyclic(shape="cyclic"), Cyclic(shape="cyclic", peak=0.25)
@@ -86,7 +86,7 @@ def test_beyond_the_end_the_last_rate_stays():
 @pytest.mark.parametrize("warmup", [0.5, 1.0, 2.5, 10.0])
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 100])
 def test_epsilon_rises_in_a_straight_line_to_exactly_one(warmup: float, steps_per_epoch: int):
-    strengths = [strength_at(step, steps_per_epoch, warmup) for step in range(20 * steps_per_epoch)]
+    strengths = [epsilon_scale_at(step, steps_per_epoch, warmup) for step in range(20 * steps_per_epoch)]
     rising = [strength for strength in strengths if strength < 1]
     assert 0 < strengths[0] <= 1 and strengths == sorted(strengths)
     assert rising == pytest.approx([(step + 0.5) / (warmup * steps_per_epoch) for step in range(len(rising))])
@@ -96,7 +96,7 @@ def test_epsilon_rises_in_a_straight_line_to_exactly_one(warmup: float, steps_pe
 
 
 def test_without_a_warmup_epsilon_is_whole_from_the_first_step():
-    assert strength_at(0, 100, 0.0) == 1.0 and strength_at(0, 100, 0) == 1.0
+    assert epsilon_scale_at(0, 100, 0.0) == 1.0 and epsilon_scale_at(0, 100, 0) == 1.0
 
 
 class Mixed(nn.Module):

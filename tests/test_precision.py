@@ -14,11 +14,11 @@ from distrib.attack import PGD
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, open_reader
 from distrib.evaluation.attacks import Evaluation
-from distrib.evaluation.shard import attack_shard, score
+from distrib.evaluation.shard import attack_shard, score_images
 from distrib.processor import computes
 from distrib.studies import capacity, curves, landscape, transfer
 from distrib.threat import Linf
-from distrib.trainer import Validation
+from distrib.trainer import ValidationSet
 from distrib.world import World
 
 
@@ -90,7 +90,7 @@ class Watching(nn.Module):
 
 def test_validation_in_training_is_exact_and_training_goes_on_as_before(digits: Path, before: tuple[bool, bool]):
     held_out = open_split(digits, "validation", "training")
-    validation = Validation(
+    validation = ValidationSet(
         open_reader(held_out, "memory"), np.arange(5), PGD(threat=Linf(epsilon=0.1), num_steps=2), 0
     )
     model = Watching()
@@ -104,7 +104,7 @@ def test_the_evaluation_is_exact_and_leaves_the_process_as_it_was(before: tuple[
     batch = Batch(torch.rand(6, 1, 8, 8), torch.arange(6), torch.arange(6))
     _, worst = attack_shard(model, batch, np.arange(6), suite)
     assert model.seen == {(False, False)} and flags() == before
-    score(model, batch.x, worst, batch.y, threat)
+    score_images(model, batch.x, worst, batch.y, threat)
     assert model.seen == {(False, False)} and flags() == before
 
 

@@ -17,7 +17,7 @@ from distrib.errors import CheckpointError, NonFiniteLoss
 from distrib.files import file_sha256
 from distrib.models import SmallCNN
 from distrib.optim import SGD, Adam, Cosine, Optimiser
-from distrib.state import State, Stored, load, load_weights, save, verify
+from distrib.state import Checkpoint, State, load_checkpoint, load_weights, save_checkpoint, verify
 
 COMMON = {"epochs": 2, "batch_size": 8, "schedule": Cosine(shape="cosine"), "weight_decay": 0.01}
 OPTIMISERS = {
@@ -66,8 +66,8 @@ def contents(state: State) -> dict[str, bytes]:
     return plain | {"step": str(state.step).encode(), "groups": json.dumps(groups).encode()}
 
 
-def stored(state: State, folder: Path) -> Stored:
-    return save(state, folder, 1, HISTORY, {"kind": "train"}, "digest")
+def stored(state: State, folder: Path) -> Checkpoint:
+    return save_checkpoint(state, folder, 1, HISTORY, {"kind": "train"}, "digest")
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -88,7 +88,7 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path: Path, optim: Optimis
 
     again = new(optim, build, seed=99)
     assert contents(again) != at_three
-    found = load(again, tmp_path / "epoch-00001")
+    found = load_checkpoint(again, tmp_path / "epoch-00001")
     assert contents(again) == at_three
     assert found == record == verify(tmp_path / "epoch-00001")
     assert (found.step, found.epoch, found.history, found.job, found.job_digest) == (
@@ -101,7 +101,7 @@ def test_what_is_stored_is_a_function_of_the_state(tmp_path: Path):
     state = train(new(OPTIMISERS["adamw, averaged"], with_norms), 2)
     stored(state, tmp_path / "a")
     again = new(OPTIMISERS["adamw, averaged"], with_norms, seed=1)
-    load(again, tmp_path / "a")
+    load_checkpoint(again, tmp_path / "a")
     stored(again, tmp_path / "b")
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
@@ -179,7 +179,7 @@ def test_damage_is_refused_by_the_files_name(tmp_path: Path, whole: Path, name: 
     damage(folder)
     state = new(OPTIMISERS["adamw, averaged"])
     before = contents(state)
-    for use in (verify, lambda folder: load(state, folder)):
+    for use in (verify, lambda folder: load_checkpoint(state, folder)):
         with pytest.raises(CheckpointError) as raised:
             use(folder)
         assert str(folder / name) in str(raised.value)
@@ -224,7 +224,7 @@ def test_weights_of_another_model_are_refused_and_nothing_is_loaded(tmp_path: Pa
         other = new(build=build)
         before = contents(other)
         with pytest.raises(CheckpointError, match=r"weights\.safetensors: these weights are of another model"):
-            load(other, folder)
+            load_checkpoint(other, folder)
         assert contents(other) == before
 
 

@@ -27,9 +27,9 @@ from distrib.errors import NonFiniteLoss
 from distrib.models import SmallCNN
 from distrib.objective import Madry, Natural, Objective, Trades
 from distrib.optim import SGD, Adam, Cosine, Optimiser
-from distrib.state import State, load, save
+from distrib.state import State, load_checkpoint, save_checkpoint
 from distrib.threat import L2, Linf
-from distrib.trainer import EpochEnd, Progress, Validation, epochs
+from distrib.trainer import EpochEnd, Progress, ValidationSet, epochs
 from distrib.world import World, current
 
 SECONDS = 120
@@ -73,7 +73,7 @@ class Run:
         held_out = open_split(self.folder, "validation", "training")
         reader = open_reader(train, "memory")
         self.loader = TrainLoader(reader, train.card.count, 7, self.optim.batch_size, self.augment, self.world)
-        self.validation = Validation(open_reader(held_out, "memory"), np.arange(held_out.card.count), QUICK, 7)
+        self.validation = ValidationSet(open_reader(held_out, "memory"), np.arange(held_out.card.count), QUICK, 7)
         torch.manual_seed(7)
         self.state = State(self.build(), self.optim, self.loader.steps, self.world)
 
@@ -123,10 +123,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Path, 
     first = Run(digits, ADAM_JOB, objective=objective, build=build)
     for report in first.reports():
         if isinstance(report, EpochEnd) and report.epoch == stop:
-            save(first.state, tmp_path / "epoch", report.epoch, [], {}, "digest")
+            save_checkpoint(first.state, tmp_path / "epoch", report.epoch, [], {}, "digest")
             break
     second = Run(digits, ADAM_JOB, objective=objective, build=build)
-    load(second.state, tmp_path / "epoch")
+    load_checkpoint(second.state, tmp_path / "epoch")
     assert second.history() == history[stop:]
     expected = tensors_of(whole.state)
     for name, tensor in tensors_of(second.state).items():
@@ -157,9 +157,9 @@ def test_validation_counts_clean_and_robust_hits(digits: Path, linear):
     with torch.no_grad():
         logits = model(raw.image.permute(0, 3, 1, 2).float() / 255)
     hits = (logits.argmax(dim=1) == raw.label).float().mean().item()
-    nothing = Validation(reader, everything, PGD(threat=Linf(epsilon=0), num_steps=1), 0, batch_size=7)
+    nothing = ValidationSet(reader, everything, PGD(threat=Linf(epsilon=0), num_steps=1), 0, batch_size=7)
     assert nothing.accuracy(model, World()) == pytest.approx((hits, hits))
-    whole_box = Validation(reader, everything, PGD(threat=Linf(epsilon=1), num_steps=10), 0)
+    whole_box = ValidationSet(reader, everything, PGD(threat=Linf(epsilon=1), num_steps=10), 0)
     assert whole_box.accuracy(model, World()) == pytest.approx((hits, 0.0))
 
 

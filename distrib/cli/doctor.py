@@ -24,10 +24,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
-from distrib.address import PASSWORD, WITHOUT
 from distrib.cluster.local import fault
 from distrib.files import existing, why_not_writable
 from distrib.processor import computes
+from distrib.values import PASSWORD, WITHOUT
 
 GIB = 2**30
 IMPORT_TIMEOUT_SECONDS = 180.0

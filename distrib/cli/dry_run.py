@@ -6,14 +6,24 @@ import shutil
 from distrib import checkpoints
 from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.prepare import must_be_there, must_suffice
-from distrib.config.file import write
+from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, differences, digest
 from distrib.data.beton import folder_of, open_split
 from distrib.data.loader import resolve
 from distrib.errors import JobError
 from distrib.search import space
+from distrib.search.space import must_suffice_for_all
 from distrib.tracking import client
-from distrib.tracking.folder import NATURAL, ROBUST, begun, home, nothing_done, read_record, read_result, with_versions
+from distrib.tracking.folder import (
+    NATURAL,
+    ROBUST,
+    home,
+    nothing_done,
+    read_record,
+    read_result,
+    resuming,
+    with_versions,
+)
 
 
 def plan(job: AnyJob) -> str:
@@ -23,7 +33,7 @@ def plan(job: AnyJob) -> str:
     notes = [f"digest: {digest(whole)}", *_data(whole), *trials]
     if not isinstance(whole, Prepare):
         notes += _run(whole)
-    return write(whole) + "".join(f"# {note}\n" for note in notes)
+    return job_yaml(whole) + "".join(f"# {note}\n" for note in notes)
 
 
 def _data(whole: AnyJob) -> list[str]:
@@ -32,7 +42,7 @@ def _data(whole: AnyJob) -> list[str]:
     loader = f"loader: {resolve(job.loader)}"
     if folder.is_dir():
         card = open_split(folder, "train", "training").card
-        must_suffice(whole, folder)
+        must_suffice_for_all(whole, folder) if isinstance(whole, Tune) else must_suffice(whole, folder)
         return [loader, f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"]
     must_be_there(job.data)
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
@@ -42,7 +52,7 @@ def _data(whole: AnyJob) -> list[str]:
 
 
 def _search(job: Tune) -> list[str]:
-    space.check(job)
+    space.check_space(job)
     known = space.drawn(job)
     if known is None:
         return [f"search: {job.search.num_trials} trials, each chosen by Optuna"]  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,7 +71,7 @@ def _run(job: Run) -> list[str]:
         raise JobError(f"name: {job.name!r} is the run of another job, kept in {folder}; choose another name")
     state = "would start anew"
     if read_result(folder) is None:
-        must_fit(job.cluster, begun(folder))
+        must_fit(job.cluster, resuming(folder))
     if read_result(folder) is not None:
         moved = f" (of {', '.join(pins.values())}; refused, if {', '.join(pins)} has moved since)" if pins else ""
         state = f"is complete; nothing would be done{moved}"

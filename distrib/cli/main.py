@@ -12,9 +12,8 @@ from pathlib import Path
 from distrib import __version__
 from distrib.errors import DistribError, JobError, RunError, bounded
 from distrib.files import disk_full
-from distrib.tracking.client import told
 
-DESCRIPTION = """\
+ABOUT = """\
 Distributed training of image classifiers that withstand adversarial attack.
 
 Everything that can be run is a job file (see jobs/): data -> FFCV beton -> Ray Train workers running PGD adversarial
@@ -41,7 +40,7 @@ exit status: 0 done, 1 the run failed, 2 the input is wrong"""
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    root = argparse.ArgumentParser("distrib", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    root = argparse.ArgumentParser("distrib", description=ABOUT, epilog=EPILOG, formatter_class=raw)
     root.add_argument("--version", action="version", version=f"distrib {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
@@ -161,9 +160,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status is 0 (done), 1 (the run failed) or 2 (the input is wrong)."""
     options = parser().parse_args(arguments)
+    from distrib.tracking.client import in_words  # not before: help is quick
+
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        with told():
+        with in_words():
             status = _verb(options)
         sys.stdout.flush()  # here, where a reader that has left is caught
         return status
@@ -222,8 +223,8 @@ def _run(options: argparse.Namespace) -> int:
 
         print(plan(job))
         return 0
+    from distrib.cli.dispatch import run
     from distrib.cli.text import table
-    from distrib.commands.run import run
     from distrib.tracking.display import Display
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -313,7 +314,7 @@ def _models(options: argparse.Namespace) -> int:
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
     if options.history:
-        found = champion.history(options.history, uri)
+        found = champion.decision_history(options.history, uri)
         print(json.dumps(found) if options.json else decisions(found, options.history))
         return 0
     rows = versions.versions(uri)

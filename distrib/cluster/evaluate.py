@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distrib.cluster.map import spread
+from distrib.cluster.map import map_tasks
 from distrib.config.job import Cluster
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
@@ -30,12 +30,12 @@ from distrib.evaluation.harder import try_harder
 from distrib.evaluation.models import Subject
 from distrib.evaluation.points import points
 from distrib.evaluation.result import gather
-from distrib.evaluation.shard import Help, ShardResult, attack_shard, score
+from distrib.evaluation.shard import Help, ShardResult, attack_shard, score_images
 from distrib.files import write_bytes, write_json
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """What a worker needs to know to judge any shard."""
 
     subject: Subject
@@ -70,7 +70,7 @@ class Judged:
     """The shards' worst images (safetensors: ``x_adv``), in the evaluation's order."""
 
 
-def judge(task: Task, start: int) -> tuple[ShardResult, bytes]:
+def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
     """The shard that begins at place ``start`` of the evaluation's order, and its worst images as safetensors."""
     model, batch, positions = _shard(task, start)
 
@@ -78,20 +78,20 @@ def judge(task: Task, start: int) -> tuple[ShardResult, bytes]:
         return task.sources[address].load(task.device)
 
     def stored(path: str, index: Tensor) -> Tensor:
-        return frozen.images(task.here / path, index.cpu()).to(task.device)
+        return frozen.stored_images(task.here / path, index.cpu()).to(task.device)
 
     result, worst = attack_shard(model, batch, positions, task.suite, Help(source, stored))
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
-def judge_harder(task: Task, start: int, result: ShardResult, images: bytes) -> tuple[ShardResult, bytes]:
-    """What :func:`judge` gave for a shard, after harder attacks on the images that stood."""
+def judge_harder(task: EvaluationTask, start: int, result: ShardResult, images: bytes) -> tuple[ShardResult, bytes]:
+    """What :func:`judge_shard` gave for a shard, after harder attacks on the images that stood."""
     model, batch, _ = _shard(task, start)
     result, worst = try_harder(model, batch, result, load(images)["x_adv"].to(task.device), task.suite)
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
-def score_again(task: Task, start: int, images: bytes) -> list[float]:
+def score_again(task: EvaluationTask, start: int, images: bytes) -> list[float]:
     """The margins of a shard's stored worst images.
 
     Raises :class:`RunError` where one lies outside the threat.
@@ -99,20 +99,22 @@ def score_again(task: Task, start: int, images: bytes) -> list[float]:
     assert task.suite.threat is not None
     model, batch, _ = _shard(task, start)
     x_adv = load(images)["x_adv"].to(task.device)
-    margins, far = score(model, batch.x, x_adv, batch.y, task.suite.threat)
+    margins, far = score_images(model, batch.x, x_adv, batch.y, task.suite.threat)
     if far:
         raise RunError(f"{far} stored images lie outside the threat; no result")
     return margins
 
 
-def _shard(task: Task, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
+def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
     torch.set_num_threads(task.threads)
     order = task.order()[start : start + task.suite.shard_size]
     batch = points(staged(task.data, task.stage), task.loader, task.threads, order, task.device)
     return task.subject.load(task.device), batch, np.arange(start, start + len(order))
 
 
-def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int], None]) -> Judged:
+def evaluate(
+    task: EvaluationTask, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int], None]
+) -> Judged:
     """Judges every shard. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).
 
     The evidence is the same on one worker and on many. ``progress`` is told (images done, images in all).
@@ -128,7 +130,7 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
         done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
         progress(sum(len(result.position) for result in done.values()), count)
         left = ((start, *given(start)) for start in starts if start not in done)
-        for (start, *_), (result, images) in spread(function, task, left, cluster, task.cuda):
+        for (start, *_), (result, images) in map_tasks(function, task, left, cluster, task.cuda):
             write_bytes(files[start].with_suffix(".safetensors"), images)
             write_json(files[start], result.as_json())
             done[start] = result
@@ -136,7 +138,7 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
         return done
 
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
-    done = first = judged(judge, files, lambda _: ())
+    done = first = judged(judge_shard, files, lambda _: ())
     tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
     if doubted(gather([first[start] for start in starts], task.suite, count, len(card.classes))):
         before, files = tensors, {start: kept / f"{key}-{start:07d}-harder.json" for start in starts}
@@ -144,7 +146,7 @@ def evaluate(task: Task, kept: Path, key: str, cluster: Cluster, progress: Calla
         tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
     again = ((start, tensors[start].read_bytes()) for start in starts)
     disagree: list[int] = []
-    for (start, _), margins in spread(score_again, task, again, cluster, task.cuda):
+    for (start, _), margins in map_tasks(score_again, task, again, cluster, task.cuda):
         disagree += done[start].disagreeing(margins)
     evidence = gather([done[start] for start in starts], task.suite, count, len(card.classes), disagree)
     return Judged(evidence, [tensors[start] for start in starts])

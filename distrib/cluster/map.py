@@ -14,7 +14,7 @@ from distrib.errors import DistribError, RunError
 HOUR = 3600
 
 
-def spread(
+def map_tasks(
     function: Callable, shared: object, items: Iterable[tuple], cluster: Cluster, cuda: bool, fresh: bool = False
 ) -> Iterator[tuple[tuple, Any]]:
     """(item, ``function(shared, *item)``) as they come, with at most one task a worker under way.

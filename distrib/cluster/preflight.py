@@ -22,7 +22,7 @@ from distrib.data.stage import staged
 from distrib.errors import DistribError, InputError, JobError, RunError
 
 
-def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None:
+def check_nodes(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None:
     """Returns when every node with a CPU has passed; on a cluster of this machine alone there is nothing to prove.
 
     Raises :class:`InputError` as a node raised it, or :class:`RunError` where one does not answer in time.
@@ -35,7 +35,7 @@ def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None
     try:
         (probe / "driver").write_text(word)
         cards = {split: open_split(data, split, "evaluation").card.sha256 for split in SPLITS}
-        task: Any = ray.remote(num_cpus=0, max_retries=1)(look)
+        task: Any = ray.remote(num_cpus=0, max_retries=1)(check_node)
         answers = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -54,7 +54,7 @@ def prove(resources: Resources, run: Path, data: Path, cluster: Cluster) -> None
             probe.rmdir()
 
 
-def look(node: str, probe: Path, word: str, data: Path, cards: dict[Split, str], stage: str | None) -> None:
+def check_node(node: str, probe: Path, word: str, data: Path, cards: dict[Split, str], stage: str | None) -> None:
     """Runs on ``node`` (its address). Raises :class:`InputError` for what it does not see."""
     try:
         seen = (probe / "driver").read_text()

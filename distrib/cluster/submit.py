@@ -18,20 +18,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import distrib
-from distrib.address import PASSWORD, WITHOUT, sendable
+from distrib.cluster.local import SERVER
 from distrib.cluster.resources import Node, Resources
-from distrib.config.file import write
+from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Prepare, digest
 from distrib.errors import JobError, RunError
+from distrib.values import PASSWORD, WITHOUT, sendable
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 REQUEST_SECONDS = 60
-POLL_SECONDS = 1.0
+ASK_SECONDS = 1.0
 LOST_SECONDS = 600
 """How long a cluster that does not answer is asked again."""
 STOP_SECONDS = 30
 """From SIGTERM to SIGKILL: Ray's own 3 seconds are too few to close a run in MLflow."""
-SERVER = "RAY_API_SERVER_ADDRESS"
 MARK = "distrib"
 """The key of a submission's metadata that holds the run's name."""
 
@@ -113,7 +113,7 @@ class Remote:
             self.resources().check(job.cluster)
         number = max((attempt.number for attempt in before), default=0) + 1
         with tempfile.TemporaryDirectory() as folder, self._answering():
-            (Path(folder) / "job.yaml").write_text(write(job), encoding="utf-8")
+            (Path(folder) / "job.yaml").write_text(job_yaml(job), encoding="utf-8")
             if code:
                 package = Path(distrib.__file__).parent
                 shutil.copytree(package, Path(folder) / "distrib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -187,7 +187,7 @@ class Remote:
                         f"{self.address} has not answered for {LOST_SECONDS} s; the job may well go on: "
                         f"distrib logs {attempt.name} --follow{self.option}"
                     ) from None
-                time.sleep(POLL_SECONDS)
+                time.sleep(ASK_SECONDS)
                 continue
             except UnknownJob:
                 raise RunError(
@@ -202,7 +202,7 @@ class Remote:
             if found.over:
                 return found
             # all of it comes each time: what takes long to come is asked for less often
-            time.sleep(min(max(POLL_SECONDS, 10 * (time.monotonic() - began)), REQUEST_SECONDS))
+            time.sleep(min(max(ASK_SECONDS, 10 * (time.monotonic() - began)), REQUEST_SECONDS))
 
     def logs(self, attempt: Attempt) -> str:
         """All that the job has printed so far."""
@@ -220,7 +220,7 @@ class Remote:
             attempt = self._now(attempt.id)
             if attempt.over:
                 return attempt
-            time.sleep(POLL_SECONDS)
+            time.sleep(ASK_SECONDS)
         raise RunError(
             f"{attempt.id}: asked to stop, it is {attempt.status} still; distrib jobs{self.option} shows what becomes "
             "of it"

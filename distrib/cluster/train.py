@@ -27,7 +27,7 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.precision import begin_training, emulated
-from distrib.state import State, Stored, load, save
+from distrib.state import Checkpoint, State, load_checkpoint, save_checkpoint
 from distrib.world import World, current
 
 PAUSES = (1, 2, 4, 8, 16, 32)
@@ -35,7 +35,7 @@ PAUSES = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkOrder:
     """What a worker is told."""
 
     job: Train
@@ -51,7 +51,7 @@ class Order:
 
 def worker(config: dict) -> None:
     """One rank's whole run: for each phase the state (loaded or new), then epochs, each validated, saved, reported."""
-    order: Order = config["order"]
+    order: WorkOrder = config["order"]
     board = config["board"]
     job = order.job
     device = get_device()
@@ -62,7 +62,7 @@ def worker(config: dict) -> None:
     held_out = open_split(data, "validation", "training")
     readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
     assert job.validation.attack is not None
-    validation = trainer.Validation(
+    validation = trainer.ValidationSet(
         readers[1], chosen(held_out.card.count, job.validation.max_examples, job.seed), job.validation.attack, job.seed
     )
     height, width, channels = train.card.image
@@ -81,7 +81,7 @@ def worker(config: dict) -> None:
         run = order.run / phase
         stored = newest(run, world, lambda text: tell(Note(text)))
         if stored is not None:
-            load(state, stored.folder)
+            load_checkpoint(state, stored.folder)
         history = list(stored.history) if stored else []
         before = history[-1].get("num_workers") if history else None  # which an older version did not keep
         if world.rank == 0 and state.running and before not in (None, world.size):
@@ -106,7 +106,7 @@ def worker(config: dict) -> None:
                 history.append(report.metrics)
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
-                    save(state, folder, report.epoch, history, dump(part), digest(part))
+                    save_checkpoint(state, folder, report.epoch, history, dump(part), digest(part))
                     checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
                     tell(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
@@ -138,7 +138,7 @@ def _last_good(run: Path) -> str:
     return f"the last good checkpoint is {stored.folder}" if stored else "no checkpoint yet"
 
 
-def newest(run: Path, world: World, say: Callable[[str], None]) -> Stored | None:
+def newest(run: Path, world: World, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint, or None, as soon as every rank sees the same: a network file system shows late.
 
     Raises :class:`InputError` where they do not within a minute.
@@ -152,7 +152,7 @@ def newest(run: Path, world: World, say: Callable[[str], None]) -> Stored | None
     raise InputError(f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see")
 
 
-def fit(order: Order, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(order: WorkOrder, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
     """Trains every phase of ``order`` to its end, going on from its checkpoints. Returns when all are done.
 
     The workers post what they do on ``board``. Those that are lost are replaced, up to ``cluster.max_failures`` times;

@@ -75,5 +75,5 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         "validate.py": room.joinpath("frozen_validate.py").read_text(),
         "program.py": room.joinpath("program.py").read_text(),
     }
-    frozen.write(folder, x_adv, tensors, spec, texts)
+    frozen.write_set(folder, x_adv, tensors, spec, texts)
     return spec

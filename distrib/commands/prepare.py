@@ -2,17 +2,33 @@
 
 from pathlib import Path
 
-from distrib.config.job import AnyJob, Evaluate, Prepare, Study, Train, Training, Tune, digest, dump
-from distrib.config.study import Capacity, Landscape
+from distrib.config.job import Evaluate, Prepare, Study, Train, Training, digest, dump
+from distrib.config.study import CapacityStudy, LandscapeStudy
 from distrib.data.beton import folder_of, open_split, prepare
 from distrib.data.loader import resolve
-from distrib.data.source import DataSource, Torchvision
+from distrib.data.source import DataSource, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError
 from distrib.files import write_json
-from distrib.search.space import ends
 from distrib.tracking.display import Display
 from distrib.tracking.folder import nothing_done, read_data, read_record
+
+
+def run_prepare(job: Prepare, display: Display) -> dict:
+    """Packs the data; the result lists the splits."""
+    folder = prepared(job, display)
+    cards = [open_split(folder, split, "evaluation").card for split in SPLITS]
+    return {
+        "kind": "prepare",
+        "folder": str(folder),
+        "splits": {
+            card.split: {"count": card.count, "encoding": card.encoding, "sha256": card.sha256} for card in cards
+        },
+        "classes": len(cards[0].classes),
+        "image": list(cards[0].image),
+        "mean": list(cards[0].mean),
+        "std": list(cards[0].std),
+    }
 
 
 def prepared(job: Prepare | Training | Evaluate | Study, display: Display) -> Path:
@@ -33,7 +49,7 @@ def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Displa
     data = prepared(job, display)
     must_be_the_same(data, folder)
     # of a set's own files where they are here: the card of a read-only store may have one of older code
-    source = job.data.fingerprint() if isinstance(job.data, Torchvision) else ""
+    source = job.data.fingerprint() if isinstance(job.data, TorchvisionData) else ""
     source = source or open_split(data, "train", "evaluation").card.fingerprint
     write_json(folder / "data.json", _hashes(data) | {"source": source})
     return data
@@ -69,19 +85,14 @@ def must_fill(data: Path, batch_size: int, field: str) -> None:
         )
 
 
-def must_suffice(job: AnyJob, data: Path) -> None:
+def must_suffice(job: Train | Study | Evaluate | Prepare, data: Path) -> None:
     """Raises :class:`JobError` where ``job`` asks for more images than the betons in ``data`` hold."""
     match job:
         case Train():
             must_fill(data, job.optim.batch_size, "optim.batch_size")
-        case Tune() if "optim.batch_size" in job.space:
-            for size in ends(job.space["optim.batch_size"]):
-                must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
-        case Tune():
-            must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
-        case Study(study=Capacity() as study):
+        case Study(study=CapacityStudy() as study):
             must_fill(data, study.optim.batch_size, "study.optim.batch_size")
-        case Study(study=Landscape() as study):
+        case Study(study=LandscapeStudy() as study):
             count = open_split(data, "test", "evaluation").card.count
             if study.examples > count:
                 raise JobError(f"study.examples: {study.examples} images, but the test split has {count}")

@@ -1,15 +1,38 @@
-"""The training of one or more phases on Ray, with every epoch logged once."""
+"""A train job, carried out: prepare -> train -> evaluate -> register. Each stage is kept, and not done again."""
 
+import json
+import shutil
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from distrib import checkpoints
+from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
-from distrib.config.job import Train
+from distrib.commands.evaluate import Evaluator, card_of, in_figures, keep_card
+from distrib.commands.prepare import must_suffice, prepared_for
+from distrib.config.job import Train, digest
+from distrib.data.beton import open_split
+from distrib.data.loader import open_reader, shard
+from distrib.data.order import chosen
+from distrib.evaluation.card import Card
+from distrib.evaluation.models import Weights
+from distrib.evaluation.result import Result
+from distrib.files import write_json
+from distrib.objective import Natural
+from distrib.registry import versions
+from distrib.state import Checkpoint
+from distrib.tracking import client
 from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
-from distrib.tracking.epochs import Journal
+from distrib.tracking.epochs import EpochLog, metric_name
+from distrib.tracking.folder import NATURAL, ROBUST, kept_result, resuming, run_folder
+from distrib.tracking.tracker import tracked
+from distrib.world import World
 
 
 def train(
@@ -21,13 +44,13 @@ def train(
     resources: Resources,
     display: Display,
     clock: Clock,
-) -> Journal:
+) -> EpochLog:
     """Trains every phase that is not at its end yet. What MLflow has not taken of it is left in the journal."""
     from distrib.cluster.messages import Note, Started, listening
-    from distrib.cluster.train import Order, fit
+    from distrib.cluster.train import WorkOrder, fit
     from distrib.trainer import EpochEnd, Progress
 
-    journal = Journal(tracker, display)
+    journal = EpochLog(tracker, display)
     for phase in phases:
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
     if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
@@ -58,8 +81,129 @@ def train(
                 journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
 
     with listening(listen) as board:
-        fit(Order(job, data, folder, phases), resources.use_gpu(job.cluster), board)
+        fit(WorkOrder(job, data, folder, phases), resources.use_gpu(job.cluster), board)
     display.end()
     for phase in phases:
         journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
     return journal
+
+
+def run_train(job: Train, display: Display) -> dict:
+    """Trains, judges, registers. A run that is complete is told again from its record."""
+    from distrib.cluster.preflight import check_nodes
+    from distrib.cluster.session import session
+
+    clock = Clock.start()
+    with run_folder(job) as folder:
+        if (result := kept_result(job, folder, display)) is not None:
+            return result
+        must_fit(job.cluster, resuming(folder))
+        # a wrong address is told now, not after hours of packing
+        client.client(client.address(job.tracking.uri), job.tracking.experiment)
+        with clock.measure("prepare"):
+            data = prepared_for(job, folder, display)
+        must_suffice(job, data)
+        main = NATURAL if isinstance(job.objective, Natural) else ROBUST
+        phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
+        with ExitStack() as stack:
+            with clock.measure("ray_start"):
+                resources = stack.enter_context(session(job.cluster, display.say, resuming(folder)))
+                check_nodes(resources, folder, data, job.cluster)
+            with clock.measure("mlflow_start"):
+                tracker = stack.enter_context(tracked(job, folder, display, device=resources.device))
+            with clock.measure("train"):
+                journal = train(phases, job, folder, data, tracker, resources, display, clock)
+            floor = job.validation.min_clean_accuracy
+            best = {phase: checkpoints.best(folder / phase, floor, display.say) for phase in phases}
+            histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
+            bench = Evaluator(
+                data, job.loader, job.cluster, resources, folder / "evaluation", tracker.uri, False, display
+            )
+            with clock.measure("evaluate"):
+                verdicts = {
+                    phase: bench.judge(_weights(job, data, best[phase]), job.evaluation, f"the {phase} model")
+                    for phase in phases
+                }
+                claims = {phase: verdict.claim for phase, verdict in verdicts.items()}
+            with client.recorded(f"the {main} model is {in_figures(claims[main], folder)}", "registered"):
+                with clock.measure("register"):
+                    card, files = card_of(verdicts[main], bench, job.model_name, job)
+                    keep_card(files, folder, tracker)
+                    journal.settle()
+                    registered = _register(job, best[main], card, files, data, tracker, display)
+                result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
+                result |= {"evaluation_key": verdicts[main].key, "card": str(folder / "card" / "card.html")}
+                _log_results(result, claims, histories, tracker, folder)
+        write_json(folder / "result.json", result)
+        return result
+
+
+def _weights(job: Train, data: Path, best: Checkpoint) -> Weights:
+    return Weights.of(job.model.model_dump(mode="json"), open_split(data, "train", "training").card, best.judged)
+
+
+def _register(
+    job: Train, best: Checkpoint, card: Card, files: dict[str, bytes], data: Path, tracker: Tracker, display: Display
+) -> versions.Registered:
+    validation = open_split(data, "validation", "training")
+    few = chosen(validation.card.count, 4, job.seed)
+    (batch,) = shard(open_reader(validation, job.loader), few, len(few), World())
+    entry = versions.Entry(_weights(job, data, best), card, files, batch.x.numpy())
+    registered = versions.register(entry, job.model_name, tracker)
+    display.say(f"registered: {registered.uri} ({registered.champion})")
+    return registered
+
+
+def _train_result(
+    job: Train,
+    main: str,
+    best: dict[str, Checkpoint],
+    claims: dict[str, Result],
+    histories: dict[str, list[dict]],
+    registered: versions.Registered,
+    run_id: str,
+    clock: Clock,
+) -> dict:
+    history = histories[main]
+    images = sum(entry["images_per_second"] * entry["train_seconds"] for entry in history)
+    seconds = sum(entry["train_seconds"] for entry in history)
+    natural = claims.get(NATURAL) if main != NATURAL else None
+    return {
+        "kind": "train",
+        "name": job.name,
+        "run_id": run_id,
+        "model": registered.uri,
+        "champion": registered.champion,
+        **claims[main].model_dump(mode="json"),
+        "natural": None if natural is None else natural.model_dump(mode="json"),
+        "best_epoch": best[main].epoch,
+        "epochs": len(history),
+        "num_workers": int(history[-1].get("num_workers", job.cluster.max_workers)),  # as the last epoch ran
+        "seconds": clock.seconds,
+        "train_seconds": round(seconds, 2),
+        "images_per_second": round(images / seconds, 1),
+        "data_wait_share": round(float(np.mean([entry["data_wait_share"] for entry in history])), 4),
+        "timings": clock.marks,
+        "weights_sha256": best[main].weights_sha256,
+        "job_digest": digest(job),
+        "checkpoint": str(best[main].folder),
+    }
+
+
+def _log_results(
+    result: dict, claims: dict[str, Result], histories: dict[str, list[dict]], tracker, folder: Path
+) -> None:
+    """Stores the end evaluation, the curves and the result with the MLflow run."""
+    from distrib.plots import training_curves
+
+    for phase, claim in claims.items():
+        values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
+        values |= {f"test/{name}": value for name, value in claim.attacks.items()}
+        tracker.results({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
+    with tempfile.TemporaryDirectory() as room:
+        path = Path(room) / "training_curves.png"
+        training_curves(histories, path)
+        tracker.file(path, "plots")
+        shutil.copy(path, folder / path.name)
+    tracker.text(json.dumps(result, indent=2), "result.json")
+    tracker.tags({"model": result["model"], "norm": result["norm"], "epsilon": f"{result['epsilon']:.6g}"})

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 def explain(error: ValidationError, annotation: Any, document: object) -> list[str]:
     """One line for each field of ``document`` that is wrong, as a value of the type ``annotation``."""
-    lines: dict[Path, list[str]] = {}
+    lines: dict[KeyPath, list[str]] = {}
     for detail in error.errors():
         path = _path(detail, document)
         lines.setdefault(path, [])
@@ -26,7 +26,7 @@ def explain(error: ValidationError, annotation: Any, document: object) -> list[s
     return [f"{_dotted(path)}: {' or '.join(found)}" if path else " or ".join(found) for path, found in lines.items()]
 
 
-def _inside(path: Path, whole: Path) -> bool:
+def _inside(path: KeyPath, whole: KeyPath) -> bool:
     return len(path) > len(whole) and path[: len(whole)] == whole
 
 
@@ -69,7 +69,7 @@ def _line(detail: ErrorDetails, annotation: Any) -> str:
             return f"expected {message}, not {found!r}"
 
 
-def _path(detail: ErrorDetails, document: object) -> Path:
+def _path(detail: ErrorDetails, document: object) -> KeyPath:
     """The keys of the document that lead to the fault: pydantic's own path also holds the tags of unions."""
     path: list[str | int] = []
     last = len(detail["loc"]) - 1
@@ -83,7 +83,7 @@ def _path(detail: ErrorDetails, document: object) -> Path:
     return tuple(path)
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: KeyPath) -> str:
     text = ""
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key

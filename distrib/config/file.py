@@ -99,7 +99,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int] | None]) ->
     return characters, levels
 
 
-def write(job: Value) -> str:
+def job_yaml(job: Value) -> str:
     """The job as a job file; :func:`read` gives it back."""
     return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
 

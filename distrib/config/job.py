@@ -5,14 +5,13 @@ kind: prepare | train | evaluate | study | tune     a closed tagged union of fro
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
-from distrib.address import PASSWORD, WITHOUT
 from distrib.attack import PGD, OfEpsilon
-from distrib.config.search import Cross, Grid, Method, Never, Optuna, Score, Space, Stopping, Winner
-from distrib.config.study import Capacity, StudyOf
+from distrib.config.search import Cross, Grid, Never, Optuna, Score, SearchMethod, Space, Stopping, Winner
+from distrib.config.study import CapacityStudy, StudyOf
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
@@ -22,12 +21,10 @@ from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
-from distrib.tracking.limits import EXPERIMENT
-from distrib.values import Value
+from distrib.values import PublicUri, Seed, Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Elastic(Value):
@@ -44,6 +41,8 @@ class Elastic(Value):
 
 
 MOST_PER_GPU = 64
+LONGEST_EXPERIMENT = 256
+"""Characters of an experiment's name that MLflow's stores take; a longer one is refused, other texts are cut."""
 
 
 class Cluster(Value):
@@ -96,16 +95,9 @@ class Cluster(Value):
 class Tracking(Value):
     """Where runs and models are recorded."""
 
-    uri: str | None = None
+    uri: PublicUri | None = None
     """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
-    experiment: Annotated[str, Field(min_length=1, max_length=EXPERIMENT)] = "distrib"
-
-    @field_validator("uri")
-    @classmethod
-    def _public(cls, uri: str | None) -> str | None:
-        if uri is not None and PASSWORD.match(uri):
-            raise ValueError(WITHOUT)
-        return uri
+    experiment: Annotated[str, Field(min_length=1, max_length=LONGEST_EXPERIMENT)] = "distrib"
 
 
 class Validation(Value):
@@ -143,6 +135,9 @@ class Run(Value):
     """The folder of checkpoints and results; on a cluster, one that every machine sees."""
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 class Training(Value):
@@ -255,7 +250,7 @@ class Study(Run):
 
     @model_validator(mode="after")
     def _trainable(self) -> "Study":
-        if isinstance(self.study, Capacity):
+        if isinstance(self.study, CapacityStudy):
             check_parts(self.study.model, self.study.optim.batch_size, self.cluster.max_workers)
         return self
 
@@ -271,7 +266,7 @@ class Tune(Run):
     train: Training
     """What every trial trains, but for the fields of the space."""
     space: Space
-    search: Method
+    search: SearchMethod
     stopping: Stopping = Never(stop="never")
     score: Score
     concurrent: Annotated[int, Field(ge=1)] | None = None
@@ -349,9 +344,9 @@ AnyJob = Prepare | Train | Evaluate | Study | Tune
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
-WHERE = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
+PLACEMENT = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
-LIES = {"root", "store", "download"}
+DATA_PLACEMENT = {"root", "store", "download"}
 """The same of its data: a named set may lie anywhere, its content is compared. A folder's root says which images."""
 
 
@@ -372,9 +367,9 @@ def differences(job: Value, other: dict) -> list[str]:
 
 def _what(job: dict) -> dict:
     """Of a dumped job: what its result depends on."""
-    kept = {key: value for key, value in job.items() if key not in WHERE}
+    kept = {key: value for key, value in job.items() if key not in PLACEMENT}
     if isinstance(data := kept.get("data"), dict):
-        free = LIES - {"root"} if data.get("source") == "folder" else LIES
+        free = DATA_PLACEMENT - {"root"} if data.get("source") == "folder" else DATA_PLACEMENT
         kept["data"] = {key: value for key, value in data.items() if key not in free}
     if isinstance(training := kept.get("train"), dict):  # of a search
         kept["train"] = _what(training)

@@ -5,30 +5,29 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from distrib.attack import PGD
-from distrib.values import Value, parse_fraction
+from distrib.values import Count, Seed, Value, parse_fraction
 
-Count = Annotated[int, Field(ge=1)]
-Path = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
+FieldPath = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 """A field of the train job: objective.attack.threat.epsilon, model.width."""
 Number = Annotated[float, BeforeValidator(parse_fraction)]
 """0.3 or 8/255."""
 Setting = bool | int | float | str | dict
 """What a field may be set to, as a job file would write it: also a whole mapping, such as a model."""
 # A list of JSON has become one of Python when a domain is told from the others by its keys: not strict
-Settings = Annotated[tuple[Setting, ...], Field(min_length=1, strict=False)]
+Listed = Annotated[tuple[Setting, ...], Field(min_length=1, strict=False)]
 Pair = Annotated[tuple[Number, Number], Field(strict=False)]
 
 
 class Grid(Value):
     """Every one of these, with every one of the other grids."""
 
-    grid: Settings
+    grid: Listed
 
 
 class Choice(Value):
     """One of these, each as likely as the others."""
 
-    choice: Settings
+    choice: Listed
 
 
 class _Range(Value):
@@ -36,7 +35,7 @@ class _Range(Value):
 
     step: Annotated[float, Field(gt=0)] | None = None
     """Only low + a multiple of this; None: any number between."""
-    divided_by: Path | None = None
+    divided_by: FieldPath | None = None
     """The number is divided by this field of the same trial, after it was drawn.
 
     ``step_size.of_epsilon: {uniform: [1, 2.5], divided_by: objective.attack.num_steps}`` keeps the step between
@@ -125,7 +124,7 @@ Domain = Annotated[
     Discriminator(_kind),
     BeforeValidator(_known),
 ]
-Space = Annotated[dict[Path, Domain], Field(min_length=1)]
+Space = Annotated[dict[FieldPath, Domain], Field(min_length=1)]
 """What varies: a domain for each field."""
 
 
@@ -135,7 +134,7 @@ class Draw(Value):
     method: Literal["random"]
     num_trials: Count
     """For each combination of the grids."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Cross(Value):
@@ -151,10 +150,10 @@ class Optuna(Value):
     num_trials: Count
     random_trials: Count = 10
     """Drawn at random before it begins to learn."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
-Method = Annotated[Draw | Cross | Optuna, Field(discriminator="method")]
+SearchMethod = Annotated[Draw | Cross | Optuna, Field(discriminator="method")]
 
 
 class Asha(Value):
@@ -187,7 +186,7 @@ class Never(Value):
 
 
 Stopping = Annotated[Asha | Median | Never, Field(discriminator="stop")]
-Objective = Literal["robust", "clean", "cost"]
+ScoreObjective = Literal["robust", "clean", "cost"]
 
 
 class Score(Value):
@@ -202,7 +201,7 @@ class Score(Value):
     """Of the validation images, drawn with the seed: the same ones for every trial and epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of an epoch that counts; a trial without one ranks behind all trials that have one."""
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("robust",)
+    objectives: Annotated[tuple[ScoreObjective, ...], Field(min_length=1)] = ("robust",)
     """robust and clean accuracy are to be high; cost, the core- or GPU-hours of training, is to be low."""
 
     @model_validator(mode="after")

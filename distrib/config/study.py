@@ -6,11 +6,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.augment import Augment
-from distrib.evaluation.attacks import Count, Fgsm, Pgd, once
+from distrib.evaluation.attacks import Fgsm, Pgd, once
 from distrib.models import Model
 from distrib.optim import Optim
 from distrib.threat import Threat
-from distrib.values import PixelRadius, Radius, Value
+from distrib.values import Count, PixelRadius, Radius, Seed, Value
 
 
 class Labelled(Value):
@@ -30,7 +30,6 @@ def _once(models: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
 
 Models = Annotated[tuple[Labelled, ...], Field(min_length=1), AfterValidator(_once)]
 """Models, each with a label of its own."""
-Seed = Annotated[int, Field(ge=0)]
 
 
 def addresses(models: tuple[Labelled, ...]) -> dict[str, str]:
@@ -38,7 +37,7 @@ def addresses(models: tuple[Labelled, ...]) -> dict[str, str]:
     return {one.label: one.model for one in models}
 
 
-class Landscape(Value):
+class LandscapeStudy(Value):
     """The loss over many random restarts of PGD (section 5, Figures 1 and 2, and the appendix)."""
 
     of: Literal["landscape"]
@@ -59,7 +58,7 @@ class Landscape(Value):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _fits(self) -> "Landscape":
+    def _fits(self) -> "LandscapeStudy":
         if max(self.trajectories, self.maxima) > min(self.chunk, self.restarts):
             raise ValueError("trajectories and maxima are of the first chunk: neither may be above chunk or restarts")
         return self
@@ -70,7 +69,7 @@ class Landscape(Value):
         return PGD(threat=self.threat, num_steps=self.num_steps, step_size=self.step_size)
 
 
-class Curves(Value):
+class CurvesStudy(Value):
     """Accuracy against epsilon, in both norms, by PGD and by an attack without gradients (Figure 6)."""
 
     of: Literal["curves"]
@@ -85,7 +84,7 @@ class Curves(Value):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _some(self) -> "Curves":
+    def _some(self) -> "CurvesStudy":
         if not self.linf and not self.l2:
             raise ValueError("linf or l2: give at least one of them some epsilons")
         if any(len(set(epsilons)) < len(epsilons) for epsilons in (self.linf, self.l2)):
@@ -93,7 +92,7 @@ class Curves(Value):
         return self
 
 
-class Transfer(Value):
+class TransferStudy(Value):
     """Every source against every target: the black-box protocol of Tables 1 to 4."""
 
     of: Literal["transfer"]
@@ -111,24 +110,24 @@ class Transfer(Value):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> "Transfer":
+    def _whole(self) -> "TransferStudy":
         once(self.attacks)
         if any(attack.n is not None or attack.meets != "all" for attack in self.attacks):
             raise ValueError("attacks: each meets every image here; leave out their n and meets, and set the study's n")
         return self
 
 
-Method = Literal["natural", "fgsm", "pgd"]
+CapacityMethod = Literal["natural", "fgsm", "pgd"]
 
 
-class Capacity(Value):
+class CapacityStudy(Value):
     """Width against the adversary that was trained on (section 4, Figure 4)."""
 
     of: Literal["capacity"]
     model: Model
     """Its width is replaced by each of widths."""
     widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("natural", "fgsm", "pgd")
+    methods: Annotated[tuple[CapacityMethod, ...], Field(min_length=1)] = ("natural", "fgsm", "pgd")
     attack: PGD
     """Trained against by the method pgd, and evaluated with; FGSM of the same threat is the other adversary."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
@@ -140,7 +139,7 @@ class Capacity(Value):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _whole(self) -> "Capacity":
+    def _whole(self) -> "CapacityStudy":
         if len(set(self.widths)) < len(self.widths) or len(set(self.methods)) < len(self.methods):
             raise ValueError("widths and methods: one of them is listed twice")
         if self.epsilon_warmup_epochs >= self.optim.epochs:
@@ -148,5 +147,5 @@ class Capacity(Value):
         return self
 
 
-StudyOf = Annotated[Landscape | Capacity | Curves | Transfer, Field(discriminator="of")]
+StudyOf = Annotated[LandscapeStudy | CapacityStudy | CurvesStudy | TransferStudy, Field(discriminator="of")]
 """One of the studies."""

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from distrib import __version__
 from distrib.data.source import DataSource, Samples
 from distrib.data.split import SPLITS, Split
-from distrib.data.survey import Survey, cut, surveyed
+from distrib.data.survey import Survey, split_samples, surveyed
 from distrib.data.writer import Encoding, ffcv_usable, write_beton, write_tensors
 from distrib.errors import DataError
 from distrib.files import file_sha256, locked, write_bytes
@@ -40,7 +40,7 @@ WAIT = 4 * 3600
 """Seconds that another process is waited for, which packs or copies the same data."""
 
 
-class Card(Value):
+class DataCard(Value):
     """What one packed split is, so that nobody has to guess, and so that damage shows."""
 
     distrib_version: str
@@ -71,7 +71,7 @@ class Beton:
     """A packed split on disk."""
 
     folder: Path
-    card: Card
+    card: DataCard
 
     @property
     def path(self) -> Path:
@@ -140,7 +140,7 @@ def _there(base: Path) -> list[Path]:
         ) from None
 
 
-def _card(folder: Path) -> Card | None:
+def _card(folder: Path) -> DataCard | None:
     try:
         return open_split(folder, "train", "evaluation").card
     except DataError:  # whoever wants this folder is told
@@ -157,7 +157,7 @@ def open_split(folder: Path, split: Split, purpose: Literal["training", "evaluat
     path = folder / f"{split}.json"
     cure = f"delete {folder} and run the job again to prepare it anew"
     try:
-        card = Card.model_validate_json(path.read_bytes())
+        card = DataCard.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         cure = cure if folder.is_dir() else "run the job that prepares the data (kind: prepare) first"
         raise DataError(f"{path}: there is no card; {cure}") from None
@@ -177,7 +177,7 @@ def prepare(data: DataSource, packing: Packing, job: dict, job_digest: str, say:
     folder = _folder_of(data, fingerprint)
     if _ready(folder, packing, say):  # without a lock: a store may be read-only
         return folder
-    samples, base = cut(data), _base(data)
+    samples, base = split_samples(data), _base(data)
     with ExitStack() as stack:
         try:
             stack.enter_context(_alone(base, say))
@@ -265,7 +265,7 @@ def _packed(
             else:
                 encoding = "array"
                 write_tensors(path, part)
-            card = Card(
+            card = DataCard(
                 distrib_version=__version__, job=job, job_digest=job_digest, split=split, count=len(part),
                 classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
                 size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=surveys[split].content_sha256,
@@ -317,7 +317,7 @@ def _stale(folder: Path, packing: Packing) -> str | None:
     return None
 
 
-def _unfit(card: Card, packing: Packing) -> str | None:
+def _unfit(card: DataCard, packing: Packing) -> str | None:
     if packing == "memory" and card.file.endswith(".beton") and not ffcv_usable():
         return "it is packed for FFCV, which cannot be imported here"
     if packing == "ffcv" and not card.file.endswith(".beton"):

@@ -113,7 +113,7 @@ class Digits(Packed):
         return in_memory(f"digits {part}", images[chosen], labels[chosen], [str(digit) for digit in range(10)])
 
 
-class Torchvision(Packed):
+class TorchvisionData(Packed):
     """A data set that torchvision reads from ``root``."""
 
     source: Literal["mnist", "cifar10", "cifar100"]
@@ -213,7 +213,7 @@ def _inside(path: str, folder: str) -> bool:
     return folder == "." or path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-DataSource = Annotated[Digits | Torchvision | Folder, Field(discriminator="source")]
+DataSource = Annotated[Digits | TorchvisionData | Folder, Field(discriminator="source")]
 
 
 def in_memory(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Samples:

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from distrib.data.beton import WAIT, Card, open_split
+from distrib.data.beton import WAIT, DataCard, open_split
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
 from distrib.files import locked
@@ -36,7 +36,7 @@ def staged(data: Path, stage: str | None) -> Path:
     return copy
 
 
-def _whole(copy: Path, cards: list[Card]) -> bool:
+def _whole(copy: Path, cards: list[DataCard]) -> bool:
     """Whether the copy has these cards, and files as long as they say."""
     try:
         found = [open_split(copy, split, "evaluation") for split in SPLITS]
@@ -47,7 +47,7 @@ def _whole(copy: Path, cards: list[Card]) -> bool:
         return False
 
 
-def _content(card: Card) -> Card:
+def _content(card: DataCard) -> DataCard:
     return card.model_copy(update={"fingerprint": ""})  # of files elsewhere, which may be touched without a change
 
 

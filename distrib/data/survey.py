@@ -28,7 +28,7 @@ class Survey:
     """A hash of each image's pixels."""
 
 
-def cut(data: DataSource) -> dict[Split, Samples]:
+def split_samples(data: DataSource) -> dict[Split, Samples]:
     """The three splits of a source. Raises :class:`DataError` where they do not fit together."""
     whole, test = data.open("train"), data.open("test")
     if test.classes != whole.classes:

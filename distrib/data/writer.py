@@ -27,7 +27,7 @@ from distrib.processor import usable_cpus
 
 Encoding = Literal["array", "rgb-raw", "rgb-jpeg"]
 
-FEW = 10_000
+ONE_PROCESS = 10_000
 """Images below which one process writes them all."""
 
 
@@ -43,7 +43,7 @@ def write_beton(path: Path, samples: Samples, encoding: Encoding, jpeg_quality: 
         field = RGBImageField(write_mode="jpg" if encoding == "rgb-jpeg" else "raw", jpeg_quality=jpeg_quality)
     page = 1 << max(21, (2 * int(np.prod(samples.shape))).bit_length())  # 2 MiB, the smallest; every image must fit
     fields = {"image": field, "label": IntField(), "index": IntField()}
-    count = 1 if len(samples) < FEW else usable_cpus()
+    count = 1 if len(samples) < ONE_PROCESS else usable_cpus()
     parts = [part.tolist() for part in np.array_split(np.arange(len(samples)), count)]
     writer = DatasetWriter(str(path), fields, page_size=page, num_workers=count)
     writer.num_samples = len(samples)

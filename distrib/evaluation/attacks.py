@@ -15,9 +15,8 @@ from pydantic import Field, model_validator
 
 from distrib.attack import PGD, OfEpsilon, fgsm
 from distrib.threat import Linf, Threat
-from distrib.values import Radius, Value
+from distrib.values import Count, Radius, Seed, Value
 
-Count = Annotated[int, Field(ge=1)]
 Tier = Literal["quick", "paper", "standard", "paranoid"]
 
 
@@ -254,7 +253,7 @@ class Evaluation(Value):
     """Models that the tier paranoid transfers from."""
     n: Count | None = None
     """How many images of the test split, drawn with the seed below; None: all."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     batch_size: Count = 250
     shard_size: Count = 250
     """Images that one task attacks at a time; the unit of distribution and of resuming."""

@@ -18,9 +18,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from distrib import __version__
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Square, Stored, Transfer
 from distrib.evaluation.flags import Evidence
-from distrib.evaluation.result import Claim, worst_case
+from distrib.evaluation.result import Result, worst_case
 from distrib.evaluation.shard import NOT_ASKED, STOOD
-from distrib.plots import epsilon_curve, images, restart_curves
+from distrib.plots import plot_epsilon_curve, plot_images, restart_curves
 from distrib.values import Value
 
 SCHEMA = "distrib/robustness-card/1"
@@ -54,7 +54,7 @@ class Card(Value):
     """Of the attacks with their settings, and of the models and sets that they take images from."""
     shard_size: int
     """Images that one task attacked at a time: on them AutoAttack's random numbers depend, as on the seed."""
-    claim: Claim
+    claim: Result
     attacks: dict[str, dict]
     """Each attack as the job file says it, with what follows from the threat."""
     tested: tuple[str, ...]
@@ -65,7 +65,7 @@ class Card(Value):
 
     @classmethod
     def of(
-        cls, claim: Claim, suite: Evaluation, contents: dict[str, str], model: str, weights_sha256: str,
+        cls, claim: Result, suite: Evaluation, contents: dict[str, str], model: str, weights_sha256: str,
         image: tuple[int, int, int],
         classes: tuple[str, ...], data: str, data_sha256: str, job: dict, job_digest: str,
     ) -> "Card":  # fmt: skip
@@ -128,7 +128,7 @@ class Card(Value):
         }
 
 
-def _tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
+def _tested(claim: Result, suite: Evaluation) -> tuple[str, ...]:
     kinds = {type(attack) for attack in suite.attacks}
     steps = "many steps beat one, " if {Fgsm, Pgd} <= kinds else ""
     ball = f"{claim.norm} perturbations up to {claim.epsilon:.4g} of pixels in [0, 1]"
@@ -142,7 +142,7 @@ def _tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
     )
 
 
-def _not_tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
+def _not_tested(claim: Result, suite: Evaluation) -> tuple[str, ...]:
     other = "L2" if claim.norm == "linf" else "Linf"
     kinds = {type(attack) for attack in suite.attacks}
     lines = [
@@ -160,7 +160,7 @@ def _not_tested(claim: Claim, suite: Evaluation) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def rows(claim: Claim) -> list[tuple[str, str, int]]:
+def rows(claim: Result) -> list[tuple[str, str, int]]:
     """(attack, accuracy, images) of the table, clean first and the worst case last."""
     table = [("clean", f"{claim.clean_accuracy:.2%}", claim.n_clean)]
     for name, accuracy in claim.attacks.items():
@@ -207,14 +207,14 @@ def examples(found: Evidence) -> str:
     return text.getvalue()
 
 
-def files(card: Card, found: Evidence, shown: list[tuple]) -> dict[str, bytes]:
+def card_files(card: Card, found: Evidence, shown: list[tuple]) -> dict[str, bytes]:
     """The files of a card, by name; ``shown`` are (image, worst image, caption), arrays ``[H, W, C]`` in [0, 1]."""
     claim = card.claim
-    plots = {"Accuracy as epsilon grows": epsilon_curve(claim.epsilon_curve, claim.epsilon, len(card.classes))}
+    plots = {"Accuracy as epsilon grows": plot_epsilon_curve(claim.epsilon_curve, claim.epsilon, len(card.classes))}
     if claim.restarts:
         plots["Images broken after each restart"] = restart_curves(claim.restarts)
     if shown:
-        plots["Test images, and the worst that was found for each"] = images(shown)
+        plots["Test images, and the worst that was found for each"] = plot_images(shown)
     return {
         "card.json": (json.dumps(card.plain(), indent=2) + "\n").encode(),
         "card.md": markdown(card).encode(),

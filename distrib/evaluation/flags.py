@@ -64,7 +64,7 @@ class Evidence:
         return self.label == self.predicted
 
 
-def suspicions(evidence: Evidence) -> tuple[Flag, ...]:
+def flags_of(evidence: Evidence) -> tuple[Flag, ...]:
     """Every flag that the evidence raises."""
     return tuple(flag for check in CHECKS for flag in check(evidence))
 

@@ -27,7 +27,7 @@ SET = "adversarial.safetensors"
 SPEC = "attack.json"
 
 
-def write(folder: Path, x_adv: Tensor, columns: dict[str, Tensor], spec: dict, texts: dict[str, str]) -> None:
+def write_set(folder: Path, x_adv: Tensor, columns: dict[str, Tensor], spec: dict, texts: dict[str, str]) -> None:
     """Writes a set, and ``texts`` by their names, to the new or empty ``folder``.
 
     The file of images comes last, so a set that has it is whole.
@@ -39,7 +39,7 @@ def write(folder: Path, x_adv: Tensor, columns: dict[str, Tensor], spec: dict, t
     write_bytes(folder / SET, save({"x_adv": x_adv.contiguous(), **columns}))
 
 
-def images(folder: Path, index: Tensor) -> Tensor:
+def stored_images(folder: Path, index: Tensor) -> Tensor:
     """The set's images of the test images ``index``: float32 ``[b, C, H, W]``.
 
     ``index`` int64 ``[b]`` are places in the test split. Raises :class:`DataError` where they are not all there.
@@ -69,12 +69,12 @@ def identity(folder: Path) -> str:
 def _rows(file: Path) -> tuple[dict[int, int], tuple[int, str, list[int]]]:
     try:
         with safe_open(file, framework="pt") as stored:
-            images, index = stored.get_slice("x_adv"), stored.get_tensor("index").tolist()
-            shape = images.get_shape()
+            stored_images, index = stored.get_slice("x_adv"), stored.get_tensor("index").tolist()
+            shape = stored_images.get_shape()
     except FileNotFoundError:
         raise DataError(f"{file}: there is no such file; name a folder that distrib export wrote") from None
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: not a set of images ({error}); it needs the tensors x_adv and index") from None
     if len(index) != shape[0] or len(set(index)) != len(index):
         raise DataError(f"{file}: {shape[0]} images, but {len(set(index))} different indices of {len(index)}")
-    return {one: row for row, one in enumerate(index)}, (shape[0], images.get_dtype(), shape)
+    return {one: row for row, one in enumerate(index)}, (shape[0], stored_images.get_dtype(), shape)

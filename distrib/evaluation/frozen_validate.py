@@ -84,7 +84,7 @@ def load(path: Path, trusted: bool):
     if len(programs) > 1:
         raise ValueError(f"holds {len(programs)} programs; name the one that is meant")
     if programs and not trusted:
-        return program.load(programs[0].read_bytes())
+        return program.load_program(programs[0].read_bytes())
     if programs:
         return torch.export.load(programs[0]).module()
     if not trusted:

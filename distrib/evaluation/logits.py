@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from distrib.attack import predicted
 from distrib.threat import Threat, outside
 
-LEAST = -1e30
+LOWEST_LOGIT = -1e30
 """Stands for a logit of minus infinity while an attack computes with it."""
 
 PATIENCE = 5000
@@ -41,7 +41,7 @@ class Logits(nn.Module):
         lost = predicted(logits) < 0
         if self.x is not None:
             self._remember(given.detach()[lost])
-        return torch.where(lost[:, None], 0.0, logits).clamp_min(LEAST)
+        return torch.where(lost[:, None], 0.0, logits).clamp_min(LOWEST_LOGIT)
 
     def worst(self, x_adv: Tensor) -> Tensor:
         """``x_adv``, one a row of ``x``; in its place the image without a prediction, where one was met."""

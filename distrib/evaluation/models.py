@@ -9,13 +9,13 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from distrib.data.beton import Card
+from distrib.data.beton import DataCard
 from distrib.errors import CheckpointError
 from distrib.evaluation import program
 from distrib.models import Model
 from distrib.state import load_weights
 
-MODEL: TypeAdapter = TypeAdapter(Model)
+MODEL_TYPE: TypeAdapter = TypeAdapter(Model)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weights:
     path: Path
 
     @classmethod
-    def of(cls, model: dict, card: Card, path: Path) -> "Weights":
+    def of(cls, model: dict, card: DataCard, path: Path) -> "Weights":
         """The weights ``path`` of a model trained on the data of ``card``."""
         return cls(model, card.image, len(card.classes), path)
 
@@ -41,7 +41,7 @@ class Weights:
     def load(self, device: torch.device) -> nn.Module:
         """The module, in evaluation mode. Raises :class:`CheckpointError`."""
         height, width, channels = self.image
-        value = MODEL.validate_python(self.model, strict=False)
+        value = MODEL_TYPE.validate_python(self.model, strict=False)
         # mean and std are placeholders: they are buffers of the module, so the file brings the measured ones
         module = value.build((channels, height, width), self.num_classes, [0.0] * channels, [1.0] * channels)
         load_weights(module, self.path)
@@ -65,7 +65,7 @@ class Exported:
             if self.trusted:
                 module = torch.export.load(io.BytesIO(self.program)).module()
             else:
-                module = program.load(self.program)
+                module = program.load_program(self.program)
         except program.MayRunCode as error:
             raise CheckpointError(f"the model's exported program may run code: {error}") from None
         except Exception as error:  # the reader raises whatever the damage makes it: RuntimeError, KeyError, BadZipFile

@@ -23,7 +23,7 @@ from distrib.evaluation.logits import Logits, logits_of
 from distrib.noise import Noise
 from distrib.threat import L2, Linf, Threat
 
-FEW = 32
+PROBED_IMAGES = 32
 """Images of each shard on which the model's behaviour is compared with itself."""
 PROBED = 200
 """Images of an evaluation on which attacks of growing epsilon and reduced precision are tried: its first ones."""
@@ -68,7 +68,7 @@ class Probes:
 def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, suite: Evaluation) -> Probes:
     """Measures the model on a shard. It is in evaluation mode and takes no weight gradients."""
     assert suite.threat is not None
-    few, noise = batch.x[:FEW], Noise.of(batch.index[:FEW], suite.seed, "probes")
+    few, noise = batch.x[:PROBED_IMAGES], Noise.of(batch.index[:PROBED_IMAGES], suite.seed, "probes")
     groups = few, suite.threat.sample(few, noise)  # a model may behave on images that lie on 8 bits alone
     before = _fingerprint(model)
     watched = [_watched(model, group) for group in groups]
@@ -86,7 +86,7 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
             for x, (logits, _) in zip(groups, watched, strict=True)
             for other in _companies(model, x)
         ),
-        jumps=geometry.jumps(finite, few, worst[:FEW]),
+        jumps=geometry.jumps(finite, few, worst[:PROBED_IMAGES]),
         ledges=geometry.ledges(finite, few),
         gradient_errors=geometry.gradient_errors(finite, few, suite.threat, noise),
         state_changed=_fingerprint(model) != before,

@@ -48,7 +48,7 @@ class MayRunCode(ValueError):
     """Loading the program could run code that lies in it; the message names the member."""
 
 
-def load(content: bytes) -> nn.Module:
+def load_program(content: bytes) -> nn.Module:
     """The module of a program, on the device that it was exported on. Raises :class:`MayRunCode`."""
     return torch.export.load(io.BytesIO(checked(content))).module(check_guards=False)
 

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 card = json.loads((HERE / "card.json").read_text())
 channels, height, width = (card["image"][side] for side in ("channels", "height", "width"))
-model = program.load((HERE / "model" / "data" / "model.pt2").read_bytes())
+model = program.load_program((HERE / "model" / "data" / "model.pt2").read_bytes())
 images = torch.rand(4, channels, height, width)  # float32 [B, C, H, W], pixels in [0, 1]
 with torch.no_grad():
     logits = model(images)

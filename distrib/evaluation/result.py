@@ -10,12 +10,12 @@ import numpy as np
 from distrib.errors import RunError
 from distrib.evaluation.attacks import Evaluation, Tier, tier_of
 from distrib.evaluation.autoattack import STANDARD
-from distrib.evaluation.flags import Evidence, Flag, epsilon_curve, suspicions
+from distrib.evaluation.flags import Evidence, Flag, epsilon_curve, flags_of
 from distrib.evaluation.shard import BROKEN, FURTHER, NOT_ASKED, ROUNDED, STOOD, ShardResult
 from distrib.values import Value
 
 
-class Claim(Value):
+class Result(Value):
     """What an evaluation found."""
 
     tier: Tier | Literal["custom"]
@@ -88,14 +88,14 @@ def worst_case(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
     return (fates != NOT_ASKED).all(axis=0), found.clean & (fates != BROKEN).all(axis=0)
 
 
-def conclude(found: Evidence) -> Claim:
+def conclude(found: Evidence) -> Result:
     """The claim that the evidence supports."""
     suite, clean = found.suite, found.clean
     assert suite.threat is not None
     asked = {name: fate != NOT_ASKED for name, fate in found.fate.items()}
     every, standing = worst_case(found)
     worst = standing[every]
-    return Claim(
+    return Result(
         tier=tier_of(suite.attacks, suite.threat),
         clean_accuracy=float(clean.mean()),
         n_clean=len(clean),
@@ -114,7 +114,7 @@ def conclude(found: Evidence) -> Claim:
         epsilon=suite.threat.epsilon,
         seed=suite.seed,
         examples_sha256=hashlib.sha256(np.sort(found.index[every]).astype("<i8").tobytes()).hexdigest(),
-        flags=suspicions(found),
+        flags=flags_of(found),
     )
 
 

@@ -252,7 +252,7 @@ def further(
 
 
 @exact_float32()
-def score(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> tuple[list[float], int]:
+def score_images(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, threat: Threat) -> tuple[list[float], int]:
     """A second look at stored images: (the margin of each, how many lie outside the threat around ``x``)."""
     with undisturbed(model, "eval"):
         return depth(logits_of(model, x_adv, len(x_adv)), y).tolist(), int(outside(threat, x, x_adv).sum())

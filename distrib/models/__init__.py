@@ -12,9 +12,9 @@ from pydantic import Field
 
 from distrib.models.cnn import PaperCNN, SmallCNN
 from distrib.models.resnet import PreActResNet, WideResNet
-from distrib.models.zoo import Torchvision
+from distrib.models.zoo import TorchvisionNet
 
-Model = Annotated[PaperCNN | SmallCNN | PreActResNet | WideResNet | Torchvision, Field(discriminator="arch")]
+Model = Annotated[PaperCNN | SmallCNN | PreActResNet | WideResNet | TorchvisionNet, Field(discriminator="arch")]
 """What classifies the images."""
 
-__all__ = ["Model", "PaperCNN", "PreActResNet", "SmallCNN", "Torchvision", "WideResNet"]
+__all__ = ["Model", "PaperCNN", "PreActResNet", "SmallCNN", "TorchvisionNet", "WideResNet"]

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from distrib.models.layers import Image, Normalise, Width, channels, check
+from distrib.models.layers import ImageShape, Normalise, Width, channels, check_image
 from distrib.values import Value
 
 
@@ -26,12 +26,12 @@ class PaperCNN(Value):
     width: Width = 1.0
     """Factor on 32, 64 and 1024."""
 
-    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
         ``image`` (C, H, W) is at least 4x4 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
-        check(self.arch, image, num_classes, least=4)
+        check_image(self.arch, image, num_classes, least=4)
         first, second, hidden = (channels(base, self.width) for base in (32, 64, 1024))
         return nn.Sequential(
             OrderedDict(
@@ -62,12 +62,12 @@ class SmallCNN(Value):
     width: Width = 1.0
     """Factor on 16, 32 and 100."""
 
-    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
         ``image`` (C, H, W) is at least 4x4 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
-        check(self.arch, image, num_classes, least=4)
+        check_image(self.arch, image, num_classes, least=4)
         first, second, hidden = (channels(base, self.width) for base in (16, 32, 100))
         return nn.Sequential(
             OrderedDict(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distrib.errors import JobError
 
-Image = tuple[int, int, int]
+ImageShape = tuple[int, int, int]
 """The shape of one image: channels, height, width."""
 
 Width = Annotated[float, Field(gt=0)]
@@ -25,7 +25,7 @@ def channels(base: int, width: float) -> int:
     return max(1, round(base * width))
 
 
-def check(arch: str, image: Image, num_classes: int, least: int = 1) -> None:
+def check_image(arch: str, image: ImageShape, num_classes: int, least: int = 1) -> None:
     """Raise :class:`JobError` unless images of this shape, ``least`` pixels high and wide, fit this architecture."""
     num_channels, height, width = image
     if num_channels < 1 or min(height, width) < least:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from distrib.models.layers import GlobalMean, Image, Normalise, PerImage, Width, channels, check
+from distrib.models.layers import GlobalMean, ImageShape, Normalise, PerImage, Width, channels, check_image
 from distrib.values import Value
 
 Activation = Callable[[], nn.Module]
@@ -89,12 +89,12 @@ class PreActResNet(Value):
     width: Width = 1.0
     """Factor on the channels of the stem and of all groups."""
 
-    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
         ``image`` (C, H, W) is at least 8x8 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
-        check(self.arch, image, num_classes, least=8)
+        check_image(self.arch, image, num_classes, least=8)
         sizes = [channels(base, self.width) for base in (64, 128, 256, 512)]
         groups = list(zip(sizes, {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth], strict=True))
         return residual_net(Normalise(image[0], mean, std), image[0], sizes[0], groups, nn.ReLU, num_classes)
@@ -132,12 +132,12 @@ class WideResNet(Value):
             raise ValueError(f"the depth of a WideResNet is 6n + 4, not {depth}; take {below} or {below + 6}")
         return depth
 
-    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
         ``image`` (C, H, W) is at least 4x4 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
-        check(self.arch, image, num_classes, least=4)
+        check_image(self.arch, image, num_classes, least=4)
         by_dataset = self.normalisation == "dataset"
         groups = [(channels(base, self.width), (self.depth - 4) // 6) for base in (16, 32, 64)]
         return residual_net(

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from distrib.errors import JobError
-from distrib.models.layers import Image, Normalise, check
+from distrib.models.layers import ImageShape, Normalise, check_image
 from distrib.values import Value
 
 # These two return a tuple in training unless told not to, and warn unless told how to draw their weights.
@@ -73,7 +73,7 @@ def _has_batch_norm(name: str) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
-class Torchvision(Value):
+class TorchvisionNet(Value):
     """Any classifier of torchvision, untrained; grey images are repeated to three channels.
 
     Most are made for images of 224x224 pixels: small ones leave them little to see, or do not fit at all.
@@ -101,12 +101,12 @@ class Torchvision(Value):
         """Whether the network has BatchNorm."""
         return _has_batch_norm(self.name)
 
-    def build(self, image: Image, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
 
         One forward is tried. JobError when the images do not have 1 or 3 channels or are too small for this net.
         """
-        check(self.arch, image, num_classes)
+        check_image(self.arch, image, num_classes)
         if image[0] not in (1, 3):
             raise JobError(f"model.arch: torchvision takes images of 1 or 3 channels, not {image[0]}; choose another")
         layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(image[0], mean, std))
@@ -119,7 +119,7 @@ class Torchvision(Value):
         self.attempt(net, image, num_classes)
         return net
 
-    def attempt(self, net: nn.Module, image: Image, num_classes: int) -> None:
+    def attempt(self, net: nn.Module, image: ImageShape, num_classes: int) -> None:
         """Raise :class:`JobError` unless ``net`` takes such an image to logits; ``net`` is left in training mode."""
         try:
             with torch.no_grad():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from distrib.errors import RegistryError
 from distrib.evaluation.attacks import Evaluation
-from distrib.tracking.client import sought
+from distrib.tracking.client import or_none
 
 QUESTION = ("norm", "epsilon", "data_sha256")
 """The tags that say what a version was asked. Its own card stays with one question; others are kept beside it."""
@@ -131,7 +131,7 @@ def pooled(cards: Iterable[Kept]) -> dict[int, bool]:
 
 def kept(registry, name: str) -> list[Kept]:
     """Every evaluation of every version of a registered model, oldest first."""
-    model = sought(lambda: registry.get_registered_model(name))
+    model = or_none(lambda: registry.get_registered_model(name))
     versions = registry.search_model_versions(f"name = '{name}'") if model else []
     weights = {str(one.version): one.tags.get("weights_sha256") for one in versions}
     told = [json.loads(value) for key, value in sorted(model.tags.items()) if key.startswith(KEPT)] if model else []

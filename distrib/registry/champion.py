@@ -20,7 +20,7 @@ from distrib.evaluation.card import Card, markdown
 from distrib.registry.cards import DRAWN, KEPT, QUESTION, SETTING, TERMS, Kept, different, kept, pooled, same
 from distrib.registry.paired import Paired, paired
 from distrib.tracking import limits
-from distrib.tracking.client import Tracker, client, sought
+from distrib.tracking.client import Tracker, client, or_none
 
 CHAMPION = "champion"
 STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
@@ -48,7 +48,7 @@ class Decision:
     """Of the evaluations that they were compared by."""
 
 
-def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
+def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
     """Gives a version its card, and moves ``champion`` to it if it is better on the same terms.
 
     A card of a lower tier than the version's own, of fewer images, or of another threat or data set is kept beside it,
@@ -86,7 +86,7 @@ def judge(name: str, number: str, card: Card, tracker: Tracker) -> str:
         tags = tags | flagged
         limits.tag_version(registry, name, number, tags if taken else flagged, "in the artifact card/card.json")
 
-    present = sought(lambda: registry.get_model_version_by_alias(name, CHAMPION))
+    present = or_none(lambda: registry.get_model_version_by_alias(name, CHAMPION))
     refusal = _refusal(card, number, present, tags, own, flags)
     decision = Decision(False, refusal) if refusal else _challenge(name, this, present, whole)
     if decision.promoted:
@@ -234,10 +234,10 @@ def _figure(present) -> float | None:
     return float(present.tags["robust_accuracy"]) if present and "robust_accuracy" in present.tags else None
 
 
-def history(name: str, uri: str) -> list[dict]:
+def decision_history(name: str, uri: str) -> list[dict]:
     """Every decision about ``champion`` of a registered model, oldest first. Raises :class:`RegistryError`."""
     registry = client(uri)
-    model = sought(lambda: registry.get_registered_model(name))
+    model = or_none(lambda: registry.get_registered_model(name))
     if model is None:
         raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)")
     found = sorted((key.removeprefix(KEPT), value) for key, value in model.tags.items() if key.startswith(KEPT))

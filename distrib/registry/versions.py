@@ -18,24 +18,23 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from distrib.address import MODEL
-from distrib.config.job import Run
+from distrib.config.job import AnyRun
 from distrib.errors import CheckpointError, InputError, RegistryError, RunError
 from distrib.evaluation.card import Card
 from distrib.evaluation.models import Exported, Pickled, Weights, in_folder
 from distrib.registry.cards import fetch
-from distrib.registry.champion import judge
+from distrib.registry.champion import promote
 from distrib.tracking import limits
 from distrib.tracking.artifacts import STORED, lacking, listing
-from distrib.tracking.client import Tracker, client, sought
+from distrib.tracking.client import Tracker, client, or_none
 from distrib.tracking.folder import kept_pins, with_versions
+from distrib.values import MODEL_ADDRESS
 
-T = TypeVar("T", bound=Run)
 LATEST = "latest-robust"
 DATA = (".json", ".md", ".html", ".csv", ".safetensors")
 """Of the files that are pulled with a model."""
@@ -77,7 +76,7 @@ def register(entry: Entry, name: str, tracker: Tracker) -> Registered:
     if "champion_decision" in tags:
         return Registered(name, number, tags["champion_decision"])
     tracker.client.set_registered_model_alias(name, LATEST, number)
-    return Registered(name, number, judge(name, number, entry.card, tracker))
+    return Registered(name, number, promote(name, number, entry.card, tracker))
 
 
 def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
@@ -88,7 +87,7 @@ def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
     return None
 
 
-def pinned(job: T, uri: str, say: Callable[[str], None]) -> tuple[T, dict[str, str]]:
+def pinned(job: AnyRun, uri: str, say: Callable[[str], None]) -> tuple[AnyRun, dict[str, str]]:
     """(the job with versions in the place of aliases, those versions by alias): an alias may move meanwhile.
 
     A run that was interrupted goes on with the versions that it began with.
@@ -108,7 +107,7 @@ def pinned(job: T, uri: str, say: Callable[[str], None]) -> tuple[T, dict[str, s
 def attach(address: str, card: Card, tracker: Tracker) -> str:
     """Gives a registered version the card of a later evaluation; what became of ``champion``, in words."""
     _, found = find(address, tracker.uri)
-    return judge(found.name, str(found.version), card, tracker)
+    return promote(found.name, str(found.version), card, tracker)
 
 
 def tag(address: str, tags: dict[str, str], uri: str) -> None:
@@ -180,7 +179,7 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
 
 def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:
     """Raises :class:`RunError` unless the stored model gives what the evaluated one gave, for any batch size."""
-    stored = load(uri)
+    stored = load_version(uri)
     x = torch.from_numpy(batch)
     with torch.no_grad():
         for size in (1, len(x), 3 * len(x)):
@@ -189,7 +188,7 @@ def _check(uri: str, module: torch.nn.Module, batch: np.ndarray) -> None:
                 raise RunError(f"{uri}: the stored model's logits differ from the evaluated model's; not usable")
 
 
-def load(uri: str) -> torch.nn.Module:
+def load_version(uri: str) -> torch.nn.Module:
     """The stored model, as anyone would load it."""
     from mlflow.pytorch import load_model
 
@@ -200,14 +199,14 @@ def load(uri: str) -> torch.nn.Module:
 
 def find(address: str, uri: str):
     """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`."""
-    parts = MODEL.match(address)
+    parts = MODEL_ADDRESS.match(address)
     if parts is None:
         raise RegistryError(
             f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS"
         )
     registry, name = client(uri), parts["name"]
     number, alias = parts["version"], parts["alias"]
-    found = sought(
+    found = or_none(
         lambda: registry.get_model_version(name, number) if number else registry.get_model_version_by_alias(name, alias)
     )
     if found is None:

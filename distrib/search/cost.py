@@ -11,7 +11,7 @@ import torch
 
 from distrib.config.job import Training, Tune, dump
 from distrib.config.search import Asha, Optuna, Setting
-from distrib.data.beton import Card
+from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.errors import JobError
 from distrib.noise import Noise
@@ -49,7 +49,7 @@ def kind_of(training: Training) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def timed(card: Card, training: Training, workers: int, threads: int, cuda: bool) -> float:
+def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: bool) -> float:
     """Images per second of one worker of such a trial, on random images; runs on the cluster."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if cuda else "cpu")
@@ -108,7 +108,7 @@ def kinds(job: Tune) -> dict[str, Training]:
     return {kind_of(training): training for training in plausible(job)}
 
 
-def estimate(job: Tune, speeds: dict[str, float], card: Card, held_out: int, units: float) -> Estimate:
+def estimate(job: Tune, speeds: dict[str, float], card: DataCard, held_out: int, units: float) -> Estimate:
     """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
     hours = []
     for training in plausible(job):

@@ -12,7 +12,7 @@ ROBUST, CLEAN, COST = "robust_accuracy", "clean_accuracy", "cost_hours"
 MARKS = {"finished": "o", "stopped": "x"}
 
 
-def history(rows: Sequence[dict]) -> bytes:
+def plot_history(rows: Sequence[dict]) -> bytes:
     """Robust accuracy of each trial in the order of their numbers, and the best so far."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()

@@ -9,14 +9,14 @@ from distrib.config.job import Tune
 from distrib.config.search import Asha
 from distrib.search import plots
 from distrib.search.sampler import importance
-from distrib.search.trials import Books, Outcome, front
+from distrib.search.trials import TrialOutcome, Trials, front
 from distrib.values import parse_fraction
 
 EPSILON, WIDTH = "objective.attack.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
 
 
-def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
+def report_files(job: Tune, books: Trials, outcomes: list[TrialOutcome]) -> dict[str, bytes]:
     """Every table and plot, by file name."""
     found = {"trials.csv": trials_csv(job, books), "trials.json": trials_json(job, books)}
     if isinstance(job.stopping, Asha):
@@ -27,7 +27,7 @@ def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
     best = front(outcomes, ("robust", "clean", "cost"))
     axes = [*job.space, "clean_accuracy", "robust_accuracy"]
     drawn = {
-        "history.png": plots.history(rows),
+        "history.png": plots.plot_history(rows),
         "pareto.png": plots.pareto(rows, [one.trial.number for one in best]),
         "parallel.png": plots.parallel(rows, axes),
     }
@@ -44,7 +44,7 @@ def files(job: Tune, books: Books, outcomes: list[Outcome]) -> dict[str, bytes]:
     return found | drawn
 
 
-def row(job: Tune, one: Outcome) -> dict:
+def row(job: Tune, one: TrialOutcome) -> dict:
     """A trial as one flat row."""
     return {
         "trial": one.trial.number,
@@ -72,7 +72,7 @@ def _number(value: object) -> object:
         return value
 
 
-def trials_csv(job: Tune, books: Books) -> bytes:
+def trials_csv(job: Tune, books: Trials) -> bytes:
     """Every trial, also those that failed before their first epoch."""
     known = {one.trial.number: row(job, one) for one in books.outcomes()}
     empty = {"epochs": 0, "best_epoch": "", "robust_accuracy": "", "clean_accuracy": "", "score": "", "cost_hours": 0}
@@ -84,7 +84,7 @@ def trials_csv(job: Tune, books: Books) -> bytes:
     ])  # fmt: skip
 
 
-def trials_json(job: Tune, books: Books) -> bytes:
+def trials_json(job: Tune, books: Trials) -> bytes:
     """Every trial, with the accuracies of every epoch."""
     names = ("validation_robust_accuracy", "validation_clean_accuracy", "train_loss")
     rows = [
@@ -97,7 +97,7 @@ def trials_json(job: Tune, books: Books) -> bytes:
     return json.dumps(rows, indent=2).encode()
 
 
-def rungs(job: Tune, books: Books) -> list[dict]:
+def rungs(job: Tune, books: Trials) -> list[dict]:
     """What the stopping rule decided at every rung: the score there (best epoch so far), and who went on."""
     assert isinstance(job.stopping, Asha)
     places, found = [float(job.stopping.grace_epochs)], []
@@ -109,7 +109,7 @@ def rungs(job: Tune, books: Books) -> list[dict]:
             history = histories[number]
             if len(history) >= rung:
                 at = history[: math.ceil(rung)]
-                score = Outcome.of(job, trial, at, books.units).score
+                score = TrialOutcome.of(job, trial, at, books.units).score
                 # A stopped trial was stopped at the last rung it reached; an epoch more may have been under way
                 ended = trial.state == "stopped" and rung == max(place for place in places if len(history) >= place)
                 found.append({"rung_epoch": len(at), "trial": number, "score": score,

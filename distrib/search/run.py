@@ -15,25 +15,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distrib import checkpoints
-from distrib.cluster.preflight import prove
+from distrib.cluster.preflight import check_nodes
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources, session
-from distrib.commands.prepare import must_suffice, prepared_for
-from distrib.config.file import write
+from distrib.commands.prepare import prepared_for
+from distrib.commands.train import run_train
+from distrib.config.file import job_yaml
 from distrib.config.job import Train, Tune, digest
 from distrib.config.search import Optuna
 from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
 from distrib.files import write_bytes, write_json
+from distrib.registry import versions
 from distrib.search import cost, space
-from distrib.search.report import files
-from distrib.search.trials import Books, Outcome, Trial, best
+from distrib.search.report import report_files
+from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial
 from distrib.tracking import client
 from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
-from distrib.tracking.epochs import Journal
-from distrib.tracking.folder import ROBUST, begun, kept_result, read_record, run_folder
+from distrib.tracking.epochs import EpochLog
+from distrib.tracking.folder import ROBUST, kept_result, read_record, resuming, run_folder
 from distrib.tracking.tracker import opened, tracked
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -51,8 +53,21 @@ def run_search(job: Tune, display: Display) -> tuple[dict, Train | None]:
         if result is None:
             result = _search(job, folder, display, clock)
             write_json(folder / "result.json", result)
-        books = Books(job, folder, 1)
+        books = Trials(job, folder, 1)
         return result, winner(job, books.trials[result["best"]["number"]])
+
+
+def run_tune(job: Tune, display: Display) -> dict:
+    """Searches; then judges and registers the winner, whose version names the search."""
+    result, winner = run_search(job, display)
+    if winner is None:
+        return result | {"winner": None}
+    display.say(f"the winner is trial {result['best']['number']}: {result['best']['settings']}")
+    judged = run_train(winner, display)
+    versions.tag(
+        judged["model"], {"search": job.name, "search_run": result["run_id"]}, client.address(winner.tracking.uri)
+    )
+    return result | {"winner": judged}
 
 
 def winner(job: Tune, trial: Trial) -> Train | None:
@@ -67,17 +82,17 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 
 
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
-    space.check(job)
+    space.check_space(job)
     client.client(client.address(job.tracking.uri), job.tracking.experiment)
-    must_fit(job.cluster, begun(folder))
+    must_fit(job.cluster, resuming(folder))
     data = prepared_for(job.train, folder, display)
-    must_suffice(job, data)
-    with session(job.cluster, display.say, begun(folder), dashboard=True) as resources:
-        prove(resources, folder, data, job.cluster)
+    space.must_suffice_for_all(job, data)
+    with session(job.cluster, display.say, resuming(folder), dashboard=True) as resources:
+        check_nodes(resources, folder, data, job.cluster)
         use_gpu = resources.use_gpu(job.cluster)
         units = job.cluster.max_workers * (1 / job.cluster.workers_per_gpu if use_gpu else job.cluster.cpus_per_worker)
         concurrent = slots(job, resources, use_gpu)
-        books = Books(job, folder, units)
+        books = Trials(job, folder, units)
         if not books.trials:
             _weigh(job, data, use_gpu, units, concurrent, display)
         with tracked(job, folder, display, device=resources.device) as tracker:
@@ -112,12 +127,12 @@ def slots(job: Tune, resources: Resources, use_gpu: bool) -> int:
 
 def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, display: Display) -> None:
     """Says what the search will cost. Raises :class:`JobError` if that is more than it may."""
-    from distrib.cluster.map import spread
+    from distrib.cluster.map import map_tasks
 
     card, held_out = (open_split(data, split, "training").card for split in ("train", "validation"))
     kinds = cost.kinds(job)
     shared = (card, job.cluster.max_workers, job.cluster.cpus_per_worker, use_gpu)
-    timings = spread(_timed, shared, kinds.items(), job.cluster, use_gpu, fresh=True)
+    timings = map_tasks(_timed, shared, kinds.items(), job.cluster, use_gpu, fresh=True)
     speeds = {item[0]: speed for item, speed in timings}
     found, unit = cost.estimate(job, speeds, card, held_out.count, units), "GPU" if use_gpu else "core"
     display.say(
@@ -128,7 +143,7 @@ def _weigh(job: Tune, data: Path, use_gpu: bool, units: float, concurrent: int, 
     cost.within_budget(job, found, unit)
 
 
-def _write_down(job: Tune, books: Books, display: Display) -> None:
+def _write_down(job: Tune, books: Trials, display: Display) -> None:
     """Enters the trials in the books, unless that was done before a restart."""
     if books.trials:
         done = sum(trial.ended for trial in books.trials.values())
@@ -145,7 +160,7 @@ def _timed(shared: tuple, name: str, training) -> float:
 
 
 def _run_trials(
-    job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
+    job: Tune, books: Trials, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
 ) -> "Watch":
     from distrib.cluster.messages import listening
     from distrib.search.tune import Events, search
@@ -165,9 +180,9 @@ def _run_trials(
 class Watch:
     """The driver's view of the trials: one MLflow run each, below that of the search, and a line of progress."""
 
-    def __init__(self, job: Tune, books: Books, parent: Tracker, display: Display):
+    def __init__(self, job: Tune, books: Trials, parent: Tracker, display: Display):
         self.job, self.books, self.parent, self.display = job, books, parent, display
-        self.open: dict[int, tuple[Tracker, Journal]] = {}
+        self.open: dict[int, tuple[Tracker, EpochLog]] = {}
         self.epochs: dict[int, int] = {}
         """Of each trial that is open: how many it will train."""
         self.done: dict[int, float] = {}
@@ -219,7 +234,7 @@ class Watch:
         folder.mkdir(parents=True, exist_ok=True)
         tracker = opened(job, folder, tags)
         tracker.tags({f"search.{path}": str(value) for path, value in trial.settings.items()})
-        journal = Journal(tracker, self.display)
+        journal = EpochLog(tracker, self.display)
         journal.catch_up(ROBUST, self.books.history(trial.number))
         self.open[trial.number] = tracker, journal
 
@@ -265,7 +280,7 @@ class Watch:
             case EpochEnd():
                 if known is not None:
                     known[1].add(ROBUST, notice.epoch, notice.metrics)
-                score = checkpoints.score(notice.metrics, self.job.score.min_clean_accuracy)
+                score = checkpoints.epoch_score(notice.metrics, self.job.score.min_clean_accuracy)
                 self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
                 self.done[number] = notice.epoch / self.epochs.get(number, notice.epoch)
             case _:
@@ -285,13 +300,15 @@ class Watch:
         self.display.advance("search", done, total, detail + top)
 
 
-def _result(job: Tune, books: Books, outcomes: list[Outcome], folder: Path, tracker: Tracker, clock: Clock) -> dict:
-    top = best(outcomes)
+def _result(
+    job: Tune, books: Trials, outcomes: list[TrialOutcome], folder: Path, tracker: Tracker, clock: Clock
+) -> dict:
+    top = best_trial(outcomes)
     whole = space.trial_job(job, top.trial.number, top.trial.settings)
     ready = whole.model_copy(update={"name": f"{job.name}-best", "storage": job.storage})
     kept = folder / "search"
     kept.mkdir(exist_ok=True)
-    for name, content in {**files(job, books, outcomes), "best.yaml": write(ready).encode()}.items():
+    for name, content in {**report_files(job, books, outcomes), "best.yaml": job_yaml(ready).encode()}.items():
         write_bytes(kept / name, content)
         tracker.file(kept / name, "search")
     states = [trial.state for trial in books.trials.values()]

@@ -13,13 +13,13 @@ from optuna.distributions import (
 )
 
 from distrib.config.job import Tune
-from distrib.config.search import Choice, Domain, Grid, Integers, LogUniform, Method, Optuna, Space, Uniform
+from distrib.config.search import Choice, Domain, Grid, Integers, LogUniform, Optuna, SearchMethod, Space, Uniform
 from distrib.search.space import Settings, number
-from distrib.search.trials import Outcome, Trial
+from distrib.search.trials import Trial, TrialOutcome
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"robust": "maximize", "clean": "maximize", "cost": "minimize"}
 STUDY = "search"
-LEAST = 8
+LEAST_OUTCOMES = 8
 """Trials below which nothing is said about importance."""
 
 
@@ -84,7 +84,7 @@ def _listed(domain: Choice | Grid) -> tuple:
     return domain.choice if isinstance(domain, Choice) else domain.grid
 
 
-def sampler(search: Method, several: bool, known: int) -> optuna.samplers.BaseSampler:
+def sampler(search: SearchMethod, several: bool, known: int) -> optuna.samplers.BaseSampler:
     """TPE, or NSGA-II for several objectives. ``known`` trials are in the books: it does not begin to draw anew."""
     assert isinstance(search, Optuna)
     seed = search.seed + known
@@ -93,7 +93,7 @@ def sampler(search: Method, several: bool, known: int) -> optuna.samplers.BaseSa
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=search.random_trials)
 
 
-def memory(job: Tune, outcomes: list[Outcome], left: list[Trial]) -> optuna.storages.InMemoryStorage:
+def memory(job: Tune, outcomes: list[TrialOutcome], left: list[Trial]) -> optuna.storages.InMemoryStorage:
     """A study named ``STUDY`` that knows what trials came to, and will ask for those that are ``left`` first."""
     _quiet()
     storage, names = optuna.storages.InMemoryStorage(), job.score.objectives
@@ -106,7 +106,7 @@ def memory(job: Tune, outcomes: list[Outcome], left: list[Trial]) -> optuna.stor
     return storage
 
 
-def _told(space: Space, outcome: Outcome, values: list[float]) -> optuna.trial.FrozenTrial:
+def _told(space: Space, outcome: TrialOutcome, values: list[float]) -> optuna.trial.FrozenTrial:
     return optuna.trial.create_trial(
         params=raw(space, outcome.trial.settings), distributions=distributions(space), values=values
     )
@@ -116,12 +116,12 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def importance(space: Space, outcomes: list[Outcome]) -> dict[str, float]:
+def importance(space: Space, outcomes: list[TrialOutcome]) -> dict[str, float]:
     """How much of the differences in robust accuracy each field explains (fANOVA); they sum to 1.
 
     Empty where there are too few trials or they do not differ.
     """
-    if len(outcomes) < LEAST or len({one.robust_accuracy for one in outcomes}) < 2:
+    if len(outcomes) < LEAST_OUTCOMES or len({one.robust_accuracy for one in outcomes}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental parts

@@ -4,10 +4,12 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from distrib.commands.prepare import must_fill
 from distrib.config.explain import explain
 from distrib.config.job import Train, Training, Tune, dump
 from distrib.config.search import Choice, Domain, Draw, Grid, Integers, LogUniform, Never, Optuna, Setting, Uniform
@@ -23,7 +25,7 @@ Settings = dict[str, Setting]
 """What one trial sets, by field."""
 
 
-def check(job: Tune) -> None:
+def check_space(job: Tune) -> None:
     """Tries every end of every domain, and all settings that are drawn, before anything starts.
 
     Raises :class:`JobError` with the field, what was tried and what is wrong with it.
@@ -50,6 +52,15 @@ def check(job: Tune) -> None:
             f"stopping.grace_epochs: {job.stopping.grace_epochs} epochs, but the warm-up lasts {max(warmups):g}: "
             "trials would be compared while it lasts; raise grace_epochs"
         )
+
+
+def must_suffice_for_all(job: Tune, data: Path) -> None:
+    """Raises :class:`JobError` where a trial may ask for more images than the betons in ``data`` hold."""
+    if "optim.batch_size" not in job.space:
+        must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
+        return
+    for size in ends(job.space["optim.batch_size"]):
+        must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
 
 
 def ends(domain: Domain) -> list[Setting]:

@@ -37,7 +37,7 @@ class Trial:
         return self.state not in ("waiting", "running")
 
 
-class Books:
+class Trials:
     """All trials of a search, by number; every change is on disk before it counts."""
 
     def __init__(self, job: Tune, folder: Path, units: float):
@@ -82,14 +82,14 @@ class Books:
         """The metrics of every epoch of a trial that has a checkpoint."""
         return checkpoints.history(self.run(number) / ROBUST, lambda text: None)
 
-    def outcomes(self) -> list["Outcome"]:
+    def outcomes(self) -> list["TrialOutcome"]:
         """Every trial that has an epoch behind it, in the order of their numbers."""
         found = [(trial, self.history(trial.number)) for trial in self.trials.values()]
-        return [Outcome.of(self.job, trial, history, self.units) for trial, history in found if history]
+        return [TrialOutcome.of(self.job, trial, history, self.units) for trial, history in found if history]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What a trial came to: its best epoch by the score, which is the one that is kept."""
 
     trial: Trial
@@ -103,15 +103,15 @@ class Outcome:
     """Core-hours of training and validation (GPU-hours on GPUs)."""
 
     @classmethod
-    def of(cls, job: Tune, trial: Trial, history: list[dict], units: float) -> "Outcome":
+    def of(cls, job: Tune, trial: Trial, history: list[dict], units: float) -> "TrialOutcome":
         """From the metrics of its epochs."""
         floor = job.score.min_clean_accuracy
-        best = checkpoints.best_epoch(history, floor)
-        metrics = history[best - 1]
+        best_trial = checkpoints.best_epoch(history, floor)
+        metrics = history[best_trial - 1]
         seconds = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
         return cls(
-            trial, len(history), best, metrics[checkpoints.ROBUST], metrics[checkpoints.CLEAN],
-            checkpoints.score(metrics, floor), seconds * units / 3600,
+            trial, len(history), best_trial, metrics[checkpoints.ROBUST], metrics[checkpoints.CLEAN],
+            checkpoints.epoch_score(metrics, floor), seconds * units / 3600,
         )  # fmt: skip
 
     def value(self, objective: str) -> float:
@@ -119,7 +119,7 @@ class Outcome:
         return {"robust": self.robust_accuracy, "clean": self.clean_accuracy, "cost": self.cost_hours}[objective]
 
 
-def best(outcomes: list[Outcome]) -> Outcome:
+def best_trial(outcomes: list[TrialOutcome]) -> TrialOutcome:
     """The trial with the highest score; the cheaper, then the earlier one of equals.
 
     One that was stopped early is it only where none was finished: the rule has called others better.
@@ -128,13 +128,13 @@ def best(outcomes: list[Outcome]) -> Outcome:
     return max(finished or outcomes, key=lambda one: (one.score, -one.cost_hours, -one.trial.number))
 
 
-def front(outcomes: list[Outcome], objectives: tuple[str, ...]) -> list[Outcome]:
+def front(outcomes: list[TrialOutcome], objectives: tuple[str, ...]) -> list[TrialOutcome]:
     """Those that no other beats or equals in everything, and beats in something (Pareto)."""
 
-    def values(one: Outcome) -> list[float]:
+    def values(one: TrialOutcome) -> list[float]:
         return [-one.value(name) if name == "cost" else one.value(name) for name in objectives]
 
-    def dominated(one: Outcome) -> bool:
+    def dominated(one: TrialOutcome) -> bool:
         mine = values(one)
         return any(
             all(theirs >= own for theirs, own in zip(values(other), mine, strict=True)) and values(other) != mine

@@ -25,14 +25,14 @@ from ray.tune.search.optuna import OptunaSearch
 from distrib import checkpoints
 from distrib.cluster.memory import shortage
 from distrib.cluster.resources import TRIAL_BYTES
-from distrib.cluster.train import Order, fit
+from distrib.cluster.train import WorkOrder, fit
 from distrib.config.job import Tune
 from distrib.config.search import Asha, Median, Optuna, Score
 from distrib.errors import DistribError, JobError, NoRoom, RunError
 from distrib.files import write_bytes
 from distrib.search.sampler import DIRECTIONS, STUDY, distributions, memory, sampler, settings_of
 from distrib.search.space import trial_job
-from distrib.search.trials import Books, Trial
+from distrib.search.trials import Trial, Trials
 from distrib.tracking.folder import ROBUST
 
 ERROR = "error.txt"
@@ -40,10 +40,10 @@ NO_ROOM = "no_room.txt"
 
 
 @dataclass(frozen=True)
-class Ticket:
+class TrialConfig:
     """What a trial's process is told."""
 
-    order: Order
+    order: WorkOrder
     use_gpu: bool
     score: Score
     units: float
@@ -64,7 +64,7 @@ def trial_main(config: dict, board: ActorHandle) -> None:
     An error of our own is left in ``error.txt``; in ``no_room.txt`` where machines lacked, which says nothing of it:
     then also beside the trials, so that none begins after it, to wait as long.
     """
-    ticket: Ticket | None = config["ticket"]
+    ticket: TrialConfig | None = config["ticket"]
     if ticket is None:
         return
     run = ticket.order.run
@@ -116,12 +116,13 @@ def worth(score: Score, history: list[dict], units: float) -> dict:
     clean, robust = best["validation_clean_accuracy"], best["validation_robust_accuracy"]
     cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history) * units / 3600
     return {
-        "epoch": len(history), "score": checkpoints.score(best, floor), "robust": robust, "clean": clean, "cost": cost,
+        "epoch": len(history), "score": checkpoints.epoch_score(best, floor),
+        "robust": robust, "clean": clean, "cost": cost,
     }  # fmt: skip
 
 
 def search(
-    job: Tune, books: Books, data: Path, concurrent: int, use_gpu: bool, board: ActorHandle, events: Events
+    job: Tune, books: Trials, data: Path, concurrent: int, use_gpu: bool, board: ActorHandle, events: Events
 ) -> None:
     """Runs every trial of the books that has not ended; the sampler adds trials of its own to them.
 
@@ -139,8 +140,8 @@ def search(
             books.run(trial.number).mkdir(parents=True, exist_ok=True)
             write_bytes(books.run(trial.number) / ERROR, str(error).encode())
             return {"number": trial.number, "ticket": None}
-        told = Order(order, data, books.run(trial.number), {ROBUST: order}, f"{trial.number}/")
-        return {"number": trial.number, "ticket": Ticket(told, use_gpu, job.score, books.units)}
+        told = WorkOrder(order, data, books.run(trial.number), {ROBUST: order}, f"{trial.number}/")
+        return {"number": trial.number, "ticket": TrialConfig(told, use_gpu, job.score, books.units)}
 
     left = [trial for trial in books.trials.values() if not trial.ended]
     several = len(job.score.objectives) > 1
@@ -171,7 +172,7 @@ def search(
             name="trials",
             storage_path=str(experiment),
             failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
-            callbacks=[Ledger(job, books, events)],
+            callbacks=[TrialCallback(job, books, events)],
             verbose=0,
         ),
     )
@@ -196,10 +197,10 @@ def number_of(config: dict) -> int:
     return config.get("trial", config)["number"]
 
 
-class Ledger(TrialProgressCallback):
+class TrialCallback(TrialProgressCallback):
     """Writes into the books what Ray Tune does, in the place of Ray's own callback, which prints it."""
 
-    def __init__(self, job: Tune, books: Books, events: Events):
+    def __init__(self, job: Tune, books: Trials, events: Events):
         super().__init__()
         self.job, self.books, self.events = job, books, events
 
@@ -240,7 +241,7 @@ class Ledger(TrialProgressCallback):
         self.events.ended(self.books.trials[number])
 
 
-def scheduler(job: Tune, books: Books) -> TrialScheduler:
+def scheduler(job: Tune, books: Trials) -> TrialScheduler:
     """The stopping rule, told of every epoch that is in the books."""
     match job.stopping:
         case Asha():
@@ -279,7 +280,7 @@ class Rungs(ASHAScheduler):
     But for one at its newest epoch: whether that was judged nobody knows, so it is at the next one.
     """
 
-    def __init__(self, job: Tune, books: Books, **fields: Any):
+    def __init__(self, job: Tune, books: Trials, **fields: Any):
         super().__init__(**fields)
         self.job, self.books = job, books
 
@@ -311,7 +312,7 @@ class Known:
 class Chosen(OptunaSearch):
     """Optuna, with every trial that it chooses written into the books first."""
 
-    def __init__(self, job: Tune, books: Books, config: Callable[[Trial], dict], left: list[Trial]):
+    def __init__(self, job: Tune, books: Trials, config: Callable[[Trial], dict], left: list[Trial]):
         several = len(job.score.objectives) > 1
         ended = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
         super().__init__(

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from distrib.attack import fgsm, predicted
 from distrib.config.job import Study, Train
-from distrib.config.study import Capacity, Method
+from distrib.config.study import CapacityMethod, CapacityStudy
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
@@ -13,18 +13,18 @@ from distrib.objective import Madry, Natural
 from distrib.plots import capacity_curves
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import Task, starts
+from distrib.studies.task import StudyTask, starts
 
 
-def cells(study: Capacity) -> dict[str, tuple[Method, float]]:
+def cells(study: CapacityStudy) -> dict[str, tuple[CapacityMethod, float]]:
     """The name of every training, its method and its width; widths ascend."""
     return {f"{method}-{width:g}": (method, width) for method in study.methods for width in sorted(study.widths)}
 
 
-def training(job: Study, method: Method, width: float) -> Train:
+def training(job: Study, method: CapacityMethod, width: float) -> Train:
     """The training of one cell."""
     study = job.study
-    assert isinstance(study, Capacity)
+    assert isinstance(study, CapacityStudy)
     threat, warmup = study.attack.threat, study.epsilon_warmup_epochs
     objective = {
         "natural": Natural(method="natural"),
@@ -49,16 +49,16 @@ def training(job: Study, method: Method, width: float) -> Train:
     ).resolved()
 
 
-def parts(study: Capacity, count: int) -> list[tuple]:
+def parts(study: CapacityStudy, count: int) -> list[tuple]:
     """(cell, start) of each task, for ``count`` images."""
     return [(cell, start) for cell in cells(study) for start in starts(count, study.shard_size)]
 
 
 @exact_float32()
-def part(task: Task, cell: str, start: int) -> dict:
+def part(task: StudyTask, cell: str, start: int) -> dict:
     """How many images of one shard a cell's model classifies rightly, as they are and under both adversaries."""
     study = task.study
-    assert isinstance(study, Capacity)
+    assert isinstance(study, CapacityStudy)
     model = task.model(cell)
     x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
     found: dict = {"images": len(y)}
@@ -71,7 +71,7 @@ def part(task: Task, cell: str, start: int) -> dict:
     return found
 
 
-def conclude(study: Capacity, found: dict[tuple, dict], losses: dict[str, float]) -> Findings:
+def conclude(study: CapacityStudy, found: dict[tuple, dict], losses: dict[str, float]) -> Findings:
     """A row for each cell; ``losses`` are the final training losses, against the adversary of the cell."""
     rows = []
     for cell, (method, width) in cells(study).items():
@@ -85,7 +85,7 @@ def conclude(study: Capacity, found: dict[tuple, dict], losses: dict[str, float]
     return Findings(rows, _expectations(study, rows), {"capacity.png": capacity_curves(rows)})
 
 
-def _expectations(study: Capacity, rows: list[dict]) -> list[Expectation]:
+def _expectations(study: CapacityStudy, rows: list[dict]) -> list[Expectation]:
     """The paper's claims on capacity (section 4)."""
     by = {method: [row for row in rows if row["method"] == method] for method in study.methods}
     found = []

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from distrib.attack import PGD, OfEpsilon, predicted
-from distrib.config.study import Curves, addresses
+from distrib.config.study import CurvesStudy, addresses
 from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import accuracy_curves
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import Task, starts
+from distrib.studies.task import StudyTask, starts
 from distrib.threat import L2, Linf
 
 MASKED = 0.05
 """So much lower an accuracy under Square than under PGD says that gradients mislead."""
 
 
-def parts(study: Curves, count: int) -> list[tuple]:
+def parts(study: CurvesStudy, count: int) -> list[tuple]:
     """(model, norm, epsilon, start) of each task, for ``count`` images."""
     points = [("linf", epsilon) for epsilon in study.linf] + [("l2", epsilon) for epsilon in study.l2]
     return [
@@ -36,10 +36,10 @@ def parts(study: Curves, count: int) -> list[tuple]:
 
 
 @exact_float32()
-def part(task: Task, label: str, norm: str, epsilon: float, start: int) -> dict:
+def part(task: StudyTask, label: str, norm: str, epsilon: float, start: int) -> dict:
     """How many images of one shard stand at one epsilon."""
     study = task.study
-    assert isinstance(study, Curves)
+    assert isinstance(study, CurvesStudy)
     model = task.model(label)
     x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
     threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
@@ -56,7 +56,7 @@ def part(task: Task, label: str, norm: str, epsilon: float, start: int) -> dict:
     return {name: int(value.sum()) if isinstance(value, torch.Tensor) else value for name, value in counts.items()}
 
 
-def conclude(study: Curves, found: dict[tuple, dict], count: int, num_classes: int) -> Findings:
+def conclude(study: CurvesStudy, found: dict[tuple, dict], count: int, num_classes: int) -> Findings:
     """The curves, and where each reaches chance."""
     rows: list[dict[str, Any]] = []
     for label, norm, epsilon, start in parts(study, count):

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
-from distrib.config.study import Landscape, addresses
+from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
 from distrib.plots import landscape_grid
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import Task
+from distrib.studies.task import StudyTask
 
 SEGMENTS, ALONG = 20, 11
 """Pairs of maxima that are joined, and the points on each segment."""
 
 
-def parts(study: Landscape) -> list[tuple]:
+def parts(study: LandscapeStudy) -> list[tuple]:
     """(model, example, chunk) of each task."""
     chunks = range(math.ceil(study.restarts / study.chunk))
     return [
@@ -34,10 +34,10 @@ def parts(study: Landscape) -> list[tuple]:
 
 
 @exact_float32()
-def part(task: Task, label: str, example: int, chunk: int) -> dict:
+def part(task: StudyTask, label: str, example: int, chunk: int) -> dict:
     """One chunk of restarts around one image."""
     study = task.study
-    assert isinstance(study, Landscape)
+    assert isinstance(study, LandscapeStudy)
     model = task.model(label)
     one = task.batch(study.examples, study.seed, example, example + 1)
     size = min(study.chunk, study.restarts - chunk * study.chunk)
@@ -100,7 +100,7 @@ def _between(model: nn.Module, x: Tensor, ended: Tensor, begun: Tensor, label: i
     }
 
 
-def conclude(study: Landscape, found: dict[tuple, dict]) -> Findings:
+def conclude(study: LandscapeStudy, found: dict[tuple, dict]) -> Findings:
     """What all parts together show."""
     rows, curves, labels = [], {}, list(addresses(study.models))
     for label in labels:

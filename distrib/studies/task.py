@@ -17,7 +17,7 @@ from distrib.values import Value
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyTask:
     """A study, its models and its data."""
 
     study: Value

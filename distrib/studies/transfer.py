@@ -1,23 +1,23 @@
 """Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
 
 from distrib.attack import predicted
-from distrib.config.study import Transfer, addresses
+from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import matrices
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import Task, starts
+from distrib.studies.task import StudyTask, starts
 
 
-def labels(study: Transfer) -> dict[str, str]:
+def labels(study: TransferStudy) -> dict[str, str]:
     """The label in tasks of each model, and its address; a source and a target may share a label."""
     sources = {f"source:{label}": address for label, address in addresses(study.sources).items()}
     return sources | {f"target:{label}": address for label, address in addresses(study.targets).items()}
 
 
-def parts(study: Transfer, count: int) -> list[tuple]:
+def parts(study: TransferStudy, count: int) -> list[tuple]:
     """(source, attack, start) of each task, for ``count`` images; attack "" leaves the images as they are."""
     names = ["", *(attack.name for attack in study.attacks)]
     sources = list(addresses(study.sources))
@@ -26,10 +26,10 @@ def parts(study: Transfer, count: int) -> list[tuple]:
 
 
 @exact_float32()
-def part(task: Task, source: str, name: str, start: int) -> dict:
+def part(task: StudyTask, source: str, name: str, start: int) -> dict:
     """How many images of one shard, made on one source, each target classifies rightly."""
     study = task.study
-    assert isinstance(study, Transfer)
+    assert isinstance(study, TransferStudy)
     x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
     if name:
         attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
@@ -48,7 +48,7 @@ def must_have_black_box(identities: dict[str, str]) -> None:
 
 
 def conclude(
-    study: Transfer, found: dict[tuple, dict], count: int, data_source: str, identities: dict[str, str]
+    study: TransferStudy, found: dict[tuple, dict], count: int, data_source: str, identities: dict[str, str]
 ) -> Findings:
     """A row for each attack, source and target. ``identities`` tell which of :func:`labels` are the same model."""
     rows = []
@@ -69,7 +69,7 @@ def conclude(
     return Findings(rows, _expectations(study, rows, papers), {"matrices.png": matrices(rows)})
 
 
-def _expectations(study: Transfer, rows: list[dict], papers: bool) -> list[Expectation]:
+def _expectations(study: TransferStudy, rows: list[dict], papers: bool) -> list[Expectation]:
     """White box below black box, and for MNIST at 0.3 the paper's figures."""
     found = []
     for target in addresses(study.targets):

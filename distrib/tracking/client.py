@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
-from distrib.address import PASSWORD, WITHOUT, sendable
 from distrib.errors import DistribError, RegistryError, TrackingError
 from distrib.tracking import limits
 from distrib.tracking.artifacts import must_serve
 from distrib.tracking.database import file_of, make
+from distrib.values import PASSWORD, WITHOUT, sendable
 
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # a server with passwords hashes one for every request
@@ -45,9 +45,9 @@ FOREIGN = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
 """Variables that would tie every metric to a model of another program; one that this server lacks takes none."""
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 REFUSED = (401, 403)
-KEY = "distrib.key"
+RUN_KEY = "distrib.key"
 """The tag that tells a run's MLflow run from those of other runs."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What MLflow calls a thing that is not there; an alias that is not there is the second."""
@@ -108,11 +108,11 @@ def client(uri: str, experiment: str | None = None):
         found.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         if isinstance(error, MlflowException) and error.get_http_status_code() in REFUSED:
-            raise _told(error) from None
+            raise _in_words(error) from None
         failing = "does not answer" if file is None else "cannot be used"
         raise RegistryError(f"tracking.uri: {uri} {failing} ({_line(error)[:200]}); {cure}") from None
     if experiment is not None:
-        with told():
+        with in_words():
             must_serve(found, uri, experiment)
     return found
 
@@ -136,14 +136,14 @@ def briefly() -> Iterator[None]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """What MLflow raises inside, in words: :class:`RegistryError` where it refuses, else :class:`TrackingError`."""
     try:
         yield
     except Exception as error:
         match type(error).__module__:
             case "mlflow.exceptions":
-                raise _told(error) from None
+                raise _in_words(error) from None
             case "requests.exceptions":  # of artifacts
                 raise TrackingError(f"MLflow failed: {_line(error)[:300]}") from None
         raise
@@ -153,7 +153,7 @@ def told() -> Iterator[None]:
 def recorded(done: str, left: Literal["recorded", "registered"] = "recorded") -> Iterator[None]:
     """Within, MLflow is told of what is ``done`` and kept. Where it fails or refuses, the error says what is left."""
     try:
-        with told():
+        with in_words():
             yield
     except (TrackingError, RegistryError) as error:
         raise type(error)(
@@ -161,11 +161,11 @@ def recorded(done: str, left: Literal["recorded", "registered"] = "recorded") ->
         ) from None
 
 
-def sought(ask: Callable[[], T]) -> T | None:
-    """What MLflow gives; None where it says that there is no such thing. Raises as :func:`told` where it only fails."""
+def or_none(ask: Callable[[], Answer]) -> Answer | None:
+    """What MLflow gives; None where it says that there is no such thing. Where it fails: as :func:`in_words`."""
     from mlflow.exceptions import MlflowException
 
-    with told():
+    with in_words():
         try:
             return ask()
         except MlflowException as error:
@@ -174,7 +174,7 @@ def sought(ask: Callable[[], T]) -> T | None:
             raise
 
 
-def _told(error: Any) -> DistribError:
+def _in_words(error: Any) -> DistribError:
     text = _line(error)
     asked = re.search(r"endpoint (\S+)", text)
     what = asked[1] if asked else "that"
@@ -218,10 +218,10 @@ class Tracker:
     def _reopen(self, run_id: str | None) -> str | None:
         if run_id is None:
             return None
-        run = sought(lambda: self.client.get_run(run_id))
+        run = or_none(lambda: self.client.get_run(run_id))
         if run is None or run.info.lifecycle_stage != "active":
             return None
-        with told():
+        with in_words():
             self.client.update_run(run_id, status="RUNNING")
         return run_id
 
@@ -239,12 +239,12 @@ class Tracker:
             except MlflowException as error:
                 found = self.client.get_experiment_by_name(experiment)
                 if found is None:
-                    raise _told(error) from None
+                    raise _in_words(error) from None
                 identity = found.experiment_id  # another job has just made it
         else:
             identity = found.experiment_id
-        key = tags.get(KEY)
-        same = self.client.search_runs([identity], f"tags.`{KEY}` = '{key}'", max_results=1) if key else []
+        key = tags.get(RUN_KEY)
+        same = self.client.search_runs([identity], f"tags.`{RUN_KEY}` = '{key}'", max_results=1) if key else []
         if same and (run_id := self._reopen(same[0].info.run_id)):  # a kill came before it was noted
             return run_id
         return self.client.create_run(identity, run_name=name, tags=_run_tags(tags)).info.run_id
@@ -265,27 +265,32 @@ class Tracker:
         from mlflow.entities import Param
 
         there = self.client.get_run(self.run_id).data.params
-        whole = {limits.key(name): str(value) for name, value in flatten(nested).items()}
-        texts = {name: limits.cut(value, limits.PARAMETER, "in job.yaml") for name, value in whole.items()}
+        whole = {limits.fitting_name(name): str(value) for name, value in flatten(nested).items()}
+        texts = {name: limits.shortened(value, limits.PARAMETER, "in job.yaml") for name, value in whole.items()}
         flat = [Param(name, text) for name, text in texts.items() if name not in there]
         for start in range(0, len(flat), 100):
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def logged(self, metric: str) -> int:
         """The last step at which ``metric`` was logged; 0 if never."""
-        return max((point.step for point in self.client.get_metric_history(self.run_id, limits.key(metric))), default=0)
+        return max(
+            (point.step for point in self.client.get_metric_history(self.run_id, limits.fitting_name(metric))),
+            default=0,
+        )
 
     def metrics(self, points: Iterable[tuple[str, float, int, int]]) -> None:
         """Logs points (metric, value, step, :func:`now`): all or none, and one that is there already not again."""
         from mlflow.entities import Metric
 
-        found = [Metric(limits.key(name), value, at, step) for name, value, step, at in points]
+        found = [Metric(limits.fitting_name(name), value, at, step) for name, value, step, at in points]
         self.client.log_batch(self.run_id, metrics=found)
 
     def results(self, values: dict[str, float], step: int) -> None:
         """Logs the end results at ``step``, but for those that the run has already."""
         there, at = self.client.get_run(self.run_id).data.metrics, now()
-        self.metrics((name, value, step, at) for name, value in values.items() if there.get(limits.key(name)) != value)
+        self.metrics(
+            (name, value, step, at) for name, value in values.items() if there.get(limits.fitting_name(name)) != value
+        )
 
     def attempt(self, what: Callable[[], None], say: Callable[[str], None]) -> bool:
         """Whether MLflow took ``what``, in one short try; after one that failed nothing is tried for a while.
@@ -332,9 +337,9 @@ class Tracker:
 
     def fail(self, run_id: str) -> None:
         """Ends another run as FAILED, if it is there and was not ended."""
-        run = sought(lambda: self.client.get_run(run_id))
+        run = or_none(lambda: self.client.get_run(run_id))
         if run is not None and run.info.status == "RUNNING":
-            with told():
+            with in_words():
                 self.client.set_terminated(run_id, "FAILED")
 
     def close(self, status: str) -> None:
@@ -360,7 +365,7 @@ def now() -> int:
 
 
 def _run_tags(tags: dict[str, str]) -> dict[str, str]:
-    return {limits.key(name): limits.cut(value, limits.RUN_TAG) for name, value in tags.items()}
+    return {limits.fitting_name(name): limits.shortened(value, limits.RUN_TAG) for name, value in tags.items()}
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, object]:

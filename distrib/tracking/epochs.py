@@ -8,7 +8,7 @@ from distrib.tracking.display import Display
 from distrib.tracking.folder import ROBUST
 
 
-class Journal:
+class EpochLog:
     """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
 
     def __init__(self, tracker: Tracker, display: Display):

@@ -15,16 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-from distrib.address import MODEL
-from distrib.config.job import Run, differences, dump
-from distrib.data.source import Torchvision
+from distrib.config.job import AnyRun, Run, differences, dump
+from distrib.data.source import TorchvisionData
 from distrib.errors import InputError, JobError
 from distrib.files import locked
 from distrib.tracking.display import Display
+from distrib.values import MODEL_ADDRESS
 
-T = TypeVar("T", bound=Run)
 NATURAL, ROBUST = "natural", "robust"
 REPLACED = "replaced.json"
 """The record of a job that had nothing done, until the MLflow run of the one in its place is there."""
@@ -87,7 +85,7 @@ def _clear(folder: Path) -> None:
     os.replace(folder / "job.json", folder / REPLACED)  # last: until then the next start does the same
 
 
-def with_versions(job: T, pin: Callable[[str], str]) -> T:
+def with_versions(job: AnyRun, pin: Callable[[str], str]) -> AnyRun:
     """The job with what ``pin`` says in the place of each address by alias."""
 
     def whole(value: object) -> object:
@@ -95,7 +93,7 @@ def with_versions(job: T, pin: Callable[[str], str]) -> T:
             return {key: whole(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [whole(inner) for inner in value]
-        parts = MODEL.match(value) if isinstance(value, str) else None
+        parts = MODEL_ADDRESS.match(value) if isinstance(value, str) else None
         return pin(parts[0]) if parts and parts["alias"] else value
 
     return type(job).model_validate(whole(dump(job)), strict=False)
@@ -123,7 +121,7 @@ def read_record(folder: Path) -> dict | None:
         raise InputError(f"{folder / 'job.json'}: damaged; delete {folder} to start the run anew") from None
 
 
-def begun(folder: Path) -> dict | None:
+def resuming(folder: Path) -> dict | None:
     """What binds a run that was begun: its record, without the device while nothing that was computed on it is kept."""
     record = read_record(folder)
     return record | {"device": None} if record and nothing_done(folder) else record
@@ -152,8 +150,8 @@ def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
     if result is None:
         return None
     data = getattr(getattr(job, "train", job), "data", None)
-    begun = (read_data(folder) or {}).get("source")
-    if begun and isinstance(data, Torchvision) and data.fingerprint() not in ("", begun):
+    resuming = (read_data(folder) or {}).get("source")
+    if resuming and isinstance(data, TorchvisionData) and data.fingerprint() not in ("", resuming):
         raise JobError(
             f"data.root: {data.root} holds other images than those that the run in {folder} was made with; name those, "
             "or choose another name (--set name=...)"

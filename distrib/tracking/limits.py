@@ -9,24 +9,22 @@ import hashlib
 import json
 from typing import Any
 
-KEY = 250
+NAME = 250
 """Of the name of a tag, a parameter or a metric."""
 RUN_TAG = 5000
 PARAMETER = 6000
 VERSION_TAG = 5000
 MODEL_TAG = 5000
 DESCRIPTION = 5000
-EXPERIMENT = 256
-"""Of an experiment's name, which is refused rather than cut."""
 
 
-def key(name: str) -> str:
+def fitting_name(name: str) -> str:
     """A name that MLflow takes: itself, or its beginning and a mark of the whole."""
     mark = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return name if len(name) <= KEY else f"{name[: KEY - 13]}-{mark}"
+    return name if len(name) <= NAME else f"{name[: NAME - 13]}-{mark}"
 
 
-def cut(text: str, limit: int, whole: str = "") -> str:
+def shortened(text: str, limit: int, whole: str = "") -> str:
     """The text, or its beginning and where the ``whole`` is."""
     if len(text) <= limit:
         return text
@@ -50,13 +48,13 @@ def _cut_inside(value: Any, limit: int) -> Any:
         case list():
             return [_cut_inside(inner, limit) for inner in value]
         case str():
-            return cut(value, limit)
+            return shortened(value, limit)
     return value
 
 
 def version_tags(tags: dict[str, str], whole: str = "") -> dict[str, str]:
     """Tags that a model version takes; ``whole`` says where longer ones are whole."""
-    return {key(name): cut(value, VERSION_TAG, whole) for name, value in tags.items()}
+    return {fitting_name(name): shortened(value, VERSION_TAG, whole) for name, value in tags.items()}
 
 
 def tag_version(registry: Any, name: str, number: str, tags: dict[str, str], whole: str = "") -> None:
@@ -67,9 +65,9 @@ def tag_version(registry: Any, name: str, number: str, tags: dict[str, str], who
 
 def describe_version(registry: Any, name: str, number: str, text: str, whole: str) -> None:
     """Sets the description of a model version."""
-    registry.update_model_version(name, number, cut(text, DESCRIPTION, whole))
+    registry.update_model_version(name, number, shortened(text, DESCRIPTION, whole))
 
 
 def tag_model(registry: Any, name: str, tag: str, record: dict) -> None:
     """Sets a tag of a registered model to a record, as JSON."""
-    registry.set_registered_model_tag(name, key(tag), compact(record, MODEL_TAG))
+    registry.set_registered_model_tag(name, fitting_name(tag), compact(record, MODEL_TAG))

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distrib import __version__
-from distrib.config.file import write
+from distrib.config.file import job_yaml
 from distrib.config.job import Run, digest, dump
 from distrib.errors import DistribError, TrackingError
 from distrib.files import write_bytes, write_json
@@ -35,7 +35,7 @@ def opened(
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
     tags = {
         **(tags or {}),
-        client.KEY: _key(folder),
+        client.RUN_KEY: _key(folder),
         "distrib.job_digest": digest(job),
         "distrib.kind": job.kind,
         "distrib.version": __version__,
@@ -51,9 +51,9 @@ def opened(
     write_json(folder / "job.json", record)
     if not described:
         try:
-            with client.told():
+            with client.in_words():
                 tracker.parameters(dump(job))
-                tracker.text(write(job), "job.yaml")
+                tracker.text(job_yaml(job), "job.yaml")
                 tracker.text(provenance.environment(), "environment.txt")
         except BaseException as error:
             with suppress(DistribError):

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from documents import TUNE, changed
 
+from distrib.cli.dispatch import run
 from distrib.cli.dry_run import plan
-from distrib.commands.run import run
 from distrib.config.file import parse, read
 from distrib.config.job import Prepare, Train, digest, dump
-from distrib.data.beton import Card, folder_of
+from distrib.data.beton import DataCard, folder_of
 from distrib.errors import DataError, InputError, JobError
 from distrib.files import write_json
 from distrib.tracking.display import Display
-from distrib.tracking.folder import NATURAL, ROBUST, begun
+from distrib.tracking.folder import NATURAL, ROBUST, resuming
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 jobs = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -137,7 +137,7 @@ def test_what_a_run_refuses_for_this_machine_a_dry_run_refuses(
     (tmp_path / "there").mkdir()
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("distrib.cluster.session.session", None)
-    monkeypatch.setattr("distrib.commands.run.client.client", lambda *_: None)
+    monkeypatch.setattr("distrib.tracking.client.client", lambda *_: None)
     one = job(*overrides)
     for begin in (plan, lambda one: run(one, Display())):
         with pytest.raises(InputError, match=told):
@@ -199,9 +199,9 @@ def test_the_device_of_a_run_binds_once_something_is_done_on_it(monkeypatch: pyt
     record = {"job": dump(job().resolved()), "device": "cuda"}
     write_json(folder / "job.json", record)
     assert plan(job()) and plan(job("optim.epochs=13"))
-    assert begun(folder) == record | {"device": None}, "its machines are still waited for"
+    assert resuming(folder) == record | {"device": None}, "its machines are still waited for"
     (folder / ROBUST / "epoch-00001").mkdir(parents=True)
-    assert begun(folder) == record
+    assert resuming(folder) == record
     with pytest.raises(JobError, match="this run was begun on GPUs and needs 1 GPUs"):
         plan(job())
 
@@ -212,7 +212,7 @@ def test_data_that_is_prepared_is_told_from_its_card():
     folder.mkdir(parents=True)
     with pytest.raises(DataError, match=r"train\.json: there is no card"):
         plan(one)
-    card = Card(
+    card = DataCard(
         distrib_version="0", job={}, job_digest="", split="train", count=1212, classes=("a", "b"), image=(8, 9, 1),
         encoding="array", file="train.safetensors", size_bytes=1, sha256="", content_sha256="", mean=(0.5,), std=(0.5,),
         fingerprint="",
@@ -287,7 +287,7 @@ def test_a_dry_run_of_the_real_command_starts_nothing_and_leaves_no_trace(tmp_pa
     code = """
 import sys
 from contextlib import nullcontext
-from distrib.cli import main
+from distrib.cli.main import main
 status = main(["run", sys.argv[1], "--dry-run", "--set", "loader=memory", "--set", "seed=5"])
 sys.exit(f"imported: {found}" if (found := {"ray", "mlflow", "ffcv", "matplotlib"} & set(sys.modules)) else status)
 """

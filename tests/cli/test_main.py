@@ -119,7 +119,7 @@ def test_every_error_of_our_own_is_one_message_and_a_status(
     error: type, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """2 where the input is wrong, 1 where a run failed; and the parts of the tree are caught by their Python kind."""
-    monkeypatch.setattr("distrib.commands.run.run", raises(error("field: is wrong; mend it")))
+    monkeypatch.setattr("distrib.cli.dispatch.run", raises(error("field: is wrong; mend it")))
     status = main.main(["run", file])
     assert (status, *capsys.readouterr()) == (error.exit_status, "", "distrib: field: is wrong; mend it\n")
     assert status == (2 if issubclass(error, ValueError) else 1)
@@ -129,14 +129,14 @@ def test_every_error_of_our_own_is_one_message_and_a_status(
 
 
 def test_a_full_disk_is_told_in_a_line(file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("distrib.commands.run.run", raises(OSError(28, "No space left on device", "runs/x/job.json")))
+    monkeypatch.setattr("distrib.cli.dispatch.run", raises(OSError(28, "No space left on device", "runs/x/job.json")))
     assert main.main(["run", file]) == 1
     told = "distrib: runs/x/job.json: No space left on device; the same command goes on when that is mended\n"
     assert tuple(capsys.readouterr()) == ("", told)
 
 
 def test_a_bug_is_not_hidden(file: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("distrib.commands.run.run", raises(KeyError("a bug")))
+    monkeypatch.setattr("distrib.cli.dispatch.run", raises(KeyError("a bug")))
     with pytest.raises(KeyError, match="a bug"):
         main.main(["run", file])
 
@@ -149,7 +149,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr("distrib.commands.run.run", run)
+    monkeypatch.setattr("distrib.cli.dispatch.run", run)
     assert main.main(["run", file]) == 1
     first, second = capfd.readouterr().err.strip().splitlines()
     assert first == "distrib: stopping ...", "at once: what was started takes seconds to end"
@@ -166,7 +166,7 @@ def test_the_result_is_on_stdout_for_a_person_or_for_a_program(
         display.say("a word on the way")
         return RESULT
 
-    monkeypatch.setattr("distrib.commands.run.run", run)
+    monkeypatch.setattr("distrib.cli.dispatch.run", run)
     assert main.main(["run", file, "--set", "data.limit=20", "--set", "data.limit=30"]) == 0
     told = capsys.readouterr()
     assert told.out == "prepared: /f (train 3)\n" and "a word on the way" in told.err
@@ -179,7 +179,7 @@ def test_the_result_is_on_stdout_for_a_person_or_for_a_program(
 def test_a_dry_run_does_not_run(
     file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    monkeypatch.setattr("distrib.commands.run.run", raises(AssertionError("it ran")))
+    monkeypatch.setattr("distrib.cli.dispatch.run", raises(AssertionError("it ran")))
     assert main.main(["run", file, "--dry-run"]) == 0
     told = capsys.readouterr()
     written = yaml.safe_load(told.out)
@@ -224,7 +224,7 @@ def test_help_is_quick():
     """No torch, no pydantic, no yaml: they take seconds."""
     code = """
 import sys
-from distrib.cli import main
+from distrib.cli.main import main
 try:
     main(["--help"])
 except SystemExit:
@@ -235,9 +235,8 @@ except SystemExit:
 
 def test_a_reader_that_left_is_no_failure_with_noise():
     """distrib models | head -1"""
-    code = (
-        "import sys; from distrib import cli; cli._models = lambda _: print('x') or 0; sys.exit(cli.main(['models']))"
-    )
+    code = "import sys; from distrib.cli import main; main._models = lambda _: print('x') or 0; "
+    code += "sys.exit(main.main(['models']))"
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:

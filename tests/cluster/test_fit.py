@@ -51,7 +51,7 @@ def fitted(trainer: type, cluster: dict, use_gpu: bool, folder: Path, monkeypatc
 def start(cluster: dict, use_gpu: bool, folder: Path) -> None:
     job: Any = parse(changed(TRAIN, {"cluster": cluster}), [], "here").resolved()
     board: Any = None
-    train.fit(train.Order(job, folder, folder, {}), use_gpu, board)
+    train.fit(train.WorkOrder(job, folder, folder, {}), use_gpu, board)
 
 
 def test_ctrl_c_stays_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

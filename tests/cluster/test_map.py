@@ -10,7 +10,7 @@ from documents import TUNE, changed
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.remote_function import RemoteFunction
 
-from distrib.cluster.map import spread
+from distrib.cluster.map import map_tasks
 from distrib.config.job import Cluster
 from distrib.errors import RunError
 
@@ -53,7 +53,7 @@ def test_processes_of_a_search_s_timing_leave_the_gpu(asked: dict[str, Any], mon
 def test_a_task_takes_a_worker_s_place(cuda: bool, sharing: int, gpus: float | None, asked: dict[str, Any]):
     cluster = Cluster(cpus_per_worker=3, workers_per_gpu=sharing, max_failures=5)
     with pytest.raises(Asked):
-        next(spread(lambda shared, n: n, None, [(1,)], cluster, cuda))
+        next(map_tasks(lambda shared, n: n, None, [(1,)], cluster, cuda))
     assert asked.get("num_gpus") == gpus
     assert (asked["num_cpus"], asked["max_calls"]) == (3, 0)
     assert asked["max_retries"] == 0, "Ray would begin a task that its memory monitor ended again without end"
@@ -78,7 +78,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, answer: Callable[[int, int], object
     monkeypatch.setattr(ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(ray, "get", get)
     items = [(1,), (2,), (3,)]
-    return [found for _, found in spread(lambda shared, n: n, None, items, Cluster(num_workers=2, **fields), False)]
+    return [found for _, found in map_tasks(lambda shared, n: n, None, items, Cluster(num_workers=2, **fields), False)]
 
 
 def test_a_task_whose_process_is_lost_is_begun_again_after_the_others(monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from distrib import checkpoints, trainer
 from distrib.checkpoints import ROBUST, best_epoch, history
 from distrib.cluster import train
 from distrib.cluster.messages import Note
-from distrib.cluster.train import Order
+from distrib.cluster.train import WorkOrder
 from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
@@ -32,7 +32,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     def run(job: Train, data: Path) -> list[object]:
         posted: list[object] = []
         monkeypatch.setattr(train, "post", lambda board, phase, notice: posted.append(notice))
-        train.worker({"order": Order(job, data, tmp_path / "run", {"robust": job}), "board": None})
+        train.worker({"order": WorkOrder(job, data, tmp_path / "run", {"robust": job}), "board": None})
         return posted
 
     return run
@@ -60,7 +60,7 @@ class Misleading:
     def __init__(self):
         self.seen: list[np.ndarray] = []
 
-    def accuracy(self, validation: trainer.Validation, model: nn.Module, world: World) -> tuple[float, float]:
+    def accuracy(self, validation: trainer.ValidationSet, model: nn.Module, world: World) -> tuple[float, float]:
         reader = validation.reader
         assert isinstance(reader, MemoryReader)
         self.seen.append(validation.indices)
@@ -74,7 +74,7 @@ def test_the_epochs_are_compared_on_images_of_every_class(
 ):
     """Ten of the first images would be of two classes, and the epoch that knows nothing else would be registered."""
     misleading = Misleading()
-    monkeypatch.setattr(trainer.Validation, "accuracy", lambda *arguments: misleading.accuracy(*arguments))
+    monkeypatch.setattr(trainer.ValidationSet, "accuracy", lambda *arguments: misleading.accuracy(*arguments))
     job = train_job(sorted_by_class)
     work(job, sorted_by_class)
     found = history(tmp_path / "run" / "robust", pytest.fail)

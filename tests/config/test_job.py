@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from distrib.attack import PGD, OfEpsilon
 from distrib.config.file import parse, read
-from distrib.config.job import WHERE, Evaluate, Prepare, Train, Tune, differences, digest, dump
+from distrib.config.job import PLACEMENT, Evaluate, Prepare, Train, Tune, differences, digest, dump
 from distrib.errors import JobError
 from distrib.objective import Madry
 from distrib.threat import L2, Linf
@@ -231,7 +231,7 @@ def test_where_and_how_a_job_runs_is_no_difference(path: str, value: object):
 
 def test_all_that_may_change_is_known_to_the_job():
     tried = {path.split(".")[0] for path in NO_DIFFERENCE} - {"data"} | {"concurrent", "budget_hours"}
-    assert set(Train.model_fields) | set(Tune.model_fields) >= WHERE and tried == WHERE
+    assert set(Train.model_fields) | set(Tune.model_fields) >= PLACEMENT and tried == PLACEMENT
 
 
 @pytest.mark.parametrize(("path", "value"), [(path, value) for path, (value, _) in DIFFERENCE.items()])

@@ -30,7 +30,7 @@ def complain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def begun(*_: object) -> None:
         raise AssertionError("a bad job was begun")
 
-    monkeypatch.setattr("distrib.commands.run.run", begun)
+    monkeypatch.setattr("distrib.cli.dispatch.run", begun)
 
     def command(*arguments: str) -> str:
         before = listing(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from distrib.data import beton as beton_module
-from distrib.data.beton import Card, Packing, ffcv_usable, folder_of, open_split, prepare
+from distrib.data.beton import DataCard, Packing, ffcv_usable, folder_of, open_split, prepare
 from distrib.data.loader import FfcvReader, MemoryReader, Reader
 from distrib.data.source import DataSource, Folder, Samples
 from distrib.data.split import SPLITS, Split, stratified
@@ -59,7 +59,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int, str]]:
     }  # fmt: skip
 
 
-def cards(folder: Path) -> dict[Split, Card]:
+def cards(folder: Path) -> dict[Split, DataCard]:
     return {split: open_split(folder, split, "evaluation").verify().card for split in SPLITS}
 
 
@@ -95,7 +95,7 @@ def test_three_splits_with_their_cards(tmp_path: Path, digits_source: Sources, p
         assert card.size_bytes == path.stat().st_size
         assert card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert card.job == {"kind": "prepare"} and card.job_digest == "a digest"
-        assert Card.model_validate_json(card.model_dump_json()) == card
+        assert DataCard.model_validate_json(card.model_dump_json()) == card
     assert len(said) == 3 and all(split in text for split, text in zip(SPLITS, said, strict=True))
 
 
@@ -104,13 +104,13 @@ def test_of_two_who_pack_the_same_data_at_once_one_does(
 ):
     """The other one waits, and takes what is there: to pack anew would pull it away under a training."""
     data, both, said, found = digits_source(tmp_path), threading.Barrier(2), [], []
-    cut = beton_module.cut
+    cut = beton_module.split_samples
 
     def together(source: DataSource) -> dict[Split, Samples]:
         both.wait(timeout=60)
         return cut(source)
 
-    monkeypatch.setattr(beton_module, "cut", together)
+    monkeypatch.setattr(beton_module, "split_samples", together)
     packers = [threading.Thread(target=lambda: found.append(pack(data, "memory", said))) for _ in range(2)]
     for one in packers:
         one.start()

@@ -15,7 +15,7 @@ from PIL import Image
 from distrib.data import beton
 from distrib.data.beton import folder_of, open_split, prepare
 from distrib.data.loader import MemoryReader
-from distrib.data.source import DataSource, Folder, Torchvision
+from distrib.data.source import DataSource, Folder, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
 
@@ -34,8 +34,8 @@ def mnist(root: Path, bright: int, count: int = 40) -> Path:
     return root
 
 
-def named(root: Path, store: Path) -> Torchvision:
-    return Torchvision(source="mnist", root=str(root), store=str(store), validation=0.25)
+def named(root: Path, store: Path) -> TorchvisionData:
+    return TorchvisionData(source="mnist", root=str(root), store=str(store), validation=0.25)
 
 
 def pack(data: DataSource, said: list[str] | None = None) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from distrib.data.source import DataSource, Digits, Folder, Samples, Torchvision, in_memory
+from distrib.data.source import DataSource, Digits, Folder, Samples, TorchvisionData, in_memory
 from distrib.errors import DataError
 
 Pictures = Callable[..., Path]
@@ -60,7 +60,7 @@ def test_the_test_part_of_the_digits_is_fixed_and_holds_a_quarter_of_every_class
 def test_a_missing_torchvision_set_names_the_field_and_the_cure(tmp_path: Path, name: str):
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match=r"^data\.root: ") as raised:
-            Torchvision(source=name, root=str(root)).open("train")
+            TorchvisionData(source=name, root=str(root)).open("train")
         assert name.upper() in str(raised.value) and repr(str(root)) in str(raised.value)
         assert "data.download: true" in str(raised.value)
     assert list(tmp_path.iterdir()) == []
@@ -73,12 +73,12 @@ def test_a_damaged_torchvision_set_is_refused(tmp_path: Path, content: bytes):
     for kind in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (raw / f"{kind}-ubyte").write_bytes(content)
     with pytest.raises(DataError):
-        Torchvision(source="mnist", root=str(tmp_path)).open("train")
+        TorchvisionData(source="mnist", root=str(tmp_path)).open("train")
 
 
 @pytest.mark.skipif(REAL is None, reason="DISTRIB_TEST_DATA is not set to a folder that holds MNIST/raw")
 def test_real_mnist_is_mnist():
-    source = Torchvision(source="mnist", root=str(REAL))
+    source = TorchvisionData(source="mnist", root=str(REAL))
     train, test = source.open("train"), source.open("test")
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.shape == test.shape == (28, 28, 1) and len(train.classes) == 10
@@ -86,7 +86,7 @@ def test_real_mnist_is_mnist():
     image, _ = train[0]
     assert image.dtype == np.uint8 and image.max() == 255 and image[0].max() == 0
     with pytest.raises(DataError, match=r"data\.root: no usable CIFAR10"):
-        Torchvision(source="cifar10", root=str(REAL)).open("train")
+        TorchvisionData(source="cifar10", root=str(REAL)).open("train")
 
 
 # Folders of images
@@ -258,7 +258,7 @@ def test_sources_are_told_apart_by_name_and_refuse_the_fields_of_others():
     adapter: TypeAdapter = TypeAdapter(DataSource)
     for document, kind in (
         ({"source": "digits"}, Digits),
-        ({"source": "cifar100", "root": "x"}, Torchvision),
+        ({"source": "cifar100", "root": "x"}, TorchvisionData),
         ({"source": "folder", "root": "x", "size": 32}, Folder),
     ):
         source = adapter.validate_python(document)

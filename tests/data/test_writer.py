@@ -14,6 +14,7 @@ from distrib.data import beton as beton_module
 from distrib.data.beton import ffcv_usable, folder_of, open_split, prepare
 from distrib.data.loader import FfcvReader
 from distrib.data.source import Digits, Part, Samples
+from distrib.data.writer import write_beton
 
 
 class Spoilt(Digits):
@@ -114,7 +115,7 @@ def test_several_processes_write_what_one_does(
     from distrib.data import writer
 
     alone = packed(digits_source(tmp_path / "alone"))
-    monkeypatch.setattr(writer, "FEW", 1)
+    monkeypatch.setattr(writer, "ONE_PROCESS", 1)
     monkeypatch.setattr(writer, "usable_cpus", lambda: 3)
     shared = packed(digits_source(tmp_path / "shared"))
     one, other = (open_split(folder, "train", "evaluation") for folder in (alone, shared))
@@ -140,6 +141,5 @@ def test_as_many_processes_write_as_the_machine_lets_this_one_have(
     images = np.zeros((10_000, 4, 4, 1), np.uint8)
     path = tmp_path / "x.beton"
     samples = Samples("x", ("a", "b"), np.arange(10_000) % 2, images.__getitem__, (4, 4, 1))
-    write = getattr(beton_module, "write_beton", None) or beton_module._write_beton  # pyright: ignore
-    write(path, samples, "array", 90)
+    write_beton(path, samples, "array", 90)
     assert 1 <= len(started) <= 2

@@ -23,7 +23,7 @@ from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.errors import NoRoom
 from distrib.search.space import drawn
-from distrib.search.trials import Books
+from distrib.search.trials import Trials
 from distrib.search.tune import Events, search
 from distrib.tracking.display import Display
 
@@ -56,7 +56,7 @@ def worth(folder: Path, name: str) -> list[tuple]:
     return [tuple(row[key] for key in keys) for row in trials(folder, name)]
 
 
-def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Books]:
+def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Trials]:
     """(a search in ``folder``, its packed data, its books with every trial)."""
     document = copy.deepcopy(TUNE) | fields
     document["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": epochs, "batch_size": 64}
@@ -66,7 +66,7 @@ def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Book
     job = job.resolved()
     data = prepared(job.train, Display())
     (folder / "runs" / "search" / "trials").mkdir(parents=True)
-    books = Books(job, folder / "runs" / "search", 1)
+    books = Trials(job, folder / "runs" / "search", 1)
     for settings in drawn(job) or ():
         books.add(settings)
         books.run(len(books.trials)).mkdir()
@@ -213,11 +213,11 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
         events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
         with pytest.raises(NoRoom, match=r"(\d) of \1 trials wait: .* there was no room for 1 workers of 1 CPUs"):
             search(job, books, data, 1, False, board, events)
-        assert ended == [] and not any(trial.ended for trial in Books(job, books.folder, 1).trials.values())
+        assert ended == [] and not any(trial.ended for trial in Trials(job, books.folder, 1).trials.values())
         assert len(books.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
         ray.util.remove_placement_group(everything)
         search(job, books, data, 1, False, board, events)
-    for trial in Books(job, books.folder, 1).trials.values():
+    for trial in Trials(job, books.folder, 1).trials.values():
         fails = trial.settings["optim.lr"] == 1e30
         assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
     assert len(books.trials) == 2 and len(ended) == 2

@@ -16,8 +16,8 @@ from torch.autograd import grad
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.loader import Batch
 from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square
-from distrib.evaluation.result import Claim, conclude, gather
-from distrib.evaluation.shard import Help, attack_shard, score
+from distrib.evaluation.result import Result, conclude, gather
+from distrib.evaluation.shard import Help, attack_shard, score_images
 from distrib.models import PaperCNN, PreActResNet, SmallCNN
 from distrib.noise import Noise
 from distrib.threat import L2, Linf
@@ -74,19 +74,19 @@ def robust() -> nn.Module:
     return trained(built(SmallCNN()), EPSILON)
 
 
-def judged(model: nn.Module, suite: Evaluation = SUITE, y: Tensor = Y, help: Help | None = None) -> Claim:
+def judged(model: nn.Module, suite: Evaluation = SUITE, y: Tensor = Y, help: Help | None = None) -> Result:
     x, label = X[TEST], y[TEST]
     shards, disagree = [], []
     for rows in torch.arange(len(x)).split(100):
         result, worst = attack_shard(model, Batch(x[rows], label[rows], rows), rows.numpy(), suite, help)
-        margins, far = score(model, x[rows], worst, label[rows], suite.threat)
+        margins, far = score_images(model, x[rows], worst, label[rows], suite.threat)
         assert far == 0
         disagree += result.disagreeing(margins)
         shards.append(result)
     return conclude(gather(shards, suite, len(x), 10, disagree))
 
 
-def names(claim: Claim) -> set[str]:
+def names(claim: Result) -> set[str]:
     return {flag.name for flag in claim.flags}
 
 
@@ -248,12 +248,12 @@ BROKEN = [
 
 
 @pytest.fixture(scope="module")
-def verdicts(natural: nn.Module) -> dict[type, Claim]:
+def verdicts(natural: nn.Module) -> dict[type, Result]:
     return {defence: judged(defence(natural)) for defence in dict(BROKEN)}
 
 
 @pytest.mark.parametrize(("defence", "flag"), BROKEN, ids=[f"{one.__name__}-{flag}" for one, flag in BROKEN])
-def test_a_broken_defence_is_caught_by_name(verdicts: dict[type, Claim], defence: type, flag: str):
+def test_a_broken_defence_is_caught_by_name(verdicts: dict[type, Result], defence: type, flag: str):
     claim = verdicts[defence]
     assert flag in names(claim), claim.flags
     assert any(one.blocking for one in claim.flags)
@@ -290,7 +290,7 @@ def test_harder_attacks_bring_the_figure_near_the_truth(natural: nn.Module, robu
         before = conclude(gather([result], WIDE, 100, 10))
         assert doubted(gather([result], WIDE, 100, 10))
         result, worst = try_harder(model, batch, result, worst, WIDE)
-        margins, far = score(model, batch.x, worst, batch.y, WIDE.threat)
+        margins, far = score_images(model, batch.x, worst, batch.y, WIDE.threat)
         claim = conclude(gather([result], WIDE, 100, 10, result.disagreeing(margins)))
         truth = judged(inside, WIDE.model_copy(update={"attacks": (strong,)})).robust_accuracy
         assert far == 0 and claim.robust_accuracy < min(truth + above, before.attacks["pgd-20"] - 0.2)

@@ -36,10 +36,10 @@ def write(folder: Path, **tensors: Tensor) -> Path:
 def test_images_are_found_by_their_index_in_any_order(tmp_path: Path):
     x = images()
     folder = write(tmp_path, x_adv=x, index=torch.tensor([40, 10, 30, 20, 60, 50]))
-    assert torch.equal(frozen.images(folder, torch.tensor([10, 60, 40])), x[[1, 4, 0]])
-    assert torch.equal(frozen.images(folder / frozen.SET, torch.tensor([30])), x[[2]])
+    assert torch.equal(frozen.stored_images(folder, torch.tensor([10, 60, 40])), x[[1, 4, 0]])
+    assert torch.equal(frozen.stored_images(folder / frozen.SET, torch.tensor([30])), x[[2]])
     with pytest.raises(DataError, match="holds 6 images, but not that of test image 11"):
-        frozen.images(folder, torch.tensor([10, 11]))
+        frozen.stored_images(folder, torch.tensor([10, 11]))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_images_are_found_by_their_index_in_any_order(tmp_path: Path):
 )
 def test_what_is_no_set_is_refused(tmp_path: Path, tensors: dict[str, Tensor], words: str):
     with pytest.raises(DataError, match=words):
-        frozen.images(write(tmp_path, **tensors), torch.arange(2))
+        frozen.stored_images(write(tmp_path, **tensors), torch.arange(2))
 
 
 def test_a_file_that_is_not_there_or_damaged_is_named(tmp_path: Path):
@@ -99,8 +99,8 @@ def test_transfer_climbs_the_source_and_judges_the_model():
     """From itself it is PGD on itself; from another net it finds other images."""
     model, other = network(0), network(1)
     attack = Transfer(attack="transfer", source="a", num_steps=5)
-    own, worst = judged(model, attack, Help(source=lambda address: model, stored=frozen.images))
-    _, elsewhere = judged(model, attack, Help(source=lambda address: other, stored=frozen.images))
+    own, worst = judged(model, attack, Help(source=lambda address: model, stored=frozen.stored_images))
+    _, elsewhere = judged(model, attack, Help(source=lambda address: other, stored=frozen.stored_images))
     assert sum(own) < 6 and not torch.equal(worst, elsewhere)
 
 

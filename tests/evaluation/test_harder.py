@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib.cluster import evaluate as rounds
-from distrib.cluster.evaluate import Task, kept_files
+from distrib.cluster.evaluate import EvaluationTask, kept_files
 from distrib.config.job import Cluster
 from distrib.data.loader import Batch
 from distrib.evaluation import harder
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
 from distrib.evaluation.flags import doubted
 from distrib.evaluation.harder import try_harder
-from distrib.evaluation.result import Claim, conclude, gather
-from distrib.evaluation.shard import BROKEN, SPARED, STOOD, attack_shard, score
+from distrib.evaluation.result import Result, conclude, gather
+from distrib.evaluation.shard import BROKEN, SPARED, STOOD, attack_shard, score_images
 from distrib.threat import L2, Linf
 
 EPSILON = 0.02
@@ -61,7 +61,7 @@ def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Linf | L2
     first = gather([result], terms, 40, 4)
     assert conclude(first).robust_accuracy > 0.8 and doubted(first)
     result, worst = try_harder(Decision(), batch, result, worst, terms)
-    margins, far = score(Decision(), batch.x, worst, batch.y, threat)
+    margins, far = score_images(Decision(), batch.x, worst, batch.y, threat)
     claim = conclude(gather([result], terms, 40, 4, result.disagreeing(margins)))
     truth = stands(batch, threat) > 0
     assert far == 0 and 0.1 < truth.float().mean() < 0.6
@@ -105,16 +105,16 @@ def test_an_evaluation_tries_harder_where_a_probe_was_set_off_and_keeps_what_it_
             done.append(function.__name__)
             yield item, function(shared, *item)
 
-    monkeypatch.setattr(rounds, "spread", spread)
-    task = Task(Given(), digits, "memory", SUITE.model_copy(update={"n": 20, "shard_size": 10}), 1, False)
+    monkeypatch.setattr(rounds, "map_tasks", spread)
+    task = EvaluationTask(Given(), digits, "memory", SUITE.model_copy(update={"n": 20, "shard_size": 10}), 1, False)
 
-    def judged() -> Claim:
+    def judged() -> Result:
         found = rounds.evaluate(task, tmp_path, "key", Cluster(), lambda done, count: None)
         assert all("harder" in file.name for file in found.files)
         return conclude(found.evidence)
 
     claim = judged()
-    assert done == ["judge"] * 2 + ["judge_harder"] * 2 + ["score_again"] * 2
+    assert done == ["judge_shard"] * 2 + ["judge_harder"] * 2 + ["score_again"] * 2
     assert "gradient-estimate" in claim.attacks and claim.n == 20
     done.clear()
     assert judged() == claim and done == ["score_again"] * 2

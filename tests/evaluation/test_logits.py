@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from distrib.data.loader import Batch
 from distrib.evaluation import autoattack, logits
 from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, RandomNoise, Square
-from distrib.evaluation.result import Claim, conclude, gather
-from distrib.evaluation.shard import attack_shard, score
+from distrib.evaluation.result import Result, conclude, gather
+from distrib.evaluation.shard import attack_shard, score_images
 from distrib.threat import Linf
 
 NAN, INF = float("nan"), float("inf")
@@ -46,11 +46,11 @@ def images(count: int, classes: int = 2) -> tuple[Tensor, Tensor]:
     return torch.eye(64)[y].view(count, 1, 8, 8), y
 
 
-def judged(model: nn.Module, *attacks: EvaluationAttack, count: int = 40, classes: int = 2) -> tuple[Claim, Tensor]:
+def judged(model: nn.Module, *attacks: EvaluationAttack, count: int = 40, classes: int = 2) -> tuple[Result, Tensor]:
     x, y = images(count, classes)
     terms = Evaluation(threat=Linf(epsilon=0.1), attacks=attacks)
     result, worst = attack_shard(model, Batch(x, y, torch.arange(count)), np.arange(count), terms)
-    margins, far = score(model, x, worst, y, terms.threat)
+    margins, far = score_images(model, x, worst, y, terms.threat)
     assert far == 0
     return conclude(gather([result], terms, count, classes, result.disagreeing(margins))), worst
 

@@ -11,7 +11,7 @@ from distrib.errors import RunError
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.autoattack import parts_for
 from distrib.evaluation.probes import Probes
-from distrib.evaluation.result import Claim, conclude, gather, wilson
+from distrib.evaluation.result import Result, conclude, gather, wilson
 from distrib.evaluation.shard import BROKEN, NOT_ASKED, SPARED, STOOD, ShardResult
 
 FGSM, PGD, AUTO = {"attack": "fgsm"}, {"attack": "pgd", "num_steps": 20}, {"attack": "autoattack"}
@@ -56,16 +56,16 @@ def shard(clean: str, position: list[int] | None = None, **fields) -> ShardResul
     return ShardResult(fate=fate, largest_change=amounts, seconds=amounts, **plain | given)
 
 
-def judged(shards: Sequence[ShardResult], terms: Evaluation, count: int, classes: int) -> Claim:
+def judged(shards: Sequence[ShardResult], terms: Evaluation, count: int, classes: int) -> Result:
     return conclude(gather(shards, terms, count, classes))
 
 
-def claim(*shards: ShardResult, attacks: tuple[dict, ...] = (FGSM, PGD), classes: int = 10, **fields) -> Claim:
+def claim(*shards: ShardResult, attacks: tuple[dict, ...] = (FGSM, PGD), classes: int = 10, **fields) -> Result:
     count = sum(len(one.position) for one in shards)
     return judged(shards, suite(*attacks, **fields), count, classes)
 
 
-def flags(found: Claim) -> set[str]:
+def flags(found: Result) -> set[str]:
     return {flag.name for flag in found.flags}
 
 
@@ -390,7 +390,7 @@ def test_few_classes_are_told_but_do_not_block(classes: int, expected: set[str])
 
 def test_a_claim_is_written_and_read_back():
     found = claim(probed(repeat_change=1.0))
-    assert Claim.model_validate_json(found.model_dump_json()) == found
+    assert Result.model_validate_json(found.model_dump_json()) == found
 
 
 def test_a_second_look_knows_what_nobody_attacked():

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from distrib.errors import JobError
-from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, Torchvision, WideResNet
+from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, TorchvisionNet, WideResNet
 from distrib.models.layers import Normalise
 
 CASES = {
@@ -118,7 +118,7 @@ adapter: TypeAdapter[Model] = TypeAdapter(Model)
 
 
 @pytest.mark.parametrize(
-    "value", [*(model for model, _ in CASES.values()), Torchvision(name="resnet18", resize=64)], ids=lambda v: v.arch
+    "value", [*(model for model, _ in CASES.values()), TorchvisionNet(name="resnet18", resize=64)], ids=lambda v: v.arch
 )
 def test_union_round_trip(value: Model):
     assert adapter.validate_python(value.model_dump()) == value

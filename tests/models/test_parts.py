@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distrib.config.file import parse
 from distrib.config.job import Study
 from distrib.errors import JobError
-from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, Torchvision, WideResNet
+from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN, TorchvisionNet, WideResNet
 from distrib.models.parts import check_parts
 
 RESNET, PLAIN = PreActResNet(width=0.0625), SmallCNN()
@@ -38,10 +38,10 @@ def test_fewer_are_refused_with_the_cure(batch_size: int, workers: int, most: in
         RESNET,
         WideResNet(depth=10, width=1.0),
         WideResNet(depth=10, width=1.0, normalisation="per_image"),
-        Torchvision(name="resnet18", resize=64),
-        Torchvision(name="squeezenet1_1", resize=64),
-        Torchvision(name="mobilenet_v3_small", resize=32),
-        Torchvision(name="inception_v3", resize=96),
+        TorchvisionNet(name="resnet18", resize=64),
+        TorchvisionNet(name="squeezenet1_1", resize=64),
+        TorchvisionNet(name="mobilenet_v3_small", resize=32),
+        TorchvisionNet(name="inception_v3", resize=96),
     ],
     ids=lambda model: getattr(model, "name", model.arch),
 )
@@ -52,7 +52,7 @@ def test_a_model_says_whether_it_has_batch_norm(model: Model):
 
 def test_the_largest_networks_are_asked_without_their_weights():
     """2.6 GB of them; and some compute their sizes with tensors while they are built."""
-    assert Torchvision(name="regnet_y_128gf").batch_norm and not Torchvision(name="swin_t").batch_norm
+    assert TorchvisionNet(name="regnet_y_128gf").batch_norm and not TorchvisionNet(name="swin_t").batch_norm
 
 
 def test_a_torchvision_network_is_refused_before_anything_starts():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import distrib.models
 from distrib.errors import JobError
-from distrib.models import Torchvision
+from distrib.models import TorchvisionNet
 from distrib.models.layers import Normalise
 
 GREY = ((1, 16, 16), 5, (0.5,), (0.25,))
@@ -28,14 +28,14 @@ def test_torchvision_is_imported_on_use_and_behind_one_door():
 
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(ValidationError, match="no classifier 'resnet81'; the nearest names are resnet18"):
-        Torchvision(name="resnet81")
+        TorchvisionNet(name="resnet81")
     with pytest.raises(ValidationError, match="no classifier 'fcn_resnet50'"):  # in torchvision, but no classifier
-        Torchvision(name="fcn_resnet50")
+        TorchvisionNet(name="fcn_resnet50")
 
 
 def test_grey_images_are_repeated_and_resized():
     torch.manual_seed(0)
-    net = Torchvision(name="squeezenet1_1", resize=32).build(*GREY)
+    net = TorchvisionNet(name="squeezenet1_1", resize=32).build(*GREY)
     assert net.training
     net.eval()
     x = torch.rand(2, 1, 16, 16, requires_grad=True)
@@ -49,7 +49,7 @@ def test_grey_images_are_repeated_and_resized():
 
 
 def test_colour_images_and_normalisation_first():
-    net = Torchvision(name="mobilenet_v3_small").build(*COLOUR).eval()
+    net = TorchvisionNet(name="mobilenet_v3_small").build(*COLOUR).eval()
     first = next(net.children())
     assert isinstance(first, Normalise) and first.std.flatten().tolist() == [0.25] * 3
     assert net(torch.rand(2, 3, 16, 16)).shape == (2, 5)
@@ -58,25 +58,25 @@ def test_colour_images_and_normalisation_first():
 def test_same_seed_same_weights():
     def draw() -> torch.Tensor:
         torch.manual_seed(3)
-        net = Torchvision(name="squeezenet1_1", resize=32).build(*GREY)
+        net = TorchvisionNet(name="squeezenet1_1", resize=32).build(*GREY)
         return torch.cat([p.flatten() for p in net.parameters()])
 
     assert torch.equal(draw(), draw())
 
 
 def test_auxiliary_outputs_are_off():
-    net = Torchvision(name="googlenet").build(*COLOUR)
+    net = TorchvisionNet(name="googlenet").build(*COLOUR)
     assert isinstance(net(torch.rand(2, 3, 16, 16)), torch.Tensor)  # in training mode, where they would appear
 
 
 def test_images_that_do_not_fit_are_refused():
     with pytest.raises(JobError, match="1 or 3 channels, not 4"):
-        Torchvision(name="resnet18").build((4, 16, 16), 5, (0.5,) * 4, (0.25,) * 4)
+        TorchvisionNet(name="resnet18").build((4, 16, 16), 5, (0.5,) * 4, (0.25,) * 4)
     with pytest.raises(JobError, match=r"model\.resize: squeezenet1_1 does not take images of 8x8 pixels.*set resize"):
-        Torchvision(name="squeezenet1_1").build((1, 8, 8), 5, (0.5,), (0.25,))
+        TorchvisionNet(name="squeezenet1_1").build((1, 8, 8), 5, (0.5,), (0.25,))
 
 
 def test_missing_torchvision_is_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ValidationError, match=r"torchvision cannot be imported.*install it"):
-        Torchvision(name="resnet18")
+        TorchvisionNet(name="resnet18")

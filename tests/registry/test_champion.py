@@ -47,7 +47,7 @@ def test_a_difference_that_chance_explains_moves_nothing_and_is_on_record_with_i
     assert judged(uri, "chance", claim(0.55), "c") == (
         "champion: version 1 had 50.00%, this one 55.00% (better on 5 and worse on 0 of 100 images, p = 0.031)"
     )
-    rows = promotion.history("chance", uri)
+    rows = promotion.decision_history("chance", uri)
     assert [row.get("compared", {}).get("p") for row in rows] == [None, 1 / 16, 1 / 32]
     assert [row["decision"] for row in rows] == ["promoted", "refused", "promoted"]
     swapped = fates("0" * 20 + "1" * 57 + "0" * 23)  # 57 %, but other images: 22 against 20
@@ -90,7 +90,7 @@ def test_a_version_is_not_judged_until_it_passes(uri: str):
     assert "has 50.00%, this one 51.00%" in told and "images over the seeds 0, 4" in told
     assert champion(uri, "again") == "1" and tags(uri, "again", "2")["robust_accuracy"] == "0.5100"
     assert "this one 51.00%" in judged(uri, "again", claim(0.9, seed=4), "b", "2")
-    assert promotion.history("again", uri)[-1]["compared"]["seeds"] == [0, 4]
+    assert promotion.decision_history("again", uri)[-1]["compared"]["seeds"] == [0, 4]
 
 
 def test_a_better_card_of_another_seed_is_kept_beside_the_first(uri: str):
@@ -150,7 +150,7 @@ def test_a_champion_whose_examples_are_gone_is_not_replaced(uri: str):
     told = judged(uri, "gone", claim(0.9), "b")
     assert told.startswith(f"not champion: it cannot be compared with version 1: the card of the run {run.info.run_id}")
     assert "cannot be fetched" in told and champion(uri, "gone") == "1"
-    assert promotion.history("gone", uri)[-1]["decision"] == "refused"
+    assert promotion.decision_history("gone", uri)[-1]["decision"] == "refused"
 
 
 def test_a_champion_moved_by_hand_stays(uri: str):

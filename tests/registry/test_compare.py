@@ -8,11 +8,11 @@ from cards import STANDARD, claim, fates, register
 from distrib.cli.text import comparison
 from distrib.errors import RegistryError
 from distrib.evaluation.models import Weights
-from distrib.evaluation.result import Claim
+from distrib.evaluation.result import Result
 from distrib.registry.compare import compare
 
 
-def versions(weights: Weights, uri: str, name: str, *whole: tuple[Claim, str]) -> list[str]:
+def versions(weights: Weights, uri: str, name: str, *whole: tuple[Result, str]) -> list[str]:
     return [register(weights, uri, claimed, name, examples=examples).uri for claimed, examples in whole]
 
 

@@ -19,7 +19,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from distrib.cli.dry_run import plan
 from distrib.config.job import Evaluate
-from distrib.data.beton import Card as DataCard
+from distrib.data.beton import DataCard
 from distrib.errors import InputError, JobError, RegistryError, RunError
 from distrib.evaluation.flags import Flag
 from distrib.evaluation.models import Weights
@@ -109,10 +109,10 @@ def test_a_server_that_fails_does_not_make_a_champion(weights: Weights, uri: str
             versions.find("models:/busy@champion", uri)
         patch.setattr(MlflowClient, "get_registered_model", busy)
         with pytest.raises(RunError, match="too many requests"):
-            promotion.history("busy", uri)
+            promotion.decision_history("busy", uri)
     assert aliases(uri, "busy")["champion"] == "1"
     with pytest.raises(RegistryError, match="no such registered model"):
-        promotion.history("nobody", uri)
+        promotion.decision_history("nobody", uri)
 
 
 def busy(*values: object):
@@ -210,7 +210,7 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began
 def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):
     for robust in (0.5, 0.4, 0.6):
         register(weights, uri, claim(robust), name="recorded")
-    found = promotion.history("recorded", uri)
+    found = promotion.decision_history("recorded", uri)
     assert [(row["version"], row["decision"], row["previous"]) for row in found] == [
         ("1", "promoted", None), ("2", "refused", "1"), ("3", "promoted", "1")
     ]  # fmt: skip
@@ -218,7 +218,7 @@ def test_every_decision_about_champion_is_on_record(weights: Weights, uri: str):
     assert (found[2]["robust_accuracy"], found[2]["previous_robust_accuracy"]) == (0.6, 0.5)
     assert found[2]["terms"]["epsilon"] == "0.1" and found[2]["tier"] == "standard"
     with pytest.raises(RegistryError, match="no such registered model"):
-        promotion.history("nobody", uri)
+        promotion.decision_history("nobody", uri)
 
 
 def test_a_later_evaluation_gives_a_version_its_card(weights: Weights, uri: str):
@@ -273,20 +273,20 @@ def test_a_registration_that_was_interrupted_goes_on(weights: Weights, uri: str,
     """Between the version and its card: the same run finds its version again, and no second one is made."""
     tracker = client.Tracker(uri, "tests", "interrupted", None, {})
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(versions, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             versions.register(entry(weights, claim(0.5)), "interrupted", tracker)
     registered = versions.register(entry(weights, claim(0.5)), "interrupted", tracker)
     tracker.close("FINISHED")
     assert registered.version == "1" and "none before" in registered.champion
     assert aliases(uri, "interrupted") == {"champion": "1", "latest-robust": "1"}
-    assert len(promotion.history("interrupted", uri)) == 1
+    assert len(promotion.decision_history("interrupted", uri)) == 1
 
 
 def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weights, uri: str, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     registered = register(weights, uri, claim(0.5), name="stored", same=True)
-    stored, own = versions.load(registered.uri), weights.load(torch.device("cpu"))
+    stored, own = versions.load_version(registered.uri), weights.load(torch.device("cpu"))
     for size in (1, 3, 50):
         x = torch.rand(size, 1, 8, 8)
         assert torch.allclose(stored(x), own(x), atol=1e-5)
@@ -299,7 +299,7 @@ def test_a_stored_model_that_differs_is_not_registered(weights: Weights, uri: st
     other = weights.load(torch.device("cpu"))
     with torch.no_grad():
         next(other.parameters()).add_(1.0)
-    monkeypatch.setattr(versions, "load", lambda address: other)
+    monkeypatch.setattr(versions, "load_version", lambda address: other)
     with pytest.raises(RunError, match="differ from the evaluated"):
         register(weights, uri, claim(0.5), name="differs")
     assert client.client(uri).search_model_versions("name = 'differs'") == []

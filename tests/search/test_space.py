@@ -12,7 +12,7 @@ from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.config.search import Domain
 from distrib.errors import JobError
-from distrib.search.space import check, drawn, ends, settle, trial_job
+from distrib.search.space import check_space, drawn, ends, settle, trial_job
 
 EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
@@ -141,20 +141,20 @@ REFUSED = [
 @pytest.mark.parametrize(("space", "fields", "words"), REFUSED, ids=[words[:40] for *_, words in REFUSED])
 def test_a_space_that_does_not_fit_the_job_is_refused(space: dict, fields: dict, words: str):
     with pytest.raises(JobError) as caught:
-        check(with_space(space, **fields))
+        check_space(with_space(space, **fields))
     assert words in str(caught.value), str(caught.value)
 
 
 def test_settings_that_do_not_go_together_are_refused_too():
     space = {"optim.epochs": {"grid": [2, 9]}, "objective.epsilon_warmup_epochs": {"grid": [1, 3]}}
     with pytest.raises(JobError, match=r"optim.epochs = 2, objective.epsilon_warmup_epochs = 3: .* 3 of 2 epochs"):
-        check(with_space(space, search={"method": "grid"}))
+        check_space(with_space(space, search={"method": "grid"}))
 
 
 def test_a_space_that_fits_is_let_through():
-    check(tune())
-    check(with_space({"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn", "width": 0.25}]}}))
-    check(tune({"train.objective": {"method": "natural"}, "space": {WIDTH: {"choice": [1]}}}))
+    check_space(tune())
+    check_space(with_space({"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn", "width": 0.25}]}}))
+    check_space(tune({"train.objective": {"method": "natural"}, "space": {WIDTH: {"choice": [1]}}}))
 
 
 FIELDS = [

@@ -15,24 +15,24 @@ from distrib.config.search import Asha, Choice, Integers, LogUniform, Optuna, Un
 from distrib.errors import InputError, JobError
 from distrib.search import report, sampler
 from distrib.search.space import drawn, trial_job
-from distrib.search.trials import Books, Outcome, Trial, best, front
+from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial, front
 from distrib.tracking.display import Display
 
 
 def test_books_are_found_again_as_they_were_left(tmp_path: Path):
     job = tune()
-    books = Books(job, tmp_path, 1)
+    books = Trials(job, tmp_path, 1)
     assert books.add(*(drawn(job) or ())).number == 3
     books.note(2, "stopped")
     books.note(3, "failed", "because")
-    again = Books(job, tmp_path, 1)
+    again = Trials(job, tmp_path, 1)
     assert again.trials == books.trials and [one.number for one in again.trials.values()] == [1, 2, 3]
     assert [one.ended for one in again.trials.values()] == [False, True, True]
     assert again.trials[3].error == "because" and again.outcomes() == []
     assert again.add({WIDTH: 1}).number == 4
     (tmp_path / "trials.json").write_text("[{]")
     with pytest.raises(InputError, match=r"trials\.json: damaged"):
-        Books(job, tmp_path, 1)
+        Trials(job, tmp_path, 1)
 
 
 def test_a_trial_is_worth_its_best_epoch_and_costs_all_of_them():
@@ -47,15 +47,15 @@ def test_a_trial_below_the_floor_ranks_behind_all_above_it():
         outcome(1, 0.7, clean=0.79, job=job), outcome(2, 0.9, clean=0.5, job=job), outcome(3, 0.01, clean=0.8, job=job)
     )  # fmt: skip
     assert sound.score > 0 > poor.score > worse.score
-    assert best([poor, worse, sound]) == sound and best([worse, poor]) == poor
+    assert best_trial([poor, worse, sound]) == sound and best_trial([worse, poor]) == poor
     equal = [outcome(1, 0.5, 0.5), outcome(2, 0.5)]
-    assert best(equal).trial.number == 2, "the cheaper of equals"
+    assert best_trial(equal).trial.number == 2, "the cheaper of equals"
 
 
 def test_a_trials_best_epoch_is_one_above_the_floor():
     """The most robust epoch is below it: neither the search nor the trial's own checkpoints take that one."""
     job = tune({"score.min_clean_accuracy": 0.8})
-    found = Outcome.of(job, Trial(1, {}, "finished"), [epoch(0.4, 0.85), epoch(0.6, 0.7)], units=2)
+    found = TrialOutcome.of(job, Trial(1, {}, "finished"), [epoch(0.4, 0.85), epoch(0.6, 0.7)], units=2)
     assert (found.best_epoch, found.robust_accuracy, found.clean_accuracy, found.score) == (1, 0.4, 0.85, 0.4)
     assert trial_job(job, 1, {EPSILON: 0.1, STEP: 1.0, WIDTH: 1}).validation.min_clean_accuracy == 0.8
 
@@ -96,11 +96,11 @@ def test_importance_finds_the_field_that_matters():
     for number in range(1, 31):
         settings = {EPSILON: float(draw.uniform(0.05, 0.3)), WIDTH: (0.25, 0.5)[int(draw.integers(2))]}
         robust = settings[EPSILON] + 0.01 * settings[WIDTH]
-        found.append(Outcome.of(tune(), Trial(number, settings, "finished"), [epoch(robust)], 1))
+        found.append(TrialOutcome.of(tune(), Trial(number, settings, "finished"), [epoch(robust)], 1))
     shares = sampler.importance(space, found)
     assert shares[EPSILON] > 0.9 > 0.1 > shares[WIDTH] and sum(shares.values()) == pytest.approx(1)
     assert sampler.importance(space, found[:5]) == {}, "too few to say"
-    flat = [Outcome.of(tune(), one.trial, [epoch(0.5)], 1) for one in found]
+    flat = [TrialOutcome.of(tune(), one.trial, [epoch(0.5)], 1) for one in found]
     assert sampler.importance(space, flat) == {}, "nothing to explain"
 
 
@@ -126,7 +126,7 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
     assert isinstance(job.stopping, Asha)
     books = Kept(job, tmp_path, HISTORIES)
-    found = report.files(job, books, [one for one in books.outcomes() if one.trial.state != "failed"])
+    found = report.report_files(job, books, [one for one in books.outcomes() if one.trial.state != "failed"])
     rows = list(csv.DictReader(io.StringIO(found["trials.csv"].decode())))
     assert [row["state"] for row in rows] == ["finished", "stopped", "failed"]
     assert (rows[0]["robust_accuracy"], rows[0]["best_epoch"], rows[0]["epochs"]) == ("0.5", "3", "4")
@@ -143,9 +143,9 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
 
 def test_plots_are_drawn_of_one_trial_and_of_settings_that_are_no_numbers(tmp_path: Path):
     job = tune({"space": {"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn"}]}}})
-    books = Books(job, tmp_path, 1)
-    only = Outcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
-    found = report.files(job, books, [only])
+    books = Trials(job, tmp_path, 1)
+    only = TrialOutcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
+    found = report.report_files(job, books, [only])
     assert {"history.png", "pareto.png", "parallel.png"} <= found.keys() and "width.png" not in found
 
 
@@ -158,17 +158,17 @@ def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_sea
     }
     job = tune({"space": space, "search": {"method": "grid"}})
     found = [
-        Outcome.of(job, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
+        TrialOutcome.of(job, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
         for number, settings in enumerate(drawn(job) or (), 1)
     ]
-    files = report.files(job, Books(job, tmp_path, 1), found)
+    files = report.report_files(job, Trials(job, tmp_path, 1), found)
     assert "width.png" in files and "epsilon_step_size.png" not in files
     absolute = tune({"space": {EPSILON: space[EPSILON], size: {"grid": ["2/255", 0.01]}}, "search": {"method": "grid"}})
     found = [
-        Outcome.of(absolute, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
+        TrialOutcome.of(absolute, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
         for number, settings in enumerate(drawn(absolute) or (), 1)
     ]
-    assert "epsilon_step_size.png" in report.files(absolute, Books(absolute, tmp_path, 1), found)
+    assert "epsilon_step_size.png" in report.report_files(absolute, Trials(absolute, tmp_path, 1), found)
 
 
 def test_optuna_hears_nothing_of_a_trial_that_failed(tmp_path: Path):
@@ -178,7 +178,7 @@ def test_optuna_hears_nothing_of_a_trial_that_failed(tmp_path: Path):
     from distrib.search.tune import ERROR, Chosen, worth
 
     job = tune({"search": {"method": "optuna", "num_trials": 3}, "score.objectives": ["robust", "clean", "cost"]})
-    books = Books(job, tmp_path, 1)
+    books = Trials(job, tmp_path, 1)
     chosen = Chosen(job, books, lambda trial: {"number": trial.number}, [])
     for name in ("whole", "failed", "unbegun"):
         books.run(chosen.suggest(name)["number"]).mkdir(parents=True)
@@ -219,8 +219,8 @@ def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path:
 
 def test_a_stopped_trial_wins_only_where_none_was_finished():
     """The rule called another better; and what is taken as winner is trained to its end."""
-    ahead = Outcome.of(tune(), Trial(1, {WIDTH: 0.5}, "stopped"), [epoch(0.9)], 1)
-    assert best([ahead, outcome(2, 0.5)]).trial.number == 2 and best([ahead]) == ahead
+    ahead = TrialOutcome.of(tune(), Trial(1, {WIDTH: 0.5}, "stopped"), [epoch(0.9)], 1)
+    assert best_trial([ahead, outcome(2, 0.5)]).trial.number == 2 and best_trial([ahead]) == ahead
 
 
 def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):
@@ -289,7 +289,7 @@ def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkey
     monkeypatch.setattr(door.tune, "with_parameters", lambda function, **values: function)
     monkeypatch.setattr(door.tune, "with_resources", start)
     job, nobody = tune({}), Any
-    books = Books(job, tmp_path, 2)
+    books = Trials(job, tmp_path, 2)
     books.add(*(drawn(job) or ()))
     with pytest.raises(Asked, match="1250000000"):
         door.search(job, books, tmp_path, 24, False, nobody, nobody)  # pyright: ignore[reportArgumentType]

@@ -18,7 +18,7 @@ from distrib.data.beton import open_split
 from distrib.errors import JobError
 from distrib.studies import capacity, curves, landscape, transfer
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import Task
+from distrib.studies.task import StudyTask
 from distrib.threat import Linf
 
 STUDY = TypeAdapter(StudyOf)
@@ -56,11 +56,11 @@ def read(**fields: object):
     return STUDY.validate_python(fields, strict=False)
 
 
-def task(study: object, folder: Path, **modules: nn.Module) -> Task:
-    return Task(study, {name: Given(module) for name, module in modules.items()}, folder, "memory", 1, False)
+def task(study: object, folder: Path, **modules: nn.Module) -> StudyTask:
+    return StudyTask(study, {name: Given(module) for name, module in modules.items()}, folder, "memory", 1, False)
 
 
-def carried_out(study: object, module: object, found: Task, parts: list[tuple]) -> dict[tuple, dict]:
+def carried_out(study: object, module: object, found: StudyTask, parts: list[tuple]) -> dict[tuple, dict]:
     return {one: module.part(found, *one) for one in parts}
 
 

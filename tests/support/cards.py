@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from distrib.evaluation.attacks import Evaluation, Transfer
 from distrib.evaluation.card import Card, markdown
 from distrib.evaluation.models import Weights
-from distrib.evaluation.result import Claim, wilson
+from distrib.evaluation.result import Result, wilson
 from distrib.files import file_sha256
 from distrib.registry import champion, versions
 from distrib.threat import Linf
@@ -20,7 +20,7 @@ NUMBER = count(1)
 STANDARD = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
 
 
-def claim(robust: float, **changes) -> Claim:
+def claim(robust: float, **changes) -> Result:
     names = [attack.name for attack in STANDARD.attacks]
     whole = {
         "tier": "standard", "clean_accuracy": 0.9, "n_clean": 100, "robust_accuracy": robust,
@@ -30,10 +30,10 @@ def claim(robust: float, **changes) -> Claim:
         "stages": {"apgd-ce": robust}, "restarts": {}, "epsilon_curve": ((1.0, 0.0, 100),),
         "norm": "linf", "epsilon": 0.1, "seed": 0, "examples_sha256": "e" * 64, "flags": (),
     }  # fmt: skip
-    return Claim(**(whole | changes))
+    return Result(**(whole | changes))
 
 
-def card(claimed: Claim, sha256: str, data: str = "d" * 64, suite: Evaluation = STANDARD) -> Card:
+def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: Evaluation = STANDARD) -> Card:
     suite = suite.model_copy(update={"seed": claimed.seed})
     job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
@@ -42,7 +42,7 @@ def card(claimed: Claim, sha256: str, data: str = "d" * 64, suite: Evaluation = 
     )  # fmt: skip
 
 
-def entry(weights: Weights, claimed: Claim, data: str = "d" * 64, suite: Evaluation = STANDARD) -> versions.Entry:
+def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evaluation = STANDARD) -> versions.Entry:
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     whole = card(claimed, file_sha256(weights.path), data, suite)
     return versions.Entry(weights, whole, files(whole), batch)
@@ -69,14 +69,14 @@ def fates(robust: str, clean: str | None = None, first: int = 100) -> str:
     return "\n".join(["index,label,predicted,clean,worst", *lines]) + "\n"
 
 
-def of(claimed: Claim) -> str:
+def of(claimed: Result) -> str:
     """The examples of a claim: the first so many of its images stood."""
     stood = round(claimed.robust_accuracy * claimed.n)
     return fates("1" * stood + "0" * (claimed.n - stood))
 
 
 def register(
-    weights: Weights, uri: str, claimed: Claim, name: str = "gate", data: str = "d" * 64,
+    weights: Weights, uri: str, claimed: Result, name: str = "gate", data: str = "d" * 64,
     examples: str | None = None, suite: Evaluation = STANDARD, same: bool = False,
 ) -> versions.Registered:  # fmt: skip
     """A version of weights of its own, or of the ``same`` ones; its examples are those of its claim, if not given."""
@@ -90,7 +90,7 @@ def register(
 
 
 def attach(
-    weights: Weights, uri: str, address: str, claimed: Claim, data: str = "d" * 64,
+    weights: Weights, uri: str, address: str, claimed: Result, data: str = "d" * 64,
     examples: str | None = None, suite: Evaluation = STANDARD,
 ) -> str:  # fmt: skip
     """A later evaluation of a registered version, as ``kind: evaluate`` records it."""
@@ -111,7 +111,7 @@ def keep(tracker: tracking.Tracker, whole: Card, examples: str | None = None) ->
 
 
 def judged(
-    uri: str, name: str, claimed: Claim, weights: str, version: str | None = None, data: str = "d" * 64,
+    uri: str, name: str, claimed: Result, weights: str, version: str | None = None, data: str = "d" * 64,
     examples: str | None = None, suite: Evaluation = STANDARD,
 ) -> str:  # fmt: skip
     """What becomes of champion by a card of a ``version``, or of a new one: with tags and cards, but without files."""
@@ -123,6 +123,6 @@ def judged(
         made = client.create_model_version(name, "file:///nowhere", tags={"weights_sha256": weights * 64})
         version = str(made.version)
     keep(tracker, whole, examples)
-    words = champion.judge(name, version, whole, tracker)
+    words = champion.promote(name, version, whole, tracker)
     tracker.close("FINISHED")
     return words

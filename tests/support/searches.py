@@ -6,7 +6,7 @@ from documents import TUNE, changed
 
 from distrib.config.file import parse
 from distrib.config.job import Tune
-from distrib.search.trials import Books, Outcome, Trial
+from distrib.search.trials import Trial, TrialOutcome, Trials
 
 EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
@@ -26,13 +26,13 @@ def epoch(robust: float, clean: float = 0.9) -> dict:
 
 def outcome(
     number: int, *robust: float, clean: float = 0.9, job: Tune | None = None, state: str = "finished"
-) -> Outcome:
+) -> TrialOutcome:
     settings = {EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]}
     history = [epoch(one, clean) for one in robust]
-    return Outcome.of(job or tune(), Trial(number, settings, "finished"), history, units=2)
+    return TrialOutcome.of(job or tune(), Trial(number, settings, "finished"), history, units=2)
 
 
-class Kept(Books):
+class Kept(Trials):
     """Books whose trials have these histories instead of checkpoints."""
 
     def __init__(self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]]):

@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from distrib.errors import DistribError, RegistryError, RunError
 from distrib.files import locked
 from distrib.tracking import client as tracking
-from distrib.tracking.client import Tracker, address, client, told
+from distrib.tracking.client import Tracker, address, client, in_words
 
 ANSWERS = [
     (401, "You are not authenticated.", RegistryError, r"refuses this user and password; set MLFLOW_TRACKING_USERNAME"),
@@ -35,21 +35,21 @@ def test_every_answer_has_a_cure(status: int, body: str, kind: type[DistribError
     codes = {401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 500: INTERNAL_ERROR, 400: BAD_REQUEST}
     message = f"API request to endpoint /api/x failed with error code {status} != 200. Response body: '{body}'"
     answer = {"error_code": ErrorCode.Name(codes[status]), "message": message}
-    with pytest.raises(kind, match=text) as caught, told():
+    with pytest.raises(kind, match=text) as caught, in_words():
         raise RestException(answer)
     assert caught.value.exit_status == kind.exit_status and caught.value.__suppress_context__
 
 
 def test_an_artifact_that_is_refused_is_told():
     """MLflow lets through what its own HTTP calls raise."""
-    with pytest.raises(RunError, match="MLflow failed: 413 Client Error: too large"), told():
+    with pytest.raises(RunError, match="MLflow failed: 413 Client Error: too large"), in_words():
         raise requests.HTTPError("413 Client Error: too large")
 
 
 def test_what_is_not_mlflows_is_left_alone():
-    with pytest.raises(KeyError), told():
+    with pytest.raises(KeyError), in_words():
         raise KeyError("x")
-    with pytest.raises(RegistryError, match="as it was"), told():
+    with pytest.raises(RegistryError, match="as it was"), in_words():
         raise RegistryError("as it was")
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 
 from distrib.tracking.display import Display
-from distrib.tracking.epochs import Journal
+from distrib.tracking.epochs import EpochLog
 
 
 class Slow:
@@ -27,7 +27,7 @@ class Slow:
 
 def test_every_epoch_is_logged_once_whoever_logs_it():
     server = Slow()
-    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    journal = EpochLog(server, Display())  # pyright: ignore[reportArgumentType]
     history = [{"train_loss": float(epoch)} for epoch in range(1, 21)]
 
     def hear() -> None:
@@ -54,7 +54,7 @@ class Away(Slow):
 
 def test_what_could_not_be_sent_is_kept_in_order_and_sent_when_the_server_answers():
     server = Away()
-    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    journal = EpochLog(server, Display())  # pyright: ignore[reportArgumentType]
     for epoch in (1, 2, 3):
         journal.add("robust", epoch, {"train_loss": 1.0})
     assert server.sent == []
@@ -73,7 +73,7 @@ def test_the_tags_say_where_the_workers_are_and_in_what_they_compute():
             self.found = values
 
     server = Tagged()
-    journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+    journal = EpochLog(server, Display())  # pyright: ignore[reportArgumentType]
     journal.started(1, 2, "b", "float32, convolutions in TF32")
     assert not hasattr(server, "found"), "one is not up yet"
     journal.started(0, 2, "a", "float32, convolutions in TF32")
@@ -89,9 +89,9 @@ def test_tags_that_could_not_be_sent_are_sent_when_the_server_answers():
         def tags(self, values: dict[str, str]) -> None:
             self.found.append(values)
 
-    for end in (lambda journal: journal.add("robust", 1, {"train_loss": 1.0}), Journal.settle):
+    for end in (lambda journal: journal.add("robust", 1, {"train_loss": 1.0}), EpochLog.settle):
         server = Tagged()
-        journal = Journal(server, Display())  # pyright: ignore[reportArgumentType]
+        journal = EpochLog(server, Display())  # pyright: ignore[reportArgumentType]
         journal.started(0, 1, "lost", "float32")
         journal.started(0, 1, "a", "float32")
         assert server.found == []

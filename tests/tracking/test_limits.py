@@ -10,6 +10,7 @@ from mlflow.store.tracking.dbmodels import models as tracked
 from mlflow.utils import validation
 
 import distrib
+from distrib.config.job import LONGEST_EXPERIMENT
 from distrib.tracking import limits
 
 
@@ -18,14 +19,14 @@ from distrib.tracking import limits
     [
         (limits.RUN_TAG, tracked.SqlTag.value, validation.MAX_TAG_VAL_LENGTH),
         (limits.PARAMETER, tracked.SqlParam.value, validation.MAX_PARAM_VAL_LENGTH),
-        (limits.KEY, tracked.SqlTag.key, validation.MAX_ENTITY_KEY_LENGTH),
-        (limits.KEY, tracked.SqlParam.key, validation.MAX_ENTITY_KEY_LENGTH),
-        (limits.KEY, tracked.SqlMetric.key, validation.MAX_ENTITY_KEY_LENGTH),
-        (limits.EXPERIMENT, tracked.SqlExperiment.name, validation.MAX_EXPERIMENT_NAME_LENGTH),
+        (limits.NAME, tracked.SqlTag.key, validation.MAX_ENTITY_KEY_LENGTH),
+        (limits.NAME, tracked.SqlParam.key, validation.MAX_ENTITY_KEY_LENGTH),
+        (limits.NAME, tracked.SqlMetric.key, validation.MAX_ENTITY_KEY_LENGTH),
+        (LONGEST_EXPERIMENT, tracked.SqlExperiment.name, validation.MAX_EXPERIMENT_NAME_LENGTH),
         (limits.MODEL_TAG, registered.SqlRegisteredModelTag.value, validation.MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH),
-        (limits.KEY, registered.SqlRegisteredModelTag.key, validation.MAX_MODEL_REGISTRY_TAG_KEY_LENGTH),
+        (limits.NAME, registered.SqlRegisteredModelTag.key, validation.MAX_MODEL_REGISTRY_TAG_KEY_LENGTH),
         (limits.VERSION_TAG, registered.SqlModelVersionTag.value, validation.MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH),
-        (limits.KEY, registered.SqlModelVersionTag.key, validation.MAX_MODEL_REGISTRY_TAG_KEY_LENGTH),
+        (limits.NAME, registered.SqlModelVersionTag.key, validation.MAX_MODEL_REGISTRY_TAG_KEY_LENGTH),
         (limits.DESCRIPTION, registered.SqlModelVersion.description, 5000),
     ],
 )
@@ -57,4 +58,4 @@ def test_all_writes_pass_through_the_limits():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in WRITES
     }
-    assert found == {"limits", "tracking"}
+    assert found == {"limits", "client"}

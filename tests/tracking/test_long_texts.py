@@ -43,7 +43,7 @@ def test_a_card_of_forty_transfer_attacks_fits(uri: str):
     run = version.tags["card_run"]
     assert len(version.description) == 5000 and version.description.startswith("# Robustness card")
     assert version.description.endswith(f"the whole is the artifact card/card.md of the run {run})")
-    row = champion.history("many", uri)[-1]
+    row = champion.decision_history("many", uri)[-1]
     assert row["version"] == "2" and row["terms"]["attacks_sha256"] == version.tags["attacks_sha256"]
     assert "(cut, of " in row["terms"]["attacks"]
 

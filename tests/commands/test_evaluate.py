@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from distrib.commands.evaluator import Bench, subject_of
+from distrib.commands.evaluate import Evaluator, subject_of
 from distrib.config.job import Cluster
 from distrib.data.beton import Beton, open_split
 from distrib.errors import CheckpointError, InputError
@@ -106,7 +106,7 @@ class Particular(nn.Module):
 def test_a_model_is_tried_on_the_images_that_it_will_be_judged_on(tmp_path: Path, digits: Path):
     torch.save(Particular(), tmp_path / "net.pt")
     resources: Any = None
-    bench = Bench(digits, "memory", Cluster(), resources, tmp_path, "sqlite:///none.db", True, Display())
+    bench = Evaluator(digits, "memory", Cluster(), resources, tmp_path, "sqlite:///none.db", True, Display())
     assert bench.subject(str(tmp_path / "net.pt"))
 
 

@@ -13,16 +13,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import checkpoints
+from distrib.cli.dispatch import run
 from distrib.cluster import evaluate, messages, preflight, session
 from distrib.cluster import train as training
 from distrib.cluster.session import Node, Resources
-from distrib.commands import run
+from distrib.commands import train
 from distrib.config.file import parse
 from distrib.config.job import Train, digest, dump
 from distrib.errors import JobError, RunError
 from distrib.registry import versions
 from distrib.registry.versions import Registered
-from distrib.state import State, save
+from distrib.state import State, save_checkpoint
+from distrib.tracking import client
 from distrib.tracking.display import Display
 from distrib.trainer import EpochEnd
 
@@ -81,25 +83,25 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
     def listening(listen: Callable) -> Iterator[Callable]:
         yield listen
 
-    def fit(order: training.Order, use_gpu: bool, tell: Callable) -> None:
+    def fit(order: training.WorkOrder, use_gpu: bool, tell: Callable) -> None:
         at_first[0]()
         for phase, part in order.phases.items():
             torch.manual_seed(0)
             state = State(part.model.build((1, 8, 8), 10, [0.3], [0.4]), part.optim, 2)
             for epoch in (1, 2):
                 folder = checkpoints.folder_for(order.run / phase, epoch)
-                save(state, folder, epoch, HISTORY[:epoch], dump(part), digest(part))
+                save_checkpoint(state, folder, epoch, HISTORY[:epoch], dump(part), digest(part))
                 tell(phase, EpochEnd(epoch, HISTORY[epoch - 1]))
 
-    def spread(part: Callable, shared: object, items: list, *others: object) -> Iterator[tuple]:
+    def map_tasks(part: Callable, shared: object, items: list, *others: object) -> Iterator[tuple]:
         for item in items:
             yield item, part(shared, *item)
 
     monkeypatch.setattr(session, "session", joined)
-    monkeypatch.setattr(preflight, "prove", lambda *values: None)
+    monkeypatch.setattr(preflight, "check_nodes", lambda *values: None)
     monkeypatch.setattr(messages, "listening", listening)
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(evaluate, "spread", spread)
+    monkeypatch.setattr(evaluate, "map_tasks", map_tasks)
     return at_first.append
 
 
@@ -111,7 +113,7 @@ def test_a_model_is_judged_without_mlflow_and_recorded_once_when_it_is_back(
     with monkeypatch.context() as patch:
         without_ray(lambda: take_away(patch))
         with pytest.raises(RunError, match="the server is away") as caught:
-            run.run(job, display)
+            run(job, display)
     told = str(caught.value)
     assert "the robust model is judged (clean " in told and f"kept in {folder}" in told
     assert "but not registered" in told and "the same command does the rest" in told
@@ -123,11 +125,11 @@ def test_a_model_is_judged_without_mlflow_and_recorded_once_when_it_is_back(
     known = json.loads((folder / "job.json").read_text())["run_id"]
     monkeypatch.setattr(versions, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
     monkeypatch.setattr(training, "fit", None)  # there is nothing left to train
-    result = run.run(job, display)
-    client = MlflowClient(uri)
-    assert result["run_id"] == known and client.get_run(known).info.status == "FINISHED"
+    result = run(job, display)
+    stored = MlflowClient(uri)
+    assert result["run_id"] == known and stored.get_run(known).info.status == "FINISHED"
     for metric, steps in (("train_loss", [1, 2]), ("test/robust_accuracy", [2]), ("test/fgsm", [2])):
-        assert [point.step for point in client.get_metric_history(known, metric)] == steps, metric
+        assert [point.step for point in stored.get_metric_history(known, metric)] == steps, metric
 
 
 def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
@@ -139,11 +141,11 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
     without_ray(lambda: None)
     monkeypatch.setattr(versions, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_json", killed)
+        patch.setattr(train, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            run.run(job, Lines())
+            run(job, Lines())
     monkeypatch.setattr(training, "fit", None)
-    result = run.run(job, Lines())
+    result = run(job, Lines())
     history = MlflowClient(uri).get_metric_history(result["run_id"], "test/robust_accuracy")
     assert [point.step for point in history] == [2]
 
@@ -151,15 +153,15 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
 def test_a_batch_that_the_images_do_not_fill_is_refused_before_anything_starts(
     job: Train, monkeypatch: pytest.MonkeyPatch
 ):
-    for module, name in ((session, "session"), (run.tracking, "Tracker")):
+    for module, name in ((session, "session"), (client, "Tracker")):
         monkeypatch.setattr(module, name, None)
     few = job.model_copy(update={"data": job.data.model_copy(update={"limit": 100})})
     with pytest.raises(JobError, match=r"^optim.batch_size: batches of 128 images, but there are 90 to train on; set"):
-        run.run(few, Lines())
+        run(few, Lines())
     smaller = few.model_copy(update={"optim": few.optim.model_copy(update={"batch_size": 90})})
     monkeypatch.setattr(session, "session", reached)
     with pytest.raises(Reached):
-        run.run(smaller, Lines())
+        run(smaller, Lines())
 
 
 class Reached(Exception):

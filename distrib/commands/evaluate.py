@@ -12,24 +12,29 @@ import torch
 from safetensors.torch import load_file
 
 from distrib import __version__
-from distrib.cluster.evaluate import Judged, Task, evaluate
+from distrib.cluster.evaluate import EvaluationTask, Judged, evaluate
+from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
-from distrib.config.job import Cluster, digest, dump
-from distrib.data.beton import Beton, open_split
-from distrib.data.beton import Card as DataCard
+from distrib.commands.prepare import prepared_for
+from distrib.config.job import Cluster, Evaluate, digest, dump
+from distrib.data.beton import Beton, DataCard, open_split
 from distrib.data.loader import LoaderName, open_reader, shard
 from distrib.errors import CheckpointError, JobError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation, Stored, Transfer
-from distrib.evaluation.card import Card, files
+from distrib.evaluation.card import Card, card_files
 from distrib.evaluation.models import Subject, Weights, fingerprint, in_folder
-from distrib.evaluation.result import Claim, conclude
+from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import BROKEN
-from distrib.files import file_sha256, write_bytes
+from distrib.files import file_sha256, write_bytes, write_json
 from distrib.registry import versions
 from distrib.state import verify
+from distrib.tracking import client
 from distrib.tracking.client import Tracker
+from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
+from distrib.tracking.folder import kept_result, resuming, run_folder
+from distrib.tracking.tracker import tracked
 from distrib.values import Value
 from distrib.world import World
 
@@ -40,13 +45,13 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Evaluated:
     """A model, judged."""
 
     subject: Subject
     suite: Evaluation
     judged: Judged
-    claim: Claim
+    claim: Result
     contents: dict[str, str]
     """The hashes of the models and sets that attacks take images from, by address."""
     key: str
@@ -54,7 +59,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Evaluator:
     """Where models are judged: the data, the cluster, and the folder that keeps what is done."""
 
     data: Path
@@ -83,11 +88,11 @@ class Bench:
         """The model of an address. Raises :class:`InputError` where it is not there, or made for other data."""
         return subject_of(address, self.split, self.loader, self.uri, self.trusted, self.display)
 
-    def judge(self, subject: Subject, suite: Evaluation, title: str) -> Verdict:
+    def judge(self, subject: Subject, suite: Evaluation, title: str) -> Evaluated:
         """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
         began = time.perf_counter()
         sources = {one.source: self.subject(one.source) for one in suite.attacks if isinstance(one, Transfer)}
-        task = Task(
+        task = EvaluationTask(
             subject, self.data, self.loader, suite, self.cluster.cpus_per_worker,
             self.resources.use_gpu(self.cluster), sources, self.cluster.stage,
         )  # fmt: skip
@@ -110,7 +115,7 @@ class Bench:
 
         judged = evaluate(task, self.kept, key, self.cluster, progress)
         self.display.end()
-        return Verdict(subject, suite, judged, conclude(judged.evidence), contents, key)
+        return Evaluated(subject, suite, judged, conclude(judged.evidence), contents, key)
 
 
 def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted: bool, display: Display) -> Subject:
@@ -170,7 +175,7 @@ def _fitting(subject: Subject, address: str, split: Beton, loader: LoaderName) -
     return subject
 
 
-def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
+def card_of(verdict: Evaluated, bench: Evaluator, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
     """The card of a verdict, and its files."""
     data, test = dump(job)["data"], bench.test
     weights = verdict.subject
@@ -181,7 +186,7 @@ def card_of(verdict: Verdict, bench: Bench, model: str, job: Value) -> tuple[Car
         verdict.claim, verdict.suite, verdict.contents, model, sha256, test.image, test.classes, data["source"],
         test.content_sha256, dump(job), digest(job),
     )  # fmt: skip
-    return card, files(card, verdict.judged.evidence, _shown(verdict, bench))
+    return card, card_files(card, verdict.judged.evidence, _shown(verdict, bench))
 
 
 def keep_card(content: dict[str, bytes], folder: Path, tracker: Tracker) -> None:
@@ -193,7 +198,7 @@ def keep_card(content: dict[str, bytes], folder: Path, tracker: Tracker) -> None
         tracker.file(folder / "card" / name, "card")
 
 
-def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
+def _shown(verdict: Evaluated, bench: Evaluator) -> list[tuple]:
     """A few images of the first shard with their worst ones: broken ones first."""
     found, first = verdict.judged.evidence, verdict.judged.evidence.shards[0]
     worst = load_file(verdict.judged.files[0])["x_adv"]
@@ -212,3 +217,65 @@ def _shown(verdict: Verdict, bench: Bench) -> list[tuple]:
         )
         for i, image in zip(rows, batch.x, strict=True)
     ]  # fmt: skip
+
+
+def in_figures(claim: Result, folder: Path) -> str:
+    """What is known of a model before MLflow is told of it, and where it is kept."""
+    return f"judged (clean {claim.clean_accuracy:.2%}, robust {claim.robust_accuracy:.2%}; kept in {folder})"
+
+
+def run_evaluate(job: Evaluate, display: Display) -> dict:
+    """Judges a registered model or a checkpoint on the test split."""
+    from distrib.cluster.preflight import check_nodes
+    from distrib.cluster.session import session
+
+    clock = Clock.start()
+    uri = client.address(job.tracking.uri)
+    job, pins = versions.pinned(job, uri, display.say)
+    with run_folder(job) as folder:
+        if (result := kept_result(job, folder, display)) is not None:
+            return result
+        must_fit(job.cluster, resuming(folder))
+        data = prepared_for(job, folder, display)
+        test = open_split(data, "test", "evaluation")
+        subject = subject_of(job.model, test, job.loader, uri, job.trust_pickle, display)
+        with (
+            session(job.cluster, display.say, resuming(folder)) as resources,
+            tracked(job, folder, display, pins, resources.device) as tracker,
+        ):
+            check_nodes(resources, folder, data, job.cluster)
+            bench = Evaluator(
+                data, job.loader, job.cluster, resources, folder / "evaluation", uri, job.trust_pickle, display
+            )
+            verdict = bench.judge(subject, job.evaluation, job.model)
+            claim, workers = verdict.claim, resources.workers(job.cluster)
+            with client.recorded(f"{job.model} is {in_figures(claim, folder)}"):
+                card, files = card_of(verdict, bench, job.model, job)
+                keep_card(files, folder, tracker)
+                decision = (
+                    {"champion": versions.attach(job.model, card, tracker)}
+                    if job.attach and job.model.startswith("models:")
+                    else {}
+                )
+                result = {
+                    "kind": "evaluate",
+                    "name": job.name,
+                    "run_id": tracker.run_id,
+                    "model": job.model,
+                    **claim.model_dump(mode="json"),
+                    **decision,
+                    "num_workers": workers,
+                    "seconds": clock.seconds,
+                    "images_per_second": round(
+                        claim.n_clean / max(sum(claim.attack_seconds.values()), 1e-9) * workers, 2
+                    ),
+                    "job_digest": digest(job),
+                    "data_sha256": bench.test.content_sha256,
+                    "evaluation_key": verdict.key,
+                    "card": str(folder / "card" / "card.html"),
+                }
+                values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
+                tracker.results(values | {f"test/{name}": value for name, value in claim.attacks.items()}, 0)
+                tracker.text(json.dumps(result, indent=2), "result.json")
+        write_json(folder / "result.json", result)
+        return result

@@ -1,4 +1,4 @@
-"""distrib.commands.run: what a job hands on, without Ray and MLflow."""
+"""distrib.commands.train: what a job hands on, without Ray and MLflow."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ import torch
 from cards import claim
 from documents import job
 
-from distrib.commands import run
+from distrib.commands import train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
-from distrib.state import Stored
+from distrib.state import Checkpoint
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 
@@ -24,12 +24,12 @@ def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_cla
 
     def register(entry, name, tracker):
         examples.append(entry.batch)
-        return run.registry.Registered("t", "1", "champion")
+        return train.versions.Registered("t", "1", "champion")
 
-    monkeypatch.setattr(run.registry, "register", register)
-    monkeypatch.setattr(run, "_weights", lambda *arguments: None)
+    monkeypatch.setattr(train.versions, "register", register)
+    monkeypatch.setattr(train, "_weights", lambda *arguments: None)
     nothing: dict = dict.fromkeys(("best", "card", "files", "tracker"))
-    run._register(job(), **nothing, data=sorted_by_class, display=Display())
+    train._register(job(), **nothing, data=sorted_by_class, display=Display())
     reader = MemoryReader(open_split(sorted_by_class, "validation", "training"))
     images = reader.image.permute(0, 3, 1, 2).float() / 255
     labels = {int(reader.label[(images == image).flatten(1).all(1)][0]) for image in torch.from_numpy(examples[0])}
@@ -42,9 +42,9 @@ def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | 
     asked = job(cluster__num_workers={"min": 1, "max": 4})
     epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
     history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
-    stored = Stored(tmp_path, 2, 2, history, {}, "", "")
-    registered = run.registry.Registered("t", "1", "champion")
-    result = run._train_result(
+    stored = Checkpoint(tmp_path, 2, 2, history, {}, "", "")
+    registered = train.versions.Registered("t", "1", "champion")
+    result = train._train_result(
         asked,
         "robust",
         {"robust": stored},

@@ -1,0 +1,24 @@
+"""A job, handed to whatever carries it out."""
+
+from distrib.commands.evaluate import run_evaluate
+from distrib.commands.prepare import run_prepare
+from distrib.commands.train import run_train
+from distrib.config.job import AnyJob, Evaluate, Prepare, Study, Train, Tune
+from distrib.search.run import run_tune
+from distrib.studies.run import run_study
+from distrib.tracking.display import Display
+
+
+def run(job: AnyJob, display: Display) -> dict:
+    """Carries a job out and returns its result as plain values. Raises :class:`DistribError`."""
+    match job:
+        case Prepare():
+            return run_prepare(job, display)
+        case Train():
+            return run_train(job.resolved(), display)
+        case Evaluate():
+            return run_evaluate(job.resolved(), display)
+        case Study():
+            return run_study(job, display)
+        case Tune():
+            return run_tune(job.resolved(), display)
