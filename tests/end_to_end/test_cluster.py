@@ -14,7 +14,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from drive import JOB, SHORT, command, result_of, wait_for
+from cluster_runs import call, epochs, lose_a_machine, record_of, submission
+from drive import JOB, command, result_of, wait_for
 from hosts import DASHBOARD, POSSIBLE, WHY_NOT, Hosts, network
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(not POSSIBLE, reason=WHY_NOT)]
@@ -28,30 +29,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             hosts.add(number)
             hosts.ray(number, cpus=1)
         yield hosts
-
-
-def call(cluster: Hosts, *words: object, timeout: int = 600, **environment: str) -> subprocess.CompletedProcess:
-    """distrib, on this machine, which is on the cluster's network but none of its nodes."""
-    return subprocess.run(
-        command(*words), cwd=cluster.folder, env=cluster.environment() | environment, capture_output=True, text=True,
-        timeout=timeout,
-    )  # fmt: skip
-
-
-def submission(cluster: Hosts, name: str, *more: str, address: str | None = None) -> list[str]:
-    sets = [f"name={name}", "cluster.num_workers=2", *SHORT]
-    return [
-        "submit", str(JOB), "--address", address or cluster.dashboard, "--directory", str(cluster.folder),
-        *(word for one in sets for word in ("--set", one)), *more,
-    ]  # fmt: skip
-
-
-def epochs(cluster: Hosts, name: str) -> list[int]:
-    return sorted(int(path.name[-5:]) for path in (cluster.folder / "runs" / name / "robust").glob("epoch-*"))
-
-
-def record_of(cluster: Hosts, name: str) -> dict:
-    return json.loads((cluster.folder / "runs" / name / "result.json").read_text())
 
 
 def mlflow_runs(cluster: Hosts, name: str) -> list:
@@ -159,25 +136,6 @@ def test_the_notice_board_stays_with_the_driver(cluster: Hosts):
     """Else the loss of another machine takes the board along, and the run with it."""
     done = cluster.run(1, [sys.executable, "-c", BOARDS])
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def lose_a_machine(cluster: Hosts, name: str) -> None:
-    """Submits a run; everything on machine 2 dies in the midst of training, a new machine joins; the run ends well."""
-    process = subprocess.Popen(
-        command(*submission(cluster, name, "--follow", "--json")), cwd=cluster.folder, env=cluster.environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: epochs(cluster, name), process, 400)
-        reached = epochs(cluster, name)[-1]
-        cluster.kill(2)
-        assert reached < 6, "it was to die in the midst of training"
-        cluster.ray(2, cpus=1)
-        out, err = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == 0, out[-3000:] + err[-2000:]
-    assert out.count("robust training: 2 workers on cpu") == 2, "the workers started twice"
 
 
 def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):

@@ -1,7 +1,6 @@
 """Searches as a person runs them: to a judged winner, killed half-way, with trials that fail or are stopped early."""
 
 import copy
-import csv
 import json
 import os
 import signal
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import ray
-import yaml
 from documents import TUNE
 from drive import call, command, environment, result_of, wait_for
+from search_runs import LOADER, SPACE, job_file, trials
 
 from distrib.cluster.messages import listening
 from distrib.cluster.session import session
@@ -28,27 +27,6 @@ from distrib.search.tune import Events, search
 from distrib.tracking.display import Display
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-LOADER = "memory"
-"""FFCV compiles for seconds in every worker; test_cluster searches with it."""
-SPACE = {
-    "objective.attack.threat.epsilon": {"uniform": [0.05, 0.3]},
-    "model.width": {"choice": [0.25, 0.5]},
-}
-
-
-def job_file(folder: Path, **fields: object) -> Path:
-    """A search over the digits in a file of its own: three trials of three epochs."""
-    job = copy.deepcopy(TUNE) | {"space": SPACE, "cluster": {"num_workers": 1}} | fields
-    job["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": 3, "batch_size": 64}
-    job["train"] |= {"evaluation": {"tier": "quick"}, "loader": LOADER}
-    path = folder.parent / f"{job['name']}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
-
-
-def trials(folder: Path, name: str) -> list[dict]:
-    with (folder / "runs" / name / "search" / "trials.csv").open() as table:
-        return list(csv.DictReader(table))
 
 
 def worth(folder: Path, name: str) -> list[tuple]:

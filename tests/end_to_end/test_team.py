@@ -6,9 +6,9 @@ from pathlib import Path
 import hosts
 import pytest
 import servers
+from cluster_runs import call, lose_a_machine, record_of
 from hosts import Hosts
 from servers import PASSWORD, Server
-from test_cluster import call, lose_a_machine, record_of
 
 pytestmark = [
     pytest.mark.slow,

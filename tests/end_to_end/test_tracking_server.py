@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from drive import command, result_of, train_command
+from search_runs import job_file, trials
 from servers import ADMIN, PASSWORD, POSSIBLE, WHY_NOT, Server, status, tracking_server
-from test_search import job_file, trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(not POSSIBLE, reason=WHY_NOT)]
 
