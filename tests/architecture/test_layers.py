@@ -37,7 +37,7 @@ DOORS = {
     "optuna": {"search.sampler"},
     "rich": {"tracking.display", "cli.text"},
     "yaml": {"config.file"},
-    "argparse": {"cli.main", "evaluation.frozen_validate"},
+    "argparse": {"cli.parser", "evaluation.frozen_validate"},
 }  # fmt: skip
 """The modules that may import a foreign tool."""
 
@@ -56,7 +56,7 @@ STILL_TO_MIRROR = {
     "evaluation.pulled_example",
     "tracking.clock", "tracking.database", "tracking.display", "tracking.provenance",
     "cluster.evaluate", "cluster.memory", "cluster.network", "cluster.preflight", "cluster.resources",
-    "commands.export", "cli.dispatch",
+    "commands.export",
     "search.plots", "search.report", "search.run", "search.sampler",
     "studies.capacity", "studies.curves", "studies.findings", "studies.landscape", "studies.run", "studies.task",
     "studies.transfer",

@@ -1,104 +1,20 @@
-"""The command: its help, its exit statuses, what goes to stdout and what to stderr. It touches only what it must."""
+"""The command: its exit statuses, its one line on stderr where something is wrong, and how quick its help is."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+from command import nothing_made, raises
 
-from distrib import __version__, errors
+from distrib import errors
 from distrib.cli import main
 
-VERBS = ["run", "submit", "jobs", "logs", "stop", "doctor", "models", "pull", "compare", "export"]
-PREPARE = {"kind": "prepare", "data": {"source": "digits"}, "loader": "memory"}
-RESULT = {"kind": "prepare", "folder": "/f", "splits": {"train": {"count": 3}}}
+pytestmark = pytest.mark.usefixtures("elsewhere")
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DistribError)]
-
-
-def unheard(number: int, frame: object) -> None:
-    raise AssertionError("the command did not listen to SIGTERM")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty working directory, and handlers of signals as in the foreground.
-
-    They are put back. A shell starts what it runs in the background with SIGINT ignored; this test is no such thing.
-    """
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
-    own = {signal.SIGTERM: unheard, signal.SIGINT: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in own.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(PREPARE))
-    return str(path)
-
-
-def raises(error: BaseException) -> Callable[..., None]:
-    def begin(*_: object, **__: object) -> None:
-        raise error
-
-    return begin
-
-
-def nothing_made(tmp_path: Path) -> bool:
-    return list((tmp_path / "place").iterdir()) == []
-
-
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: " ".join(verb) or "distrib")
-def test_help_is_told_and_complete(verb: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    with pytest.raises(SystemExit) as caught:
-        main.main([*verb, "--help"])
-    told = capsys.readouterr()
-    assert caught.value.code == 0 and told.err == "" and nothing_made(tmp_path)
-    assert told.out.startswith(f"usage: {' '.join(['distrib', *verb])}")
-    assert all(len(line) < 160 for line in told.out.splitlines())
-    if not verb:
-        assert all(f"\n    {name} " in told.out for name in VERBS) and "exit status: 0 done" in told.out
-        assert all(f"distrib {name}" in told.out for name in VERBS), "an example for each"
-
-
-def test_every_argument_says_what_it_is_for():
-    (verbs,) = [action for action in main.parser()._actions if action.dest == "verb"]
-    assert list(verbs.choices) == VERBS
-    for name, verb in verbs.choices.items():
-        assert verb.description, name
-        assert all(action.help for action in verb._actions), name
-
-
-def test_the_examples_in_the_help_are_commands(monkeypatch: pytest.MonkeyPatch):
-    """Each line is parsed; each job file is there, and takes the overrides."""
-    from distrib.config.file import read
-
-    monkeypatch.chdir(Path(__file__).parents[2])
-    (verbs,) = [action for action in main.parser()._actions if action.dest == "verb"]
-    texts = [main.EPILOG, *(verb.epilog or "" for verb in verbs.choices.values())]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.startswith("  distrib ")]
-    assert len(lines) >= 8
-    for line in lines:
-        command = line.split("   ")[0].split(" 2>")[0].split(" | ")[0].split()
-        options = main.parser().parse_args(command[1:])
-        if options.verb == "run":
-            read(options.job, options.overrides)
-
-
-def test_the_version(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        main.main(["--version"])
-    assert (caught.value.code, capsys.readouterr().out) == (0, f"distrib {__version__}\n")
 
 
 @pytest.mark.parametrize(
@@ -156,64 +72,6 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert second == "distrib: interrupted; the same command goes on from the last checkpoint"
 
 
-def test_the_result_is_on_stdout_for_a_person_or_for_a_program(
-    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    seen = []
-
-    def run(job: object, display) -> dict:
-        seen.append(job)
-        display.say("a word on the way")
-        return RESULT
-
-    monkeypatch.setattr("distrib.cli.dispatch.run", run)
-    assert main.main(["run", file, "--set", "data.limit=20", "--set", "data.limit=30"]) == 0
-    told = capsys.readouterr()
-    assert told.out == "prepared: /f (train 3)\n" and "a word on the way" in told.err
-    assert seen[0].data.limit == 30, "the last one holds"
-    assert main.main(["run", file, "--json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out) == RESULT and told.out.count("\n") == 1
-
-
-def test_a_dry_run_does_not_run(
-    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    monkeypatch.setattr("distrib.cli.dispatch.run", raises(AssertionError("it ran")))
-    assert main.main(["run", file, "--dry-run"]) == 0
-    told = capsys.readouterr()
-    written = yaml.safe_load(told.out)
-    assert told.err == "" and written == {**PREPARE, "data": {**written["data"], "source": "digits"}}
-    assert nothing_made(tmp_path)
-
-
-@pytest.mark.parametrize("verb", [["models"], ["models", "--json"], ["pull", "models:/m/1", "there"]], ids=" ".join)
-@pytest.mark.parametrize("where", ["option", "environment", "default"])
-def test_reading_a_database_that_is_not_there_makes_none(
-    verb: list[str], where: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    uri = f"sqlite:///{tmp_path}/place/{'mlflow' if where == 'default' else 'other'}.db"
-    if where == "environment":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    status = main.main([*verb, *(["--tracking-uri", uri] if where == "option" else [])])
-    told = capsys.readouterr()
-    assert (status, told.out) == (2, "") and nothing_made(tmp_path)
-    assert told.err.startswith(f"distrib: {uri}: there is no such file; run a job first") and told.err.count("\n") == 1
-
-
-def test_models_are_a_table_or_json(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    rows = [{"model": "models:/m/1", "aliases": [], "clean_accuracy": 0.5, "robust_accuracy": 0.25, "norm": "linf",
-             "epsilon": 0.1, "attacks": ["fgsm"], "n": 4, "flags": "none"}]  # fmt: skip
-    (tmp_path / "m.db").touch()
-    monkeypatch.setattr("distrib.registry.versions.versions", lambda uri: rows)
-    assert main.main(["models", "--json", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
-    assert json.loads(capsys.readouterr().out) == rows
-    assert main.main(["models", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
-    assert "models:/m/1" in capsys.readouterr().out
-
-
 def in_a_process(code: str, **options) -> subprocess.CompletedProcess:
     """In an ordinary Python: stdout is buffered there, whatever this one was told."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -235,7 +93,7 @@ except SystemExit:
 
 def test_a_reader_that_left_is_no_failure_with_noise():
     """distrib models | head -1"""
-    code = "import sys; from distrib.cli import main; main._models = lambda _: print('x') or 0; "
+    code = "import sys; from distrib.cli import main, verbs; verbs._models = lambda _: print('x') or 0; "
     code += "sys.exit(main.main(['models']))"
     reading, writing = os.pipe()
     os.close(reading)

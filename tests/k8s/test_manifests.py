@@ -14,7 +14,7 @@ import yaml
 from manifests import K8S, KUBECTL, OVERLAYS, WHY_NOT, cluster_of, containers, locked, objects, of_kind, pods, rendered
 
 from distrib import __version__
-from distrib.cli import main
+from distrib.cli import parser
 from distrib.cli.dry_run import plan
 from distrib.cluster.session import Node, Resources
 from distrib.config.file import read
@@ -322,7 +322,7 @@ def test_the_command_and_its_job_are_ones_that_distrib_takes(
 ):
     """The entry point is parsed by distrib's own command line, its file read by distrib, and it fits the cluster."""
     (entry,) = {one["spec"]["entrypoint"] for one in of_kind(overlay, "RayJob")}
-    options = main.parser().parse_args(entry.split()[1:])
+    options = parser.parser().parse_args(entry.split()[1:])
     assert entry.split()[0] == "distrib" and options.verb == "run"
     spec = cluster_of(document)
     assert spec is not None

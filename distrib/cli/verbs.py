@@ -1,0 +1,129 @@
+"""What each verb of the command does on this machine: a few calls, and what is printed of them.
+
+Every verb imports what it needs where it needs it: help and errors of usage are quick.
+"""
+
+import json
+import os
+import shlex
+import signal
+import sys
+
+from distrib.cli.parser import Options
+from distrib.cli.remote import carry_out_remote
+
+
+def carry_out(options: Options) -> int:
+    """Does what was asked for; the exit status. Raises :class:`DistribError`."""
+    match options.verb:
+        case "run":
+            return _run(options)
+        case "submit" | "jobs" | "logs" | "stop":
+            return carry_out_remote(options)
+        case "doctor":
+            return _doctor(options)
+        case "models":
+            return _models(options)
+        case "pull":
+            return _pull(options)
+        case "compare":
+            return _compare(options)
+        case _:
+            return _export(options)
+
+
+def _run(options: Options) -> int:
+    from distrib.config.file import read
+
+    job = read(options.job, options.overrides)
+    if options.dry_run:
+        from distrib.cli.dry_run import plan
+
+        print(plan(job))
+        return 0
+    from distrib.cli.dispatch import run
+    from distrib.cli.text import table
+    from distrib.tracking.display import Display
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopping)
+    with Display() as display:
+        result = run(job, display)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        uri = None if job.kind == "prepare" else job.tracking.uri
+        print(table(result, f" --tracking-uri {shlex.quote(uri)}" if uri else ""))
+    return 0
+
+
+def _stopping(number: int, frame: object) -> None:
+    """Says so at once: what was started takes some seconds to end."""
+    os.write(2, b"\ndistrib: stopping ...\n")  # print may be what was interrupted
+    raise KeyboardInterrupt
+
+
+def _doctor(options: Options) -> int:
+    from distrib.cli.doctor import examine, report
+
+    checks = examine(options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"), options.storage)
+    print(report(checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _models(options: Options) -> int:
+    from distrib.cli.text import decisions, models_table
+    from distrib.registry import champion, versions
+    from distrib.tracking import client
+
+    uri = client.address(options.tracking_uri)
+    client.must_exist(uri)
+    if options.history:
+        found = champion.decision_history(options.history, uri)
+        print(json.dumps(found) if options.json else decisions(found, options.history))
+        return 0
+    rows = versions.versions(uri)
+    print(json.dumps(rows) if options.json else models_table(rows, uri))
+    return 0
+
+
+def _pull(options: Options) -> int:
+    from distrib.registry import versions
+    from distrib.tracking import client
+
+    uri = client.address(options.tracking_uri)
+    client.must_exist(uri)
+    versions.pull(options.address, options.folder, uri)
+    print(
+        f"{options.address} is in {options.folder}: {', '.join(sorted(path.name for path in options.folder.iterdir()))}"
+    )
+    if (options.folder / "example.py").exists():
+        print(f"try it: python {options.folder / 'example.py'}")
+    else:
+        print(
+            "no example: it has no card, or is a pickled module, which runs whatever code is in it when it is loaded",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _compare(options: Options) -> int:
+    from distrib.cli.text import comparison
+    from distrib.registry.compare import compare
+    from distrib.tracking import client
+
+    uri = client.address(options.tracking_uri)
+    client.must_exist(uri)
+    result = compare(options.a, options.b, uri, options.tier)
+    print(json.dumps(result) if options.json else comparison(result))
+    return 0
+
+
+def _export(options: Options) -> int:
+    from distrib.commands.export import export
+    from distrib.tracking.display import Display
+
+    with Display() as display:
+        spec = export(options.run, options.folder, display)
+    print(f"{spec['n']} images in {options.folder}: adversarial.safetensors, attack.json, README.md, validate.py")
+    return 0

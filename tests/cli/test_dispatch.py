@@ -1,0 +1,24 @@
+"""Each kind of job is carried out by the room of its own, with every default written out first."""
+
+from pathlib import Path
+
+import pytest
+
+from distrib.cli import dispatch
+from distrib.config.file import read
+from distrib.config.job import Prepare
+from distrib.tracking.display import Display
+
+JOBS = Path(__file__).parents[2] / "jobs"
+KINDS = ("prepare", "train", "evaluate", "study", "tune")
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_job_is_handed_to_the_one_that_carries_it_out(path: Path, monkeypatch: pytest.MonkeyPatch):
+    job, display = read(path), Display()
+    asked = []
+    for kind in KINDS:
+        monkeypatch.setattr(dispatch, f"run_{kind}", lambda *given, kind=kind: asked.append((kind, *given)) or kind)
+    assert dispatch.run(job, display) == job.kind
+    whole = job if isinstance(job, Prepare) else job.resolved()
+    assert asked == [(job.kind, whole, display)]
