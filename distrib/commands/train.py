@@ -1,8 +1,6 @@
 """A train job, carried out: prepare -> train -> evaluate -> register. Each stage is kept, and not done again."""
 
 import json
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from distrib import checkpoints
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
+from distrib.commands.curves import training_curves
 from distrib.commands.evaluate import Evaluator, card_of, in_figures, keep_card
 from distrib.commands.prepare import must_suffice, prepared_for
 from distrib.config.job import Train, digest
@@ -21,7 +20,7 @@ from distrib.data.order import chosen
 from distrib.evaluation.card import Card
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result
-from distrib.files import write_json
+from distrib.files import write_bytes, write_json
 from distrib.objective import Natural
 from distrib.registry import versions
 from distrib.state import Checkpoint
@@ -194,16 +193,11 @@ def _log_results(
     result: dict, claims: dict[str, Result], histories: dict[str, list[dict]], tracker, folder: Path
 ) -> None:
     """Stores the end evaluation, the curves and the result with the MLflow run."""
-    from distrib.plots import training_curves
-
     for phase, claim in claims.items():
         values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
         values |= {f"test/{name}": value for name, value in claim.attacks.items()}
         tracker.results({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
-    with tempfile.TemporaryDirectory() as room:
-        path = Path(room) / "training_curves.png"
-        training_curves(histories, path)
-        tracker.file(path, "plots")
-        shutil.copy(path, folder / path.name)
+    write_bytes(folder / "training_curves.png", training_curves(histories))
+    tracker.file(folder / "training_curves.png", "plots")
     tracker.text(json.dumps(result, indent=2), "result.json")
     tracker.tags({"model": result["model"], "norm": result["norm"], "epsilon": f"{result['epsilon']:.6g}"})

@@ -18,9 +18,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from distrib import __version__
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Square, Stored, Transfer
 from distrib.evaluation.flags import Evidence
+from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
 from distrib.evaluation.result import Result, worst_case
 from distrib.evaluation.shard import NOT_ASKED, STOOD
-from distrib.plots import plot_epsilon_curve, plot_images, restart_curves
 from distrib.values import Value
 
 SCHEMA = "distrib/robustness-card/1"
@@ -212,7 +212,7 @@ def card_files(card: Card, found: Evidence, shown: list[tuple]) -> dict[str, byt
     claim = card.claim
     plots = {"Accuracy as epsilon grows": plot_epsilon_curve(claim.epsilon_curve, claim.epsilon, len(card.classes))}
     if claim.restarts:
-        plots["Images broken after each restart"] = restart_curves(claim.restarts)
+        plots["Images broken after each restart"] = plot_restarts(claim.restarts)
     if shown:
         plots["Test images, and the worst that was found for each"] = plot_images(shown)
     return {

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from distrib.plots import saved
+from distrib.plots import figure, grid_and_legend, heat, png
 
 ROBUST, CLEAN, COST = "robust_accuracy", "clean_accuracy", "cost_hours"
 MARKS = {"finished": "o", "stopped": "x"}
@@ -14,21 +12,22 @@ MARKS = {"finished": "o", "stopped": "x"}
 
 def plot_history(rows: Sequence[dict]) -> bytes:
     """Robust accuracy of each trial in the order of their numbers, and the best so far."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 3.5)
+    axes = drawn.subplots()
     for state, mark in MARKS.items():
         mine = [row for row in rows if row["state"] == state]
         axes.plot([row["trial"] for row in mine], [100 * row[ROBUST] for row in mine], mark, label=state)
     best = np.maximum.accumulate([100 * row[ROBUST] for row in rows])
     axes.step([row["trial"] for row in rows], best, where="post", color="grey", linewidth=1, label="best so far")
     axes.set(xlabel="trial", ylabel="validation robust accuracy, %")
-    return _finished(axes, figure)
+    grid_and_legend(axes)
+    return png(drawn)
 
 
 def pareto(rows: Sequence[dict], front: Sequence[int]) -> bytes:
     """Clean against robust accuracy, coloured by cost; the trials of the front are ringed and numbered."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 4.5)
+    axes = drawn.subplots()
     points = axes.scatter(
         [100 * row[CLEAN] for row in rows], [100 * row[ROBUST] for row in rows], c=[row[COST] for row in rows], s=35
     )
@@ -40,20 +39,21 @@ def pareto(rows: Sequence[dict], front: Sequence[int]) -> bytes:
     for row in mine:
         axes.annotate(str(row["trial"]), (100 * row[CLEAN], 100 * row[ROBUST]), fontsize=8, xytext=(6, 4),
                       textcoords="offset points")  # fmt: skip
-    figure.colorbar(points, ax=axes, label="core- or GPU-hours")
+    drawn.colorbar(points, ax=axes, label="core- or GPU-hours")
     axes.set(xlabel="validation clean accuracy, %", ylabel="validation robust accuracy, %")
-    return _finished(axes, figure)
+    grid_and_legend(axes)
+    return png(drawn)
 
 
 def parallel(rows: Sequence[dict], names: Sequence[str]) -> bytes:
     """A line a trial across all the fields that were searched, and its accuracies; coloured by robust accuracy."""
-    figure = Figure(figsize=(2.1 * len(names) + 1, 4.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(2.1 * len(names) + 1, 4.5)
+    axes = drawn.subplots()
     heights = np.array([_scaled([row[name] for row in rows]) for name in names])
     robust = [row[ROBUST] for row in rows]
-    colours = Normalize(min(robust), max(robust))
+    colours = heat(robust)
     for column in np.argsort(robust):  # the best on top
-        axes.plot(heights[:, column], color=_colour(colours(robust[column])), linewidth=1.5)
+        axes.plot(heights[:, column], color=colours[column], linewidth=1.5)
     axes.set_xticks(range(len(names)), [_short(name) for name in names], rotation=15, ha="right")
     axes.set_yticks([])
     for place, name in enumerate(names):
@@ -63,13 +63,13 @@ def parallel(rows: Sequence[dict], names: Sequence[str]) -> bytes:
         for height, one in ((-0.04, low(found)), (1.04, high(found))):
             axes.text(place, height, _word(one), ha="center", va="center", fontsize=8)
     axes.set_ylim(-0.1, 1.1)
-    return saved(figure)
+    return png(drawn)
 
 
 def pairs(rows: Sequence[dict], epsilon: str, step_size: str, evaluated: float) -> bytes:
     """The plane of training epsilon and step size: each cell the mean robust accuracy of its trials; trials as dots."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 4.5)
+    axes = drawn.subplots()
     x, y, z = (np.array([float(row[name]) for row in rows]) for name in (epsilon, step_size, ROBUST))
     edges = [np.linspace(one.min(), one.max() + 1e-9, 7) for one in (x, y)]
     sums, counts = (np.histogram2d(x, y, bins=edges, weights=weights)[0] for weights in (100 * z, None))
@@ -79,40 +79,34 @@ def pairs(rows: Sequence[dict], epsilon: str, step_size: str, evaluated: float) 
     if x.min() <= evaluated <= x.max():
         axes.axvline(evaluated, color="tab:red", linestyle="--", label=f"evaluated at {evaluated:.4g}")
         axes.legend(fontsize=8)
-    figure.colorbar(cells, ax=axes, label="validation robust accuracy, %")
-
+    drawn.colorbar(cells, ax=axes, label="validation robust accuracy, %")
     axes.set(xlabel="training epsilon", ylabel=f"{_short(step_size)}, as drawn")
-    return saved(figure)
+    return png(drawn)
 
 
 def against(rows: Sequence[dict], name: str) -> bytes:
     """Clean and robust accuracy against a numeric field."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 3.5)
+    axes = drawn.subplots()
     for what, colour in ((CLEAN, "C0"), (ROBUST, "C1")):
         axes.plot([row[name] for row in rows], [100 * row[what] for row in rows], "o", color=colour, alpha=0.6)
         values = sorted({row[name] for row in rows})
         best = [max(100 * row[what] for row in rows if row[name] == value) for value in values]
         axes.plot(values, best, color=colour, linewidth=1, label=f"best {what.partition('_')[0]}")
     axes.set(xlabel=_short(name), ylabel="validation accuracy, %")
-    return _finished(axes, figure)
+    grid_and_legend(axes)
+    return png(drawn)
 
 
 def bars(shares: dict[str, float], what: str) -> bytes:
     """A bar for each name."""
-    figure = Figure(figsize=(7, 0.5 * len(shares) + 1.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = figure(7, 0.5 * len(shares) + 1.2)
+    axes = drawn.subplots()
     names = list(shares)[::-1]
     axes.barh([_short(name) for name in names], [shares[name] for name in names])
     axes.set(xlabel=what, xlim=(0, 1))
     axes.grid(alpha=0.3)
-    return saved(figure)
-
-
-def _finished(axes, figure: Figure) -> bytes:
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return saved(figure)
+    return png(drawn)
 
 
 def _scaled(values: list) -> list[float]:
@@ -138,9 +132,3 @@ def _word(value: object) -> str:
 
 def _short(path: str) -> str:
     return path.removeprefix("objective.attack.").removesuffix("_accuracy")
-
-
-def _colour(share: float) -> tuple:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](share)

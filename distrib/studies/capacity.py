@@ -1,6 +1,7 @@
 """Width against the adversary that was trained on (Madry et al., section 4 and Figure 4)."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from distrib.attack import fgsm, predicted
@@ -10,7 +11,7 @@ from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
-from distrib.plots import capacity_curves
+from distrib.plots import figure, grid_and_legend, png
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyTask, starts
@@ -82,7 +83,7 @@ def conclude(study: CapacityStudy, found: dict[tuple, dict], losses: dict[str, f
             "method": method, "width": width, "n": images, "train_loss": losses[cell], "collapsed": len(classes) == 1,
             **{name: sum(one[name] for one in shards) / images for name in ("clean", "fgsm", "pgd")},
         })  # fmt: skip
-    return Findings(rows, _expectations(study, rows), {"capacity.png": capacity_curves(rows)})
+    return Findings(rows, _expectations(study, rows), {"capacity.png": _plot(rows)})
 
 
 def _expectations(study: CapacityStudy, rows: list[dict]) -> list[Expectation]:
@@ -138,3 +139,28 @@ def _better(large: dict, small: dict, name: str) -> bool | None:
     if large is small or 0 < gain <= 2 * math.sqrt(variance):
         return None
     return gain > 0
+
+
+def _plot(rows: Sequence[dict]) -> bytes:
+    """For each method of training, accuracies against width; and the training loss against width."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    drawn = figure(4.2 * (len(methods) + 1), 3.6)
+    *grid, last = drawn.subplots(1, len(methods) + 1)
+    for axes, method in zip(grid, methods, strict=True):
+        mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["width"])
+        widths = [row["width"] for row in mine]
+        for name in ("clean", "fgsm", "pgd"):
+            axes.plot(widths, [100 * row[name] for row in mine], "o-", label=name)
+        fallen = [row for row in mine if row["collapsed"]]
+        axes.plot(
+            [row["width"] for row in fallen], [100 * row["clean"] for row in fallen], "rx", ms=12, label="collapsed"
+        )
+        axes.set(title=f"trained: {method}", xlabel="width", ylabel="accuracy, %", ylim=(-3, 103), xscale="log")
+        last.plot(widths, [row["train_loss"] for row in mine], "o-", label=method)
+    last.set(title="training loss", xlabel="width", xscale="log", yscale="log")
+    ticks = sorted({row["width"] for row in rows})
+    for axes in (*grid, last):
+        axes.set_xticks(ticks, [f"{width:g}" for width in ticks])
+        axes.minorticks_off()
+        grid_and_legend(axes)
+    return png(drawn)

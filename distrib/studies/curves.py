@@ -4,6 +4,7 @@ The paper's L2 curve of its MNIST model is known to be too high: the model's thr
 Square Attack needs none, so where it breaks more, the curve by PGD is not to be believed.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from distrib.config.study import CurvesStudy, addresses
 from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
-from distrib.plots import accuracy_curves
+from distrib.plots import figure, grid_and_legend, png
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyTask, starts
@@ -74,7 +75,7 @@ def conclude(study: CurvesStudy, found: dict[tuple, dict], count: int, num_class
             if mine:
                 expectations += _expected(label, norm, mine, 1 / num_classes)
     plots = {
-        f"curves_{norm}.png": accuracy_curves([row for row in rows if row["norm"] == norm], norm, 1 / num_classes)
+        f"curves_{norm}.png": _plot([row for row in rows if row["norm"] == norm], norm, 1 / num_classes)
         for norm in ("linf", "l2")
         if any(row["norm"] == norm for row in rows)
     }
@@ -100,3 +101,18 @@ def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Ex
             met=masked < MASKED,
         ),
     ]  # fmt: skip
+
+
+def _plot(rows: Sequence[dict], norm: str, chance: float) -> bytes:
+    """Accuracy under PGD and under Square against epsilon, for each model."""
+    drawn = figure(7, 4)
+    axes = drawn.subplots()
+    for i, label in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        mine = sorted((row for row in rows if row["model"] == label), key=lambda row: row["epsilon"])
+        for name, style in (("pgd", "-"), ("square", "--"), ("worst", ":")):
+            epsilons = [row["epsilon"] for row in mine]
+            axes.plot(epsilons, [100 * row[name] for row in mine], style, color=f"C{i}", label=f"{label}, {name}")
+    axes.axhline(100 * chance, color="grey", linewidth=0.8, label="chance")
+    axes.set(xlabel=f"{norm} epsilon", ylabel="accuracy, %", ylim=(-3, 103))
+    grid_and_legend(axes)
+    return png(drawn)

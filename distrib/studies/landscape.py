@@ -6,6 +6,7 @@ distinct points of much the same loss.
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
 from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
-from distrib.plots import landscape_grid
+from distrib.plots import figure, png
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyTask
@@ -125,9 +126,9 @@ def conclude(study: LandscapeStudy, found: dict[tuple, dict]) -> Findings:
                 "last_tenth": (1 - before / paths[:, -1]).abs().nan_to_num(0).mean().item(),
             })  # fmt: skip
     plots = {
-        "trajectories.png": landscape_grid(curves, labels, "trajectories"),
-        "final_losses.png": landscape_grid(curves, labels, "final"),
-        "segments.png": landscape_grid(curves, labels, "segments"),
+        "trajectories.png": _grid(curves, labels, "trajectories"),
+        "final_losses.png": _grid(curves, labels, "final"),
+        "segments.png": _grid(curves, labels, "segments"),
     }
     return Findings(rows, _expectations(rows, labels), plots)
 
@@ -191,3 +192,26 @@ def _expectations(rows: list[dict], labels: list[str]) -> list[Expectation]:
 def _share(part: float, whole: float) -> float:
     """Of a loss that may be 0, where float32 sees no doubt at all."""
     return part / whole if whole else 0.0 if not part else math.inf
+
+
+def _grid(curves: dict[tuple[str, int], dict], labels: list[str], what: str) -> bytes:
+    """A row for each model, a column for each example: loss by step, histograms of final losses, or segments."""
+    examples = max(example for _, example in curves) + 1
+    drawn = figure(2.6 * examples, 2.3 * len(labels))
+    grid = drawn.subplots(len(labels), examples, squeeze=False)
+    for (label, example), found in curves.items():
+        axes = grid[labels.index(label)][example]
+        if what == "final":
+            axes.hist(found["final"].numpy(), bins=40)
+        else:
+            values = found[what].numpy()
+            span = np.linspace(0, 1, values.shape[1]) if what == "segments" else np.arange(values.shape[1])
+            axes.plot(span, values.T, linewidth=0.6)
+            axes.set_ylim(bottom=0)
+        axes.set_title(f"{label}: a {found['label']}", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
+    across = {"final": "final loss", "segments": "from one maximum to another", "trajectories": "PGD step"}[what]
+    drawn.supxlabel(across, fontsize=9)
+    drawn.supylabel("restarts" if what == "final" else "loss", fontsize=9)
+    return png(drawn)

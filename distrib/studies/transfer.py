@@ -1,11 +1,15 @@
 """Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from distrib.attack import predicted
 from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
-from distrib.plots import matrices
+from distrib.plots import figure, png
 from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyTask, starts
@@ -66,7 +70,7 @@ def conclude(
                 }
                 for target in addresses(study.targets)
             ]  # fmt: skip
-    return Findings(rows, _expectations(study, rows, papers), {"matrices.png": matrices(rows)})
+    return Findings(rows, _expectations(study, rows, papers), {"matrices.png": _matrices(rows)})
 
 
 def _expectations(study: TransferStudy, rows: list[dict], papers: bool) -> list[Expectation]:
@@ -91,3 +95,26 @@ def _expectations(study: TransferStudy, rows: list[dict], papers: bool) -> list[
                 achieved=f"{target}: worst over all sources {worst['accuracy']:.2%}", met=worst["accuracy"] >= 0.954,
             ))  # fmt: skip
     return found
+
+
+def _matrices(rows: Sequence[dict]) -> bytes:
+    """Source against target for each attack: accuracies in per cent."""
+    attacks = [name for name in dict.fromkeys(row["attack"] for row in rows) if name != "clean"]
+    drawn = figure(4.2 * len(attacks), 4)
+    grid = drawn.subplots(1, len(attacks), squeeze=False)[0]
+    for axes, name in zip(grid, attacks, strict=True):
+        mine = [row for row in rows if row["attack"] == name]
+        sources, targets = (list(dict.fromkeys(row[side] for row in mine)) for side in ("source", "target"))
+        values = np.full((len(sources), len(targets)), np.nan)
+        for row in mine:
+            values[sources.index(row["source"]), targets.index(row["target"])] = 100 * row["accuracy"]
+        axes.imshow(values, vmin=0, vmax=100, cmap="viridis")
+        for (i, j), value in np.ndenumerate(values):
+            axes.text(
+                j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > 60 else "white", fontsize=9
+            )
+        axes.set(title=name, xlabel="target", xticks=range(len(targets)), yticks=range(len(sources)))
+        axes.set_xticklabels(targets, rotation=30, ha="right")
+        axes.set_yticklabels(sources)
+    grid[0].set_ylabel("source")
+    return png(drawn)

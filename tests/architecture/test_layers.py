@@ -33,7 +33,7 @@ DOORS = {
     "jinja2": {"evaluation.card"},
     "scipy": {"evaluation.flags", "registry.paired"},
     "sklearn": {"data.source"},
-    "matplotlib": {"plots", "search.plots"},
+    "matplotlib": {"plots"},
     "optuna": {"search.sampler"},
     "rich": {"tracking.display", "cli.text"},
     "yaml": {"config.file"},
@@ -50,14 +50,14 @@ PROVED_ELSEWHERE = {
 """Modules without a test file of their own name, and where they are proved."""
 
 STILL_TO_MIRROR = {
-    "errors", "plots", "step",
+    "errors", "step",
     "config.file", "config.search", "config.study",
     "evaluation.flags", "evaluation.frozen_validate", "evaluation.points", "evaluation.probes",
     "evaluation.pulled_example",
     "tracking.clock", "tracking.database", "tracking.display", "tracking.provenance",
     "cluster.evaluate", "cluster.memory", "cluster.network", "cluster.preflight", "cluster.resources",
     "commands.export",
-    "search.plots", "search.report", "search.run", "search.sampler",
+    "search.report", "search.run", "search.sampler",
     "studies.capacity", "studies.curves", "studies.findings", "studies.landscape", "studies.run", "studies.task",
     "studies.transfer",
 }  # fmt: skip
@@ -181,10 +181,7 @@ def test_only_world_uses_torch_distributed():
 def test_the_core_is_imported_without_heavy_tools(name: str):
     eager = [node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     tools = {imported.split(".")[0] for node in eager for imported in imports(node)}
-    heavy = {"ray", "mlflow", "ffcv", "torchvision", "sklearn", "matplotlib"} - (
-        {"matplotlib"} if name == "plots" else set()
-    )
-    assert not tools & heavy
+    assert not tools & {"ray", "mlflow", "ffcv", "torchvision", "sklearn", "matplotlib"}
 
 
 def test_help_imports_no_heavy_library():

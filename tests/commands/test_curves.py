@@ -1,0 +1,21 @@
+"""distrib.commands.curves: every phase's epochs are drawn, in per cent, under its own name."""
+
+import pytest
+
+from distrib.commands import curves
+
+
+def test_a_line_for_each_phase_and_accuracy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(curves, "png", lambda figure: figure)
+    accuracies = "validation_clean_accuracy", "validation_robust_accuracy"
+    epochs = [
+        {"train_loss": 2 / n, "learning_rate": 0.1} | dict(zip(accuracies, (n / 4, n / 8), strict=True))
+        for n in (1, 2, 3)
+    ]
+    loss, accuracy, rate = curves.training_curves({"robust": epochs, "natural": epochs[:1]}).axes
+    assert {line.get_label(): list(line.get_ydata()) for line in accuracy.lines} == {
+        "robust model, clean": [25, 50, 75], "robust model, robust": [12.5, 25, 37.5],
+        "natural model, clean": [25], "natural model, robust": [12.5],
+    }  # fmt: skip
+    assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2, 3], [1]]
+    assert [list(line.get_ydata()) for line in rate.lines] == [[0.1] * 3, [0.1]]
