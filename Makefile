@@ -35,6 +35,9 @@ format: setup  ## write the format, and mend what ruff can mend
 bench: setup   ## the training step against the textbook loop; the others in benchmarks/ want real data or a model
 	$(BIN)/python benchmarks/training_step.py $(ARGS)
 
+picture: setup  ## draw the README's picture of the default run, which must be complete
+	$(BIN)/python benchmarks/picture.py runs/digits docs/digits.svg
+
 lock: setup    ## resolve pyproject.toml again, keeping the pins that still fit; ARGS=--upgrade for new ones
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra server \
 	  --custom-compile-command "make lock" $(ARGS) pyproject.toml -o requirements.lock
@@ -43,4 +46,4 @@ clean:   ## remove caches and build leavings; data, runs and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find distrib tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help setup train test slow image lint check format bench lock clean
+.PHONY: help setup train test slow image lint check format bench picture lock clean
