@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's studies on real MNIST: `bash benchmarks/mnist_studies.sh DATA`, where DATA holds MNIST/raw. An hour
+# The studies of docs/results.md on real MNIST: `bash benchmarks/mnist_studies.sh DATA`, where DATA holds MNIST/raw. An hour
 # and a quarter on 2 cores; what is complete already is told again. Tables, plots and sheets: runs/study-*/study.
 set -euo pipefail
 cd "$(dirname "$0")/.."
