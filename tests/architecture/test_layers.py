@@ -50,12 +50,11 @@ PROVED_ELSEWHERE = {
 """Modules without a test file of their own name, and where they are proved."""
 
 STILL_TO_MIRROR = {
-    "errors", "step",
+    "step",
     "config.file", "config.search", "config.study",
     "evaluation.flags", "evaluation.frozen_validate", "evaluation.points", "evaluation.probes",
     "evaluation.pulled_example",
     "tracking.clock", "tracking.database", "tracking.display", "tracking.provenance",
-    "cluster.evaluate", "cluster.memory", "cluster.network", "cluster.preflight", "cluster.resources",
     "commands.export",
     "search.report", "search.run", "search.sampler",
     "studies.capacity", "studies.curves", "studies.findings", "studies.landscape", "studies.run", "studies.task",

@@ -1,23 +1,17 @@
 """distrib.evaluation.harder: what stood before a decision turned into constants falls, and is counted by image."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.cluster import evaluate as rounds
-from distrib.cluster.evaluate import EvaluationTask, kept_files
-from distrib.config.job import Cluster
 from distrib.data.loader import Batch
 from distrib.evaluation import harder
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
 from distrib.evaluation.flags import doubted
 from distrib.evaluation.harder import try_harder
-from distrib.evaluation.result import Result, conclude, gather
+from distrib.evaluation.result import conclude, gather
 from distrib.evaluation.shard import BROKEN, SPARED, STOOD, attack_shard, score_images
 from distrib.threat import L2, Linf
 
@@ -74,57 +68,3 @@ def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Linf | L2
     for name in ("smooth-copy", "gradient-estimate"):
         fates = result.fate[name]
         assert {BROKEN, STOOD} <= set(fates) and (SPARED in fates or name == "smooth-copy")
-
-
-@dataclass(frozen=True)
-class Given:
-    """A model that needs no file."""
-
-    def load(self, device: torch.device) -> nn.Module:
-        return Decision10()
-
-
-class Decision10(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1)
-        return 5 * F.one_hot(((flat - 0.3) @ self.weight.T).argmax(dim=1), 10) + 1e-3 * flat @ self.weight.roll(1, 0).T
-
-
-def test_an_evaluation_tries_harder_where_a_probe_was_set_off_and_keeps_what_it_found(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Figures and files are those of the harder round; what is kept is not done again."""
-    done: list[str] = []
-
-    def spread(function, shared, items, cluster, cuda):
-        for item in items:
-            done.append(function.__name__)
-            yield item, function(shared, *item)
-
-    monkeypatch.setattr(rounds, "map_tasks", spread)
-    task = EvaluationTask(Given(), digits, "memory", SUITE.model_copy(update={"n": 20, "shard_size": 10}), 1, False)
-
-    def judged() -> Result:
-        found = rounds.evaluate(task, tmp_path, "key", Cluster(), lambda done, count: None)
-        assert all("harder" in file.name for file in found.files)
-        return conclude(found.evidence)
-
-    claim = judged()
-    assert done == ["judge_shard"] * 2 + ["judge_harder"] * 2 + ["score_again"] * 2
-    assert "gradient-estimate" in claim.attacks and claim.n == 20
-    done.clear()
-    assert judged() == claim and done == ["score_again"] * 2
-
-
-def test_the_files_of_an_evaluation_are_those_of_its_last_round(tmp_path: Path):
-    for name in ("k-0000000.json", "k-0000250.json", "k-0000000.safetensors", "other-0000000.json"):
-        (tmp_path / name).touch()
-    assert sorted(path.name for path in kept_files(tmp_path, "k")) == ["k-0000000.json", "k-0000250.json"]
-    for name in ("k-0000000-harder.json", "k-0000250-harder.json"):
-        (tmp_path / name).touch()
-    found = sorted(path.name for path in kept_files(tmp_path, "k"))
-    assert found == ["k-0000000-harder.json", "k-0000250-harder.json"]
