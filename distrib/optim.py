@@ -46,6 +46,7 @@ class Cyclic(Value):
 
     shape: Literal["cyclic"]
     peak: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """The share of all epochs that the rise takes."""
 
     def factor(self, epoch: float, epochs: float) -> float:
         """See :meth:`Constant.factor`."""
@@ -58,7 +59,9 @@ class Multistep(Value):
 
     shape: Literal["multistep"]
     milestones: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Epochs, in rising order."""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The factor."""
 
     @model_validator(mode="after")
     def _rising(self) -> "Multistep":
@@ -78,11 +81,13 @@ class Optimiser(Value):
     """What every optimiser has: how long, how much at a time, how fast."""
 
     epochs: Annotated[int, Field(ge=1)]
+    """How often every training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Of the global batch, over all workers."""
     lr: Annotated[float, Field(gt=0)]
     """The peak learning rate."""
     schedule: Schedule = Constant()
+    """How the learning rate moves between the first epoch and the last."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the learning rate also rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -114,7 +119,9 @@ class SGD(Optimiser):
 
     name: Literal["sgd"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The share of the last step that the next one keeps."""
     nesterov: bool = False
+    """Take the gradient where the momentum leads to (Nesterov), not where the weights stand."""
 
     @model_validator(mode="after")
     def _momentum(self) -> "SGD":
@@ -133,7 +140,9 @@ class Adam(Optimiser):
 
     name: Literal["adam", "adamw"]
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root in the denominator."""
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of ``model``'s parameters."""

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distrib.cluster.map import map_tasks
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distrib.cluster.memory import shortage
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.errors import DistribError, RunError
 
 HOUR = 3600

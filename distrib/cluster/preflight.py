@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distrib import __version__
 from distrib.cluster.resources import Resources
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.data.beton import open_split
 from distrib.data.split import SPLITS, Split
 from distrib.data.stage import staged

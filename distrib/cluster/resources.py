@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from distrib.config.job import MOST_PER_GPU, Cluster
+from distrib.config.cluster import MOST_PER_GPU, Cluster
 from distrib.errors import JobError
 
 Device = Literal["cpu", "cuda"]

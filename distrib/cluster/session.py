@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from distrib.cluster.local import QUIET, SERVER, started
 from distrib.cluster.resources import Node, Resources, address_of, begun_on
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.errors import JobError
 
 ANSWER_SECONDS = 10

@@ -20,7 +20,8 @@ from distrib import checkpoints, trainer
 from distrib.cluster.memory import shortage
 from distrib.cluster.messages import Note, Started, post
 from distrib.cluster.network import PinnedTorchConfig
-from distrib.config.job import Cluster, Elastic, Train, digest, dump
+from distrib.config.cluster import Cluster, Elastic
+from distrib.config.job import Train, digest, dump
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.order import chosen

@@ -16,7 +16,8 @@ from distrib.cluster.evaluate import EvaluationTask, Judged, evaluate
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
 from distrib.commands.prepare import prepared_for
-from distrib.config.job import Cluster, Evaluate, digest, dump
+from distrib.config.cluster import Cluster
+from distrib.config.job import Evaluate, digest, dump
 from distrib.data.beton import Beton, DataCard, open_split
 from distrib.data.loader import LoaderName, open_reader, shard
 from distrib.errors import CheckpointError, JobError

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, model_validator
 
 from distrib.attack import PGD, OfEpsilon
+from distrib.config.cluster import Cluster, Tracking
 from distrib.config.search import Cross, Grid, Never, Optuna, Score, SearchMethod, Space, Stopping, Winner
 from distrib.config.study import CapacityStudy, StudyOf
 from distrib.data.augment import Augment
@@ -21,83 +22,10 @@ from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
-from distrib.values import PublicUri, Seed, Value
+from distrib.values import Seed, Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
-
-
-class Elastic(Value):
-    """A number of workers that may change while the run lasts."""
-
-    min: Annotated[int, Field(ge=1)]
-    max: Annotated[int, Field(ge=1)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Elastic":
-        if self.min > self.max:
-            raise ValueError("min is above max")
-        return self
-
-
-MOST_PER_GPU = 64
-LONGEST_EXPERIMENT = 256
-"""Characters of an experiment's name that MLflow's stores take; a longer one is refused, other texts are cut."""
-
-
-class Cluster(Value):
-    """Where the work runs, and how it is spread.
-
-    Nothing here changes a result beyond rounding, except ``num_workers`` for a network with BatchNorm: each worker
-    normalises its own part of a batch, so more workers train another network.
-    """
-
-    address: str | None = None
-    """Of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
-    num_workers: Annotated[int, Field(ge=1, le=4096)] | Elastic = 1
-    """Training processes, or {min: .., max: ..}."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: GPUs where the least number of workers has room on them, else CPUs; a run that was begun stays on the
-    device that it began on, and waits for it (wait_seconds). Another one that is named here is taken."""
-    workers_per_gpu: Annotated[int, Field(ge=1, le=MOST_PER_GPU)] = 1
-    """Workers that share one GPU, and its memory. NCCL refuses two ranks on one device, so those that share exchange
-    gradients by gloo, through the CPU's memory: slower."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
-    """Lost workers that are replaced, before the run is given up."""
-    timeout_seconds: Annotated[int, Field(ge=10)] = 300
-    """How long a silent peer is waited for, and one attempt to start the workers."""
-    wait_seconds: Annotated[int, Field(ge=10)] = 3600
-    """How long, in all, machines that lack are waited for: those of autoscaling, and any that are lost for good."""
-    autoscaling: bool = False
-    """The cluster adds machines when it is asked for more than it has: wait for them. For GPUs say device: cuda."""
-    stage: str | None = None
-    """A folder of each machine's own disk into which packed data are copied once, and read from there; None: read
-    where they are packed. The copies may take wait_seconds before training; while it lasts, on a machine that takes
-    the place of a lost one, timeout_seconds: let that be longer than a copy takes."""
-
-    @property
-    def gpus_per_worker(self) -> float:
-        """Of a GPU; Ray counts in ten-thousandths, and rounds: what is rounded up would not fit."""
-        return (10_000 // self.workers_per_gpu) / 10_000
-
-    @property
-    def max_workers(self) -> int:
-        """The most workers that the job may have."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.max
-
-    @property
-    def min_workers(self) -> int:
-        """The fewest workers that the job can do with."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers.min
-
-
-class Tracking(Value):
-    """Where runs and models are recorded."""
-
-    uri: PublicUri | None = None
-    """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
-    experiment: Annotated[str, Field(min_length=1, max_length=LONGEST_EXPERIMENT)] = "distrib"
 
 
 class Validation(Value):
@@ -117,7 +45,9 @@ class Prepare(Value):
 
     kind: Literal["prepare"]
     data: DataSource
+    """The data set."""
     loader: LoaderName = "auto"
+    """The format that is packed: auto is FFCV's where it can be imported, else that of the in-memory loader."""
 
 
 def grey(data: DataSource) -> bool:
@@ -134,7 +64,9 @@ class Run(Value):
     storage: str = "runs"
     """The folder of checkpoints and results; on a cluster, one that every machine sees."""
     cluster: Cluster = Cluster()
+    """Where the work runs, and on how many workers."""
     tracking: Tracking = Tracking()
+    """Where the run is recorded."""
 
 
 AnyRun = TypeVar("AnyRun", bound=Run)
@@ -144,18 +76,25 @@ class Training(Value):
     """What is trained, on what, and how."""
 
     seed: Seed = 0
+    """Draws the first weights, the order of the images, the augmentation and the attacks' random starts."""
     data: DataSource
+    """The data set, how it is cut, and where it is packed."""
     loader: LoaderName = "auto"
     """auto: FFCV where it can be imported, else memory. Both give identical batches."""
     augment: Augment = Augment()
+    """How training images are varied."""
     model: Model
+    """The network that is trained."""
     objective: Objective
+    """What training descends: natural, or against an adversary."""
     optim: Optim
+    """The optimiser, how long it runs, and how fast."""
     precision: Precision = "float32"
     """Of the forward pass in training. On GPUs float32 is as torch has it: convolutions in TF32 (10 of 23 bits), matrix
     products in float32; the run's tag ``distrib.precision`` says what was used. What is measured is always float32,
     without TF32."""
     evaluation: Evaluation = Evaluation()
+    """How the trained model is judged on the test split."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """The last so many are kept, and the best one."""
 
@@ -175,6 +114,7 @@ class Train(Training, Run):
 
     kind: Literal["train"]
     validation: Validation = Validation()
+    """How epochs are compared, and the best one chosen."""
     compare_natural: bool = False
     """Also train the same model without an adversary, and show it under the same attacks."""
     register_as: Name | None = None
@@ -222,8 +162,11 @@ class Evaluate(Run):
     attach: bool = True
     """Give a registered version the card, and let it become champion if the card says so."""
     data: DataSource
+    """The data set whose test split is judged on."""
     loader: LoaderName = "auto"
+    """auto: FFCV where it can be imported, else memory. Both give identical images."""
     evaluation: Evaluation
+    """The threat and the attacks that the model is judged by; threat must be given."""
 
     @model_validator(mode="after")
     def _whole(self) -> "Evaluate":
@@ -243,8 +186,11 @@ class Study(Run):
 
     kind: Literal["study"]
     data: DataSource
+    """The data set whose test split is studied."""
     loader: LoaderName = "auto"
+    """auto: FFCV where it can be imported, else memory. Both give identical images."""
     study: StudyOf
+    """Which study, and what it is told."""
     trust_pickle: bool = False
     """Load models that run whatever code is in them: pickled ones (.pt, .pth), or such .pt2."""
 
@@ -266,9 +212,13 @@ class Tune(Run):
     train: Training
     """What every trial trains, but for the fields of the space."""
     space: Space
+    """Which fields of train vary, and in which range."""
     search: SearchMethod
+    """How the settings of the trials are chosen."""
     stopping: Stopping = Never(stop="never")
+    """Which trials end early."""
     score: Score
+    """What makes one trial better than another."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time, each with cluster.num_workers workers; None: as many as the cluster holds,
     with 1.25 GB of memory for each beside its workers."""

@@ -22,12 +22,14 @@ class Grid(Value):
     """Every one of these, with every one of the other grids."""
 
     grid: Listed
+    """The settings."""
 
 
 class Choice(Value):
     """One of these, each as likely as the others."""
 
     choice: Listed
+    """The settings."""
 
 
 class _Range(Value):
@@ -61,6 +63,7 @@ class Uniform(_Range):
     """A number between two, all alike."""
 
     uniform: Pair
+    """[low, high]"""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -72,6 +75,7 @@ class LogUniform(_Range):
     """A number between two, all orders of magnitude alike."""
 
     loguniform: Pair
+    """[low, high], low above 0."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -89,7 +93,9 @@ class Integers(Value):
     """A whole number between two, both included."""
 
     integers: Annotated[tuple[int, int], Field(strict=False)]
+    """[low, high]"""
     step: Count = 1
+    """Only low + a multiple of this."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Integers":
@@ -135,6 +141,7 @@ class Draw(Value):
     num_trials: Count
     """For each combination of the grids."""
     seed: Seed = 0
+    """Draws the settings of all trials."""
 
 
 class Cross(Value):
@@ -148,9 +155,11 @@ class Optuna(Value):
 
     method: Literal["optuna"]
     num_trials: Count
+    """How many trials in all."""
     random_trials: Count = 10
     """Drawn at random before it begins to learn."""
     seed: Seed = 0
+    """Draws what Optuna draws."""
 
 
 SearchMethod = Annotated[Draw | Cross | Optuna, Field(discriminator="method")]
@@ -167,6 +176,7 @@ class Asha(Value):
     grace_epochs: Count
     """No trial is stopped before; at least as long as every warm-up, so that no rung falls into one."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
+    """One in so many trials goes on at each rung; the next rung comes after so many times the epochs."""
 
 
 class Median(Value):

@@ -17,6 +17,7 @@ class Labelled(Value):
     """A model, and what it is called in tables and plots."""
 
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
+    """Short: letters, digits, dots, dashes and underscores."""
     model: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
 
@@ -42,9 +43,13 @@ class LandscapeStudy(Value):
 
     of: Literal["landscape"]
     models: Models
+    """The models whose loss is looked at."""
     threat: Threat
+    """What the adversary may do."""
     num_steps: Count = 100
+    """Steps of each restart."""
     step_size: Radius | OfEpsilon = OfEpsilon(of_epsilon=1 / 30)
+    """A length in pixel units, or a share of epsilon: {of_epsilon: 0.1}."""
     examples: Count = 5
     """Images, drawn with the seed."""
     restarts: Annotated[int, Field(ge=20)] = 1000
@@ -56,6 +61,7 @@ class LandscapeStudy(Value):
     chunk: Annotated[int, Field(ge=20)] = 500
     """Restarts that one task runs at a time."""
     seed: Seed = 0
+    """Draws the images and the restarts."""
 
     @model_validator(mode="after")
     def _fits(self) -> "LandscapeStudy":
@@ -74,14 +80,21 @@ class CurvesStudy(Value):
 
     of: Literal["curves"]
     models: Models
+    """A curve for each."""
     linf: tuple[PixelRadius, ...] = ()
+    """The epsilons at which accuracy is measured in the maximum norm."""
     l2: tuple[Radius, ...] = ()
+    """The epsilons at which accuracy is measured in the Euclidean norm."""
     num_steps: Count = 40
+    """Steps of PGD."""
     queries: Count = 500
     """Of Square Attack, which sees no gradient: where it breaks more than PGD, PGD is misled."""
     n: Count = 500
+    """How many test images, drawn with the seed."""
     shard_size: Count = 250
+    """Images that one task attacks at a time."""
     seed: Seed = 0
+    """Draws the images and the attacks' random numbers."""
 
     @model_validator(mode="after")
     def _some(self) -> "CurvesStudy":
@@ -97,17 +110,23 @@ class TransferStudy(Value):
 
     of: Literal["transfer"]
     sources: Models
+    """The models that images are made on."""
     targets: Models
+    """The models that those images are shown to."""
     threat: Threat
+    """What the adversary may do."""
     attacks: Annotated[tuple[Annotated[Fgsm | Pgd, Field(discriminator="attack")], ...], Field(min_length=1)] = (
         Fgsm(attack="fgsm"),
         Pgd(attack="pgd", num_steps=40, step_size=OfEpsilon(of_epsilon=1 / 30)),
         Pgd(attack="pgd", num_steps=40, step_size=OfEpsilon(of_epsilon=1 / 30), loss="cw_margin"),
     )
+    """What makes the images on each source."""
     n: Count | None = None
     """How many test images, drawn with the seed; None: all."""
     shard_size: Count = 250
+    """Images that one task attacks at a time."""
     seed: Seed = 0
+    """Draws the images and the attacks' random numbers."""
 
     @model_validator(mode="after")
     def _whole(self) -> "TransferStudy":
@@ -127,16 +146,23 @@ class CapacityStudy(Value):
     model: Model
     """Its width is replaced by each of widths."""
     widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    """One network for each, as factors on the model's channels."""
     methods: Annotated[tuple[CapacityMethod, ...], Field(min_length=1)] = ("natural", "fgsm", "pgd")
+    """How each network is trained: without an adversary, against FGSM, against the attack."""
     attack: PGD
     """Trained against by the method pgd, and evaluated with; FGSM of the same threat is the other adversary."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which epsilon rises linearly from 0 to its value."""
     optim: Optim
+    """The optimiser, how long it runs, and how fast; the same for all."""
     augment: Augment = Augment()
+    """How training images are varied."""
     n: Count | None = None
     """How many test images are judged; None: all."""
     shard_size: Count = 500
+    """Images that one task attacks at a time."""
     seed: Seed = 0
+    """Draws the first weights, the order of the images and the attacks' random numbers."""
 
     @model_validator(mode="after")
     def _whole(self) -> "CapacityStudy":

@@ -78,6 +78,7 @@ class Packed(Value):
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The share of the train part that is held out, to choose the best checkpoint."""
     split_seed: Annotated[int, Field(ge=0)] = 0
+    """Draws which images of the train part are held out."""
     limit: Annotated[int, Field(ge=10)] | None = None
     """Use only so many images of the train part, the same share of every class; for trying things out."""
     encoding: Literal["auto", "raw", "jpeg"] = "auto"
@@ -85,6 +86,7 @@ class Packed(Value):
 
     What is measured on (validation, test) is always raw."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    """Of the encoding jpeg: 100 is the best."""
 
     def fingerprint(self) -> str:
         """Changes when the source's files do; empty where they are not on this machine, or never change."""
@@ -160,8 +162,11 @@ class Folder(Packed):
 
     source: Literal["folder"]
     root: str
+    """The folder that holds both parts."""
     train_part: str = "train"
+    """The folder below root whose images are trained on and validated with."""
     test_part: str = "test"
+    """The folder below root whose images the end evaluation is made on."""
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     """Side of the square that every image becomes: shorter side resized to it, centre cut out. None: as they are."""
     grey: bool = False

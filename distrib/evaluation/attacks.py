@@ -48,12 +48,16 @@ class _Climb(_Attack):
     """What PGD is told, on the judged model or on another."""
 
     num_steps: Count
+    """Steps of each start."""
     step_size: Radius | OfEpsilon | None = None
     """As for training. None: 2.5 epsilon / num_steps, so that every point of the ball can be reached; not a quarter of
     epsilon, as where training's attack names none."""
     restarts: Count = 1
+    """Independent starts; the worst one counts, for each image by itself."""
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
+    """What is climbed: the cross-entropy, or the margin of Carlini and Wagner (arXiv 1608.04644)."""
     kappa: Annotated[float, Field(ge=0)] = 0.0
+    """Confidence of the cw_margin loss: the margin by which a wrong class shall lead."""
 
 
 class Pgd(_Climb):
@@ -93,6 +97,7 @@ class Transfer(_Climb):
     source: Annotated[str, Field(min_length=1)]
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
     num_steps: Count = 40
+    """Steps on the source; 1 is FGSM."""
 
     @model_validator(mode="after")
     def _useful(self) -> "Transfer":
@@ -118,6 +123,7 @@ class Square(_Attack):
 
     attack: Literal["square"]
     queries: Count = 5000
+    """Forward passes for each image."""
 
     @property
     def name(self) -> str:
@@ -130,6 +136,7 @@ class RandomNoise(_Attack):
 
     attack: Literal["noise"]
     draws: Count = 100
+    """Draws for each image."""
 
     @property
     def name(self) -> str:
@@ -142,6 +149,7 @@ class Stored(_Attack):
 
     attack: Literal["stored"]
     path: Annotated[str, Field(min_length=1)]
+    """The folder."""
 
     @property
     def name(self) -> str:
@@ -254,7 +262,9 @@ class Evaluation(Value):
     n: Count | None = None
     """How many images of the test split, drawn with the seed below; None: all."""
     seed: Seed = 0
+    """Draws the images and the attacks' random numbers."""
     batch_size: Count = 250
+    """Images that go through the network at a time."""
     shard_size: Count = 250
     """Images that one task attacks at a time; the unit of distribution and of resuming."""
 

@@ -86,6 +86,7 @@ class PreActResNet(Value):
     batch_norm: ClassVar[bool] = True
     arch: Literal["preact_resnet"] = "preact_resnet"
     depth: Literal[18, 34] = 18
+    """Layers with weights, shortcuts apart."""
     width: Width = 1.0
     """Factor on the channels of the stem and of all groups."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distrib.cluster import evaluate as rounds
 from distrib.cluster.evaluate import EvaluationTask, kept_files
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result, conclude

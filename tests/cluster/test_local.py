@@ -14,7 +14,7 @@ import ray
 from distrib.cli import doctor
 from distrib.cluster.local import make_token
 from distrib.cluster.session import session
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.errors import DistribError, InputError, JobError
 
 

@@ -11,7 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.remote_function import RemoteFunction
 
 from distrib.cluster.map import map_tasks
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.errors import RunError
 
 FULL = (Path(__file__).parent / "out_of_memory.txt").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 from distrib.cluster.preflight import check_node, check_nodes
 from distrib.cluster.resources import Node, Resources
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.data.beton import open_split
 from distrib.data.split import SPLITS, Split
 from distrib.errors import InputError

@@ -11,7 +11,7 @@ import ray
 
 from distrib.cluster import session
 from distrib.cluster.resources import Resources
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.errors import JobError
 
 
@@ -78,7 +78,7 @@ def test_cpus_do_not_bind_a_run_whose_cluster_adds_gpus(monkeypatch: pytest.Monk
 LISTENERS = """
 import os, psutil, ray  # as in a process that used Ray before: what it read from its environment is read
 from distrib.cluster import session
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 with session.session(Cluster(num_workers=1), print, dashboard=True):
     assert ray.get(ray.remote(num_cpus=1)(lambda: 1).remote()) == 1  # a worker listens as well
     trouble = {"lines": ["85 lines of Ray"], "pid": "raylet", "is_err": False}

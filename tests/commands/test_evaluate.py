@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distrib.commands.evaluate import Evaluator, subject_of
-from distrib.config.job import Cluster
+from distrib.config.cluster import Cluster
 from distrib.data.beton import Beton, open_split
 from distrib.errors import CheckpointError, InputError
 from distrib.evaluation.models import in_folder

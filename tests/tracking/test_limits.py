@@ -10,7 +10,7 @@ from mlflow.store.tracking.dbmodels import models as tracked
 from mlflow.utils import validation
 
 import distrib
-from distrib.config.job import LONGEST_EXPERIMENT
+from distrib.config.cluster import LONGEST_EXPERIMENT
 from distrib.tracking import limits
 
 

@@ -6,7 +6,7 @@ from cards import STANDARD, claim, judged
 from mlflow.store.model_registry.dbmodels import models as registered
 from mlflow.store.tracking.dbmodels import models as tracked
 
-from distrib.config.job import Tracking
+from distrib.config.cluster import Tracking
 from distrib.evaluation.attacks import Transfer
 from distrib.evaluation.flags import Flag
 from distrib.registry import champion
