@@ -14,7 +14,7 @@ from distrib.data.beton import ffcv_usable, prepare
 from distrib.data.source import Digits, Folder
 from distrib.evaluation.models import Weights
 from distrib.models import SmallCNN
-from distrib.state import save_weights
+from distrib.models.weights import save_weights
 
 LIMIT = 300
 """Of the digits: 270 to train on and 30 held out; the test part is whole (450)."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import distrib
 from distrib.attack import PGD
+from distrib.checkpoints import load_checkpoint, save_checkpoint
 from distrib.data.augment import Augment
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, TrainLoader, open_reader
@@ -27,7 +28,7 @@ from distrib.errors import NonFiniteLoss
 from distrib.models import SmallCNN
 from distrib.objective import Madry, Natural, Objective, Trades
 from distrib.optim import SGD, Adam, Cosine, Optimiser
-from distrib.state import State, load_checkpoint, save_checkpoint
+from distrib.state import State
 from distrib.threat import L2, Linf
 from distrib.trainer import EpochEnd, Progress, ValidationSet, epochs
 from distrib.world import World, current
@@ -123,7 +124,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Path, 
     first = Run(digits, ADAM_JOB, objective=objective, build=build)
     for report in first.reports():
         if isinstance(report, EpochEnd) and report.epoch == stop:
-            save_checkpoint(first.state, tmp_path / "epoch", report.epoch, [], {}, "digest")
+            save_checkpoint(first.state, tmp_path / "epoch", [report.metrics] * report.epoch, {}, "digest")
             break
     second = Run(digits, ADAM_JOB, objective=objective, build=build)
     load_checkpoint(second.state, tmp_path / "epoch")

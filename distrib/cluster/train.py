@@ -17,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, get_device
 
 from distrib import checkpoints, trainer
+from distrib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from distrib.cluster.memory import shortage
 from distrib.cluster.messages import Note, Started, post
 from distrib.cluster.network import PinnedTorchConfig
@@ -28,7 +29,7 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.precision import begin_training, emulated
-from distrib.state import Checkpoint, State, load_checkpoint, save_checkpoint
+from distrib.state import State
 from distrib.world import World, current
 
 PAUSES = (1, 2, 4, 8, 16, 32)
@@ -107,7 +108,7 @@ def worker(config: dict) -> None:
                 history.append(report.metrics)
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
-                    save_checkpoint(state, folder, report.epoch, history, dump(part), digest(part))
+                    save_checkpoint(state, folder, history, dump(part), digest(part))
                     checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
                     tell(report)
                 ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from distrib import __version__
+from distrib.checkpoints import verify
 from distrib.cluster.evaluate import EvaluationTask, Judged, evaluate
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
@@ -29,7 +30,6 @@ from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import BROKEN
 from distrib.files import file_sha256, write_bytes, write_json
 from distrib.registry import versions
-from distrib.state import verify
 from distrib.tracking import client
 from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distrib import checkpoints
+from distrib.checkpoints import Checkpoint
 from distrib.cluster.resources import must_fit
 from distrib.cluster.session import Resources
 from distrib.commands.curves import training_curves
@@ -23,7 +24,6 @@ from distrib.evaluation.result import Result
 from distrib.files import write_bytes, write_json
 from distrib.objective import Natural
 from distrib.registry import versions
-from distrib.state import Checkpoint
 from distrib.tracking import client
 from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock

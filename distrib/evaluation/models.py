@@ -13,7 +13,7 @@ from distrib.data.beton import DataCard
 from distrib.errors import CheckpointError
 from distrib.evaluation import program
 from distrib.models import Model
-from distrib.state import load_weights
+from distrib.models.weights import load_weights
 
 MODEL_TYPE: TypeAdapter = TypeAdapter(Model)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from distrib.checkpoints import folder_for
+from distrib.checkpoints import folder_for, save_checkpoint
 from distrib.cluster import train
 from distrib.errors import InputError
 from distrib.optim import SGD
-from distrib.state import State, save_checkpoint
+from distrib.state import State
 from distrib.world import World
 
 
@@ -27,7 +27,7 @@ class Other(World):
 
 def store(run: Path, epoch: int) -> None:
     state = State(nn.Linear(2, 2), SGD(name="sgd", lr=0.1, epochs=9), steps_per_epoch=1)
-    save_checkpoint(state, folder_for(run, epoch), epoch, [{}] * epoch, {}, "digest")
+    save_checkpoint(state, folder_for(run, epoch), [{}] * epoch, {}, "digest")
 
 
 def test_a_checkpoint_that_one_worker_sees_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

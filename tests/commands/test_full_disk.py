@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from distrib.checkpoints import save_checkpoint, verify
 from distrib.cli import main
 from distrib.errors import RegistryError, RunError
 from distrib.files import write_bytes
 from distrib.models import SmallCNN
 from distrib.optim import SGD
-from distrib.state import State, save_checkpoint, verify
+from distrib.state import State
 from distrib.tracking import client
 
 
@@ -78,12 +79,12 @@ def test_a_checkpoint_that_finds_no_room_ends_training_at_once(disk: Path):
     run = disk / "t" / "robust"
     torch.manual_seed(0)
     state = State(SmallCNN(width=0.25).build((1, 8, 8), 10, [0.3], [0.4]), SGD(name="sgd", lr=0.1, epochs=3), 2)
-    first = save_checkpoint(state, run / "epoch-00001", 1, [{}], {}, "digest")
+    first = save_checkpoint(state, run / "epoch-00001", [{}], {}, "digest")
     fill(disk, 16)
     with pytest.raises(
         RunError, match=rf"the disk of {run} is full .*checkpoint of epoch 2 cannot be stored; make room"
     ):
-        save_checkpoint(state, run / "epoch-00002", 2, [{}, {}], {}, "digest")
+        save_checkpoint(state, run / "epoch-00002", [{}, {}], {}, "digest")
     assert names(run) == ["epoch-00001"] and verify(first.folder) == first
 
 

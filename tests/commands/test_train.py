@@ -8,10 +8,10 @@ import torch
 from cards import claim
 from documents import job
 
+from distrib.checkpoints import Checkpoint
 from distrib.commands import train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
-from distrib.state import Checkpoint
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib import checkpoints
+from distrib.checkpoints import save_checkpoint
 from distrib.cli.dispatch import run
 from distrib.cluster import evaluate, messages, preflight, session
 from distrib.cluster import train as training
@@ -23,7 +24,7 @@ from distrib.config.job import Train, digest, dump
 from distrib.errors import JobError, RunError
 from distrib.registry import versions
 from distrib.registry.versions import Registered
-from distrib.state import State, save_checkpoint
+from distrib.state import State
 from distrib.tracking import client
 from distrib.tracking.display import Display
 from distrib.trainer import EpochEnd
@@ -90,7 +91,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
             state = State(part.model.build((1, 8, 8), 10, [0.3], [0.4]), part.optim, 2)
             for epoch in (1, 2):
                 folder = checkpoints.folder_for(order.run / phase, epoch)
-                save_checkpoint(state, folder, epoch, HISTORY[:epoch], dump(part), digest(part))
+                save_checkpoint(state, folder, HISTORY[:epoch], dump(part), digest(part))
                 tell(phase, EpochEnd(epoch, HISTORY[epoch - 1]))
 
     def map_tasks(part: Callable, shared: object, items: list, *others: object) -> Iterator[tuple]:
