@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from distrib.cli.dry_run import plan
-from distrib.cli.main import parser
+from distrib.cli.parser import parser
 from distrib.config.file import read
 from distrib.config.job import JOB, Prepare
 
