@@ -1,8 +1,10 @@
 """Width against the adversary that was trained on (Madry et al., section 4 and Figure 4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import final
 
 from distrib.attack import fgsm, predicted
 from distrib.config.job import Study, Train
@@ -12,20 +14,61 @@ from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
 from distrib.plots import figure, grid_and_legend, png
-from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import StudyTask, starts
+from distrib.studies.task import StudyFacts, StudyTask, starts
 
 
-def cells(study: CapacityStudy) -> dict[str, tuple[CapacityMethod, float]]:
-    """The name of every training, its method and its width; widths ascend."""
-    return {f"{method}-{width:g}": (method, width) for method in study.methods for width in sorted(study.widths)}
+@final
+@dataclass(frozen=True)
+class CapacityGrid:
+    """A cell is one method of training at one width; each part is one shard of the images: (cell, start)."""
+
+    study: CapacityStudy
+
+    def cells(self) -> dict[str, tuple[CapacityMethod, float]]:
+        """The name of each cell, its method and its width; widths ascend."""
+        widths = sorted(self.study.widths)
+        return {f"{method}-{width:g}": (method, width) for method in self.study.methods for width in widths}
+
+    def models(self, job: Study) -> Mapping[str, str | Train]:
+        """The training of every cell."""
+        return {cell: _training(job, self.study, method, width) for cell, (method, width) in self.cells().items()}
+
+    def parts(self, count: int) -> list[tuple]:
+        """Every shard of the images, for each cell."""
+        shards = starts(count, self.study.n, self.study.shard_size)
+        return [(cell, start) for cell in self.cells() for start in shards]
+
+    def part(self, task: StudyTask, which: tuple) -> dict:
+        """How many images of the shard the cell's model classifies rightly, as they are and under both adversaries."""
+        (cell, start), study = which, self.study
+        model = task.model(cell)
+        x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+        found: dict = {"images": len(y)}
+        for name, attack in (("clean", None), ("fgsm", fgsm(study.attack.threat)), ("pgd", study.attack)):
+            x_adv = x if attack is None else attack.perturb(model, x, y, Noise.of(index, study.seed, "capacity"))
+            label = predicted(logits_of(model, x_adv, len(x)))
+            found[name] = int((label == y).sum())
+            if attack is None:
+                found["classes"] = sorted(set(label.tolist()))
+        return found
+
+    def conclude(self, found: dict[tuple, dict], facts: StudyFacts) -> Findings:
+        """A row for each cell; its training loss is against its own adversary."""
+        rows = []
+        for cell, (method, width) in self.cells().items():
+            shards = [one for key, one in found.items() if key[0] == cell]
+            images = sum(one["images"] for one in shards)
+            classes = {label for one in shards for label in one["classes"]}
+            rows.append({
+                "method": method, "width": width, "n": images, "train_loss": facts.training_losses[cell],
+                "collapsed": len(classes) == 1,
+                **{name: sum(one[name] for one in shards) / images for name in ("clean", "fgsm", "pgd")},
+            })  # fmt: skip
+        return Findings(rows, _expectations(self.study, rows), {"capacity.png": _plot(rows)})
 
 
-def training(job: Study, method: CapacityMethod, width: float) -> Train:
-    """The training of one cell."""
-    study = job.study
-    assert isinstance(study, CapacityStudy)
+def _training(job: Study, study: CapacityStudy, method: CapacityMethod, width: float) -> Train:
     threat, warmup = study.attack.threat, study.epsilon_warmup_epochs
     objective = {
         "natural": Natural(method="natural"),
@@ -48,42 +91,6 @@ def training(job: Study, method: CapacityMethod, width: float) -> Train:
         cluster=job.cluster,
         tracking=job.tracking,
     ).resolved()
-
-
-def parts(study: CapacityStudy, count: int) -> list[tuple]:
-    """(cell, start) of each task, for ``count`` images."""
-    return [(cell, start) for cell in cells(study) for start in starts(count, study.shard_size)]
-
-
-@exact_float32()
-def part(task: StudyTask, cell: str, start: int) -> dict:
-    """How many images of one shard a cell's model classifies rightly, as they are and under both adversaries."""
-    study = task.study
-    assert isinstance(study, CapacityStudy)
-    model = task.model(cell)
-    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
-    found: dict = {"images": len(y)}
-    for name, attack in (("clean", None), ("fgsm", fgsm(study.attack.threat)), ("pgd", study.attack)):
-        x_adv = x if attack is None else attack.perturb(model, x, y, Noise.of(index, study.seed, "capacity"))
-        label = predicted(logits_of(model, x_adv, len(x)))
-        found[name] = int((label == y).sum())
-        if attack is None:
-            found["classes"] = sorted(set(label.tolist()))
-    return found
-
-
-def conclude(study: CapacityStudy, found: dict[tuple, dict], losses: dict[str, float]) -> Findings:
-    """A row for each cell; ``losses`` are the final training losses, against the adversary of the cell."""
-    rows = []
-    for cell, (method, width) in cells(study).items():
-        shards = [one for key, one in found.items() if key[0] == cell]
-        images = sum(one["images"] for one in shards)
-        classes = {label for one in shards for label in one["classes"]}
-        rows.append({
-            "method": method, "width": width, "n": images, "train_loss": losses[cell], "collapsed": len(classes) == 1,
-            **{name: sum(one[name] for one in shards) / images for name in ("clean", "fgsm", "pgd")},
-        })  # fmt: skip
-    return Findings(rows, _expectations(study, rows), {"capacity.png": _plot(rows)})
 
 
 def _expectations(study: CapacityStudy, rows: list[dict]) -> list[Expectation]:

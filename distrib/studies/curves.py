@@ -4,82 +4,90 @@ The paper's L2 curve of its MNIST model is known to be too high: the model's thr
 Square Attack needs none, so where it breaks more, the curve by PGD is not to be believed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, final
 
 import torch
 
 from distrib.attack import PGD, OfEpsilon, predicted
+from distrib.config.job import Study, Train
 from distrib.config.study import CurvesStudy, addresses
 from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import figure, grid_and_legend, png
-from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import StudyTask, starts
+from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.threat import L2, Linf
 
 MASKED = 0.05
 """So much lower an accuracy under Square than under PGD says that gradients mislead."""
 
 
-def parts(study: CurvesStudy, count: int) -> list[tuple]:
-    """(model, norm, epsilon, start) of each task, for ``count`` images."""
-    points = [("linf", epsilon) for epsilon in study.linf] + [("l2", epsilon) for epsilon in study.l2]
-    return [
-        (label, norm, epsilon, start)
-        for label in addresses(study.models)
-        for norm, epsilon in points
-        for start in starts(count, study.shard_size)
-    ]
+@final
+@dataclass(frozen=True)
+class AccuracyCurves:
+    """Each part is one shard of the images at one epsilon: (model, norm, epsilon, start)."""
 
+    study: CurvesStudy
 
-@exact_float32()
-def part(task: StudyTask, label: str, norm: str, epsilon: float, start: int) -> dict:
-    """How many images of one shard stand at one epsilon."""
-    study = task.study
-    assert isinstance(study, CurvesStudy)
-    model = task.model(label)
-    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
-    threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
-    attack = PGD(threat=threat, num_steps=study.num_steps, step_size=OfEpsilon(of_epsilon=2.5 / study.num_steps))
-    clean = predicted(logits_of(model, x, len(x))) == y
-    by_pgd, by_square = clean.clone(), clean.clone()
-    rows = clean.nonzero()[:, 0]
-    if epsilon > 0 and len(rows):
-        x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
-        by_pgd[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
-        x_adv = square(model, x[rows], y[rows], threat, study.seed, study.queries)
-        by_square[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
-    counts = {"images": len(y), "clean": clean, "pgd": by_pgd, "square": by_square, "worst": by_pgd & by_square}
-    return {name: int(value.sum()) if isinstance(value, torch.Tensor) else value for name, value in counts.items()}
+    def models(self, job: Study) -> Mapping[str, str | Train]:
+        """Those that the study names."""
+        return addresses(self.study.models)
 
+    def parts(self, count: int) -> list[tuple]:
+        """Every shard of the images at every epsilon of both norms, for each model."""
+        study = self.study
+        points = [("linf", epsilon) for epsilon in study.linf] + [("l2", epsilon) for epsilon in study.l2]
+        return [
+            (label, norm, epsilon, start)
+            for label in addresses(study.models)
+            for norm, epsilon in points
+            for start in starts(count, study.n, study.shard_size)
+        ]
 
-def conclude(study: CurvesStudy, found: dict[tuple, dict], count: int, num_classes: int) -> Findings:
-    """The curves, and where each reaches chance."""
-    rows: list[dict[str, Any]] = []
-    for label, norm, epsilon, start in parts(study, count):
-        if start == 0:
+    def part(self, task: StudyTask, which: tuple) -> dict:
+        """How many images of the shard the model still classifies rightly: as they are, and under each attack."""
+        (label, norm, epsilon, start), study = which, self.study
+        model = task.model(label)
+        x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+        threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+        attack = PGD(threat=threat, num_steps=study.num_steps, step_size=OfEpsilon(of_epsilon=2.5 / study.num_steps))
+        clean = predicted(logits_of(model, x, len(x))) == y
+        by_pgd, by_square = clean.clone(), clean.clone()
+        rows = clean.nonzero()[:, 0]
+        if epsilon > 0 and len(rows):
+            x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
+            by_pgd[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
+            x_adv = square(model, x[rows], y[rows], threat, study.seed, study.queries)
+            by_square[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
+        counts = {"images": len(y), "clean": clean, "pgd": by_pgd, "square": by_square, "worst": by_pgd & by_square}
+        return {name: int(value.sum()) if isinstance(value, torch.Tensor) else value for name, value in counts.items()}
+
+    def conclude(self, found: dict[tuple, dict], facts: StudyFacts) -> Findings:
+        """The curves, and where each reaches chance."""
+        rows: list[dict[str, Any]] = []
+        for label, norm, epsilon in dict.fromkeys(key[:3] for key in found):
             shards = [one for key, one in found.items() if key[:3] == (label, norm, epsilon)]
             images = sum(one["images"] for one in shards)
             shares = {name: sum(one[name] for one in shards) / images for name in ("clean", "pgd", "square", "worst")}
             rows.append({"model": label, "norm": norm, "epsilon": epsilon, "n": images, **shares})
-    expectations = []
-    for label in addresses(study.models):
-        for norm in ("linf", "l2"):
-            mine = sorted(
-                (row for row in rows if (row["model"], row["norm"]) == (label, norm)), key=lambda r: r["epsilon"]
-            )
-            if mine:
-                expectations += _expected(label, norm, mine, 1 / num_classes)
-    plots = {
-        f"curves_{norm}.png": _plot([row for row in rows if row["norm"] == norm], norm, 1 / num_classes)
-        for norm in ("linf", "l2")
-        if any(row["norm"] == norm for row in rows)
-    }
-    return Findings(rows, expectations, plots)
+        expectations = []
+        for label in addresses(self.study.models):
+            for norm in ("linf", "l2"):
+                mine = sorted(
+                    (row for row in rows if (row["model"], row["norm"]) == (label, norm)), key=lambda r: r["epsilon"]
+                )
+                if mine:
+                    expectations += _expected(label, norm, mine, 1 / facts.num_classes)
+        plots = {
+            f"curves_{norm}.png": _plot([row for row in rows if row["norm"] == norm], norm, 1 / facts.num_classes)
+            for norm in ("linf", "l2")
+            if any(row["norm"] == norm for row in rows)
+        }
+        return Findings(rows, expectations, plots)
 
 
 def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Expectation]:

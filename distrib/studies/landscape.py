@@ -5,6 +5,9 @@ distinct points of much the same loss.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -12,55 +15,111 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
+from distrib.config.job import Study, Train
 from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
 from distrib.plots import figure, png
-from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import StudyTask
+from distrib.studies.task import StudyFacts, StudyTask
 
 SEGMENTS, ALONG = 20, 11
 """Pairs of maxima that are joined, and the points on each segment."""
 
 
-def parts(study: LandscapeStudy) -> list[tuple]:
-    """(model, example, chunk) of each task."""
-    chunks = range(math.ceil(study.restarts / study.chunk))
-    return [
-        (label, example, chunk)
-        for label in addresses(study.models)
-        for example in range(study.examples)
-        for chunk in chunks
-    ]
+@final
+@dataclass(frozen=True)
+class LossLandscape:
+    """Each part is one chunk of restarts around one image of one model: (model, example, chunk)."""
+
+    study: LandscapeStudy
+
+    def models(self, job: Study) -> Mapping[str, str | Train]:
+        """Those that the study names."""
+        return addresses(self.study.models)
+
+    def parts(self, count: int) -> list[tuple]:
+        """Every chunk of every example's restarts, for each model; ``count`` images hold more than the examples."""
+        return [
+            (label, example, chunk)
+            for label in addresses(self.study.models)
+            for example in range(self.study.examples)
+            for chunk in range(math.ceil(self.study.restarts / self.study.chunk))
+        ]
+
+    def part(self, task: StudyTask, which: tuple) -> dict:
+        """The losses at the starts and ends of the restarts; of the first chunk, the way there and between the ends."""
+        (label, example, chunk), study = which, self.study
+        model = task.model(label)
+        one = task.batch(study.examples, study.seed, example, example + 1)
+        size = min(study.chunk, study.restarts - chunk * study.chunk)
+        x, y = one.x.expand(size, -1, -1, -1), one.y.expand(size)
+        places = torch.arange(chunk * study.chunk, chunk * study.chunk + size, device=x.device)
+        noise = Noise.of(places, study.seed, "landscape", int(one.index))
+        begun = study.attack.threat.sample(x, noise)
+        ended, losses = climb(model, study.attack, x, y, begun)
+        with undisturbed(model, "eval"), torch.no_grad():
+            logits = torch.cat([model(one.x), model(ended)])
+        found = {
+            "label": int(one.y),
+            "index": int(one.index),
+            "clean_loss": F.cross_entropy(logits[:1], one.y).item(),
+            "start": losses[0].tolist(),
+            "final": losses[-1].tolist(),
+            "fooled": int((predicted(logits[1:]) != y).sum()),
+        }
+        if chunk == 0:
+            found["trajectories"] = losses[:, : study.trajectories].T.tolist()
+            found |= _between(model, x[0], ended[: study.maxima], begun[: study.maxima], int(one.y))
+        return found
+
+    def conclude(self, found: dict[tuple, dict], facts: StudyFacts) -> Findings:
+        """A row for each image and model."""
+        rows, curves, labels = [], {}, list(addresses(self.study.models))
+        for label in labels:
+            for example in range(self.study.examples):
+                chunks = [one for key, one in found.items() if key[:2] == (label, example)]
+                final, start = _losses(chunks, "final"), _losses(chunks, "start")
+                curve = {name: torch.tensor(chunks[0][name]) for name in ("trajectories", "segments")}
+                curves[label, example] = {"final": final, "label": chunks[0]["label"], **curve}
+                rows.append({
+                    "model": label, "example": example, "index": chunks[0]["index"], "label": chunks[0]["label"],
+                    "restarts": len(final), "clean_loss": chunks[0]["clean_loss"], "start_loss": start.mean().item(),
+                    "final_min": final.min().item(), "final_median": final.median().item(),
+                    "final_max": final.max().item(), "final_std": final.std().item(),
+                    "fooled": sum(chunk["fooled"] for chunk in chunks) / len(final),
+                    **_between_maxima(chunks[0]), "last_tenth": _last_tenth(curve["trajectories"]),
+                })  # fmt: skip
+        plots = {
+            "trajectories.png": _grid(curves, labels, "trajectories"),
+            "final_losses.png": _grid(curves, labels, "final"),
+            "segments.png": _grid(curves, labels, "segments"),
+        }
+        return Findings(rows, _expectations(rows, labels), plots)
 
 
-@exact_float32()
-def part(task: StudyTask, label: str, example: int, chunk: int) -> dict:
-    """One chunk of restarts around one image."""
-    study = task.study
-    assert isinstance(study, LandscapeStudy)
-    model = task.model(label)
-    one = task.batch(study.examples, study.seed, example, example + 1)
-    size = min(study.chunk, study.restarts - chunk * study.chunk)
-    x, y = one.x.expand(size, -1, -1, -1), one.y.expand(size)
-    places = torch.arange(chunk * study.chunk, chunk * study.chunk + size, device=x.device)
-    noise = Noise.of(places, study.seed, "landscape", int(one.index))
-    begun = study.attack.threat.sample(x, noise)
-    ended, losses = climb(model, study.attack, x, y, begun)
-    with undisturbed(model, "eval"), torch.no_grad():
-        logits = torch.cat([model(one.x), model(ended)])
-    found = {
-        "label": int(one.y),
-        "index": int(one.index),
-        "clean_loss": F.cross_entropy(logits[:1], one.y).item(),
-        "start": losses[0].tolist(),
-        "final": losses[-1].tolist(),
-        "fooled": int((predicted(logits[1:]) != y).sum()),
+def _losses(chunks: list[dict], name: str) -> Tensor:
+    """The losses of all restarts, in double precision."""
+    return torch.tensor([loss for chunk in chunks for loss in chunk[name]], dtype=torch.double)
+
+
+def _between_maxima(chunk: dict) -> dict[str, float]:
+    """Mean distance and angle, and the mean loss at the ends and in the middle of the segments."""
+    lines = torch.tensor(chunk["segments"])
+    means = {
+        name: chunk[of]
+        for name, of in (("distance", "distances"), ("random_distance", "random_distances"), ("angle", "angles"))
     }
-    if chunk == 0:
-        found["trajectories"] = losses[:, : study.trajectories].T.tolist()
-        found |= _between(model, x[0], ended[: study.maxima], begun[: study.maxima], int(one.y))
-    return found
+    return {
+        **{name: torch.tensor(values).mean().item() for name, values in means.items()},
+        "segment_ends": lines[:, [0, -1]].mean().item(),
+        "segment_middle": lines[:, ALONG // 2].mean().item(),
+    }
+
+
+def _last_tenth(trajectories: Tensor) -> float:
+    """The share of the final loss by which it still changes in the last tenth of the steps."""
+    tenth = max(1, (trajectories.shape[1] - 1) // 10)
+    return (1 - trajectories[:, -1 - tenth] / trajectories[:, -1]).abs().nan_to_num(0).mean().item()
 
 
 def climb(model: nn.Module, attack: PGD, x: Tensor, y: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,38 +158,6 @@ def _between(model: nn.Module, x: Tensor, ended: Tensor, begun: Tensor, label: i
         "angles": angles.tolist(),
         "segments": torch.stack(lines).tolist(),
     }
-
-
-def conclude(study: LandscapeStudy, found: dict[tuple, dict]) -> Findings:
-    """What all parts together show."""
-    rows, curves, labels = [], {}, list(addresses(study.models))
-    for label in labels:
-        for example in range(study.examples):
-            chunks = [found[key] for key in parts(study) if key[:2] == (label, example)]
-            final = torch.tensor([loss for chunk in chunks for loss in chunk["final"]], dtype=torch.double)
-            start = torch.tensor([loss for chunk in chunks for loss in chunk["start"]], dtype=torch.double)
-            first = chunks[0]
-            paths, lines = torch.tensor(first["trajectories"]), torch.tensor(first["segments"])
-            before = paths[:, -1 - max(1, study.num_steps // 10)]
-            distances, apart = torch.tensor(first["distances"]), torch.tensor(first["random_distances"])
-            curves[label, example] = {"trajectories": paths, "final": final, "segments": lines, "label": first["label"]}
-            rows.append({
-                "model": label, "example": example, "index": first["index"], "label": first["label"],
-                "restarts": len(final), "clean_loss": first["clean_loss"], "start_loss": start.mean().item(),
-                "final_min": final.min().item(), "final_median": final.median().item(),
-                "final_max": final.max().item(), "final_std": final.std().item(),
-                "fooled": sum(chunk["fooled"] for chunk in chunks) / len(final),
-                "distance": distances.mean().item(), "random_distance": apart.mean().item(),
-                "angle": torch.tensor(first["angles"]).mean().item(),
-                "segment_ends": lines[:, [0, -1]].mean().item(), "segment_middle": lines[:, ALONG // 2].mean().item(),
-                "last_tenth": (1 - before / paths[:, -1]).abs().nan_to_num(0).mean().item(),
-            })  # fmt: skip
-    plots = {
-        "trajectories.png": _grid(curves, labels, "trajectories"),
-        "final_losses.png": _grid(curves, labels, "final"),
-        "segments.png": _grid(curves, labels, "segments"),
-    }
-    return Findings(rows, _expectations(rows, labels), plots)
 
 
 def _expectations(rows: list[dict], labels: list[str]) -> list[Expectation]:

@@ -11,7 +11,6 @@ STORAGE/NAME/
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from distrib import __version__, checkpoints
@@ -22,16 +21,17 @@ from distrib.cluster.session import Resources, session
 from distrib.commands.evaluate import subject_of
 from distrib.commands.prepare import must_suffice, prepared_for
 from distrib.commands.train import train
-from distrib.config.job import Study, digest, dump
-from distrib.config.study import CapacityStudy, CurvesStudy, LandscapeStudy, TransferStudy, addresses
+from distrib.config.job import Study, Train, digest, dump
+from distrib.config.study import CapacityStudy, CurvesStudy, LandscapeStudy, StudyOf, TransferStudy
 from distrib.data.beton import open_split
-from distrib.data.order import chosen
 from distrib.evaluation.models import Subject, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.registry import versions
-from distrib.studies import capacity, curves, landscape, transfer
-from distrib.studies.findings import Findings
-from distrib.studies.task import StudyTask
+from distrib.studies.capacity import CapacityGrid
+from distrib.studies.curves import AccuracyCurves
+from distrib.studies.landscape import LossLandscape
+from distrib.studies.task import PaperStudy, StudyFacts, StudyTask, study_part
+from distrib.studies.transfer import TransferMatrix, must_have_black_box
 from distrib.tracking import client
 from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
@@ -51,16 +51,28 @@ def run_study(job: Study, display: Display) -> dict:
         must_fit(job.cluster, resuming(folder))
         data = prepared_for(job, folder, display)
         must_suffice(job, data)
-        subjects = _given(job, data, display)
+        study = paper_study(job.study)
+        models = study.models(job)
+        trainings = {label: one for label, one in models.items() if isinstance(one, Train)}
+        subjects = _fetched(job, {label: one for label, one in models.items() if isinstance(one, str)}, data, display)
+        fingerprints = {}
+        if isinstance(study, TransferMatrix):
+            fingerprints = {label: fingerprint(one) for label, one in subjects.items()}
+            must_have_black_box(fingerprints)
         with (
             session(job.cluster, display.say, resuming(folder)) as resources,
             tracked(job, folder, display, pins, resources.device) as tracker,
         ):
             check_nodes(resources, folder, data, job.cluster)
             journal = None
-            if isinstance(job.study, CapacityStudy):
-                subjects, journal = _trained(job, folder, data, tracker, resources, display, clock)
-            findings = _findings(job, subjects, folder, data, resources, display)
+            if trainings:
+                subjects, journal = _trained(trainings, folder, data, tracker, resources, display, clock)
+            use_gpu, threads = resources.use_gpu(job.cluster), job.cluster.cpus_per_worker
+            task = StudyTask(subjects, data, job.loader, threads, use_gpu, job.cluster.stage)
+            found = _carried_out(job, study, task, folder / "parts", display)
+            losses = {label: checkpoints.history(folder / label, display.say)[-1]["train_loss"] for label in trainings}
+            classes = len(open_split(data, "test", "evaluation").card.classes)
+            findings = study.conclude(found, StudyFacts(classes, job.data.source, fingerprints, losses))
             kept = folder / "study"
             kept.mkdir(exist_ok=True)
             files = findings.files(f"{job.study.of}: {job.name}")
@@ -88,86 +100,59 @@ def run_study(job: Study, display: Display) -> dict:
         return result
 
 
-def _given(job: Study, data: Path, display: Display) -> dict[str, Subject]:
-    """The models that the study names."""
-    match job.study:
-        case LandscapeStudy() | CurvesStudy():
-            models = addresses(job.study.models)
-        case TransferStudy():
-            models = transfer.labels(job.study)
+def paper_study(study: StudyOf) -> PaperStudy:
+    """The study that a job's fields ask for."""
+    match study:
+        case LandscapeStudy():
+            return LossLandscape(study)
         case CapacityStudy():
-            models = {}
+            return CapacityGrid(study)
+        case CurvesStudy():
+            return AccuracyCurves(study)
+        case TransferStudy():
+            return TransferMatrix(study)
+
+
+def _fetched(job: Study, models: dict[str, str], data: Path, display: Display) -> dict[str, Subject]:
+    """The model at each address, by its label; an address that has several labels is fetched once."""
     test, uri = open_split(data, "test", "evaluation"), client.address(job.tracking.uri)
-    fetched = {
+    found = {
         one: subject_of(one, test, job.loader, uri, job.trust_pickle, display) for one in dict.fromkeys(models.values())
     }
-    subjects = {label: fetched[address] for label, address in models.items()}
-    if isinstance(job.study, TransferStudy):
-        transfer.must_have_black_box({label: fingerprint(one) for label, one in subjects.items()})
-    return subjects
+    return {label: found[address] for label, address in models.items()}
 
 
 def _trained(
-    job: Study, folder: Path, data: Path, tracker: Tracker, resources: Resources, display: Display, clock: Clock
+    trainings: dict[str, Train],
+    folder: Path,
+    data: Path,
+    tracker: Tracker,
+    resources: Resources,
+    display: Display,
+    clock: Clock,
 ) -> tuple[dict[str, Subject], EpochLog]:
-    """The model of every cell of a capacity study, at the end of its training; what MLflow has not taken of that."""
-    assert isinstance(job.study, CapacityStudy)
-    phases = {cell: capacity.training(job, *terms) for cell, terms in capacity.cells(job.study).items()}
-    journal = train(phases, next(iter(phases.values())), folder, data, tracker, resources, display, clock)
+    """The model of every training, at its end; what MLflow has not taken of that."""
+    journal = train(trainings, next(iter(trainings.values())), folder, data, tracker, resources, display, clock)
     card = open_split(data, "train", "training").card
     subjects: dict[str, Subject] = {}
-    for cell, part in phases.items():
-        stored = checkpoints.latest(folder / cell, display.say)
+    for label, job in trainings.items():
+        stored = checkpoints.latest(folder / label, display.say)
         assert stored is not None
-        subjects[cell] = Weights.of(part.model.model_dump(mode="json"), card, stored.judged)
+        subjects[label] = Weights.of(job.model.model_dump(mode="json"), card, stored.judged)
     return subjects, journal
 
 
-def _findings(
-    job: Study, subjects: dict[str, Subject], folder: Path, data: Path, resources: Resources, display: Display
-) -> Findings:
-    study, test = job.study, open_split(data, "test", "evaluation").card
-    task = StudyTask(
-        study,
-        subjects,
-        data,
-        job.loader,
-        job.cluster.cpus_per_worker,
-        resources.use_gpu(job.cluster),
-        job.cluster.stage,
-    )
-
-    def done(part: Callable, parts: list[tuple]) -> dict[tuple, dict]:
-        return _parts(part, parts, task, job, folder / "parts", test.content_sha256, display)
-
-    if isinstance(study, LandscapeStudy):
-        return landscape.conclude(study, done(landscape.part, landscape.parts(study)))
-    count = len(chosen(test.count, study.n, study.seed))
-    match study:
-        case CurvesStudy():
-            found = done(curves.part, curves.parts(study, count))
-            return curves.conclude(study, found, count, len(test.classes))
-        case TransferStudy():
-            found = done(transfer.part, transfer.parts(study, count))
-            return transfer.conclude(
-                study, found, count, job.data.source, {label: fingerprint(one) for label, one in subjects.items()}
-            )
-        case CapacityStudy():
-            losses = {cell: checkpoints.history(folder / cell, display.say)[-1]["train_loss"] for cell in subjects}
-            return capacity.conclude(study, done(capacity.part, capacity.parts(study, count)), losses)
-
-
-def _parts(
-    part: Callable, parts: list[tuple], task: StudyTask, job: Study, kept: Path, data_sha256: str, display: Display
-) -> dict[tuple, dict]:
+def _carried_out(job: Study, study: PaperStudy, task: StudyTask, kept: Path, display: Display) -> dict[tuple, dict]:
     """What every part found; the finished ones are read from ``kept``."""
-    terms = [dump(job.study), _identities(task.subjects), data_sha256, __version__]
+    test = open_split(task.data, "test", "evaluation").card
+    terms = [dump(job.study), _identities(task.subjects), test.content_sha256, __version__]
     key = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:16]
+    parts = study.parts(test.count)
     files = {one: kept / f"{key}-{number:06d}.json" for number, one in enumerate(parts)}
     found = {one: read for one, file in files.items() if (read := _kept(file)) is not None}
     kept.mkdir(parents=True, exist_ok=True)
     left = [one for one in parts if one not in found]
-    for one, result in map_tasks(part, task, left, job.cluster, task.cuda):
+    for one, result in map_tasks(study_part, (study, task), left, job.cluster, task.cuda):
         write_json(files[one], result)
         found[one] = result
         display.advance(f"{job.study.of} study", len(found), len(parts), f"{len(found)} of {len(parts)} parts")

@@ -1,26 +1,29 @@
-"""What a worker needs to know to do any part of a study."""
+"""What every study is: parts that workers carry out, one by one, and a conclusion from all of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from distrib.config.job import Study, Train
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.evaluation.models import Subject
 from distrib.evaluation.points import points
-from distrib.values import Value
+from distrib.precision import exact_float32
+from distrib.studies.findings import Findings
 
 
 @dataclass(frozen=True)
 class StudyTask:
-    """A study, its models and its data."""
+    """The models and the data of a study, as a worker takes them up."""
 
-    study: Value
     subjects: dict[str, Subject]
     """Each model by its label."""
     data: Path
@@ -32,7 +35,7 @@ class StudyTask:
 
     @property
     def device(self) -> torch.device:
-        """Where the part is done."""
+        """Where a part is carried out."""
         return torch.device("cuda" if self.cuda else "cpu")
 
     def model(self, label: str) -> nn.Module:
@@ -51,6 +54,46 @@ class StudyTask:
         return chosen(open_split(self.data, "test", "evaluation").card.count, n, seed)
 
 
-def starts(count: int, size: int) -> range:
-    """Where each shard of ``size`` among ``count`` images begins."""
-    return range(0, count, size)
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a conclusion needs beside what the parts found."""
+
+    num_classes: int
+    source: str
+    """The name of the job's data source."""
+    fingerprints: dict[str, str]
+    """Of each model by its label: models of one fingerprint are the same."""
+    training_losses: dict[str, float]
+    """The final training loss of each model that the study trained, by its label."""
+
+
+class PaperStudy(Protocol):
+    """One of the paper's studies. It is a small frozen value, so that every worker can be sent it."""
+
+    def models(self, job: Study) -> Mapping[str, str | Train]:
+        """Each model under study by its label: the address of one that exists, or the training that makes it."""
+        ...
+
+    def parts(self, count: int) -> list[tuple]:
+        """What there is to do where the test split holds ``count`` images: a tuple for each call of :meth:`part`."""
+        ...
+
+    def part(self, task: StudyTask, which: tuple) -> dict:
+        """What one part finds, in plain values: they are kept as JSON. It depends on nothing but its arguments."""
+        ...
+
+    def conclude(self, found: dict[tuple, dict], facts: StudyFacts) -> Findings:
+        """What all parts show together; ``found`` holds the outcome of each, in the order of :meth:`parts`."""
+        ...
+
+
+@exact_float32()
+def study_part(shared: tuple[PaperStudy, StudyTask], *which: object) -> dict:
+    """One part of a study, on a worker, in exact float32."""
+    study, task = shared
+    return study.part(task, which)
+
+
+def starts(count: int, n: int | None, size: int) -> range:
+    """Where each shard of ``size`` images begins, among ``n`` (None: all) of ``count``."""
+    return range(0, min(count, n or count), size)

@@ -1,76 +1,77 @@
 """Black-box transfer: images made on every source, judged by every target (Madry et al., Tables 1 to 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
 from distrib.attack import predicted
+from distrib.config.job import Study, Train
 from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import figure, png
-from distrib.precision import exact_float32
 from distrib.studies.findings import Expectation, Findings
-from distrib.studies.task import StudyTask, starts
+from distrib.studies.task import StudyFacts, StudyTask, starts
 
 
-def labels(study: TransferStudy) -> dict[str, str]:
-    """The label in tasks of each model, and its address; a source and a target may share a label."""
-    sources = {f"source:{label}": address for label, address in addresses(study.sources).items()}
-    return sources | {f"target:{label}": address for label, address in addresses(study.targets).items()}
+@final
+@dataclass(frozen=True)
+class TransferMatrix:
+    """Each part is one shard of the images, attacked on one source: (source, attack, start)."""
 
+    study: TransferStudy
 
-def parts(study: TransferStudy, count: int) -> list[tuple]:
-    """(source, attack, start) of each task, for ``count`` images; attack "" leaves the images as they are."""
-    names = ["", *(attack.name for attack in study.attacks)]
-    sources = list(addresses(study.sources))
-    cells = [(sources[0], "")] + [(source, name) for source in sources for name in names[1:]]
-    return [(*cell, start) for cell in cells for start in starts(count, study.shard_size)]
+    def models(self, job: Study) -> Mapping[str, str | Train]:
+        """The sources and the targets that the study names; a source and a target may share a name."""
+        sources = {f"source:{label}": address for label, address in addresses(self.study.sources).items()}
+        return sources | {f"target:{label}": address for label, address in addresses(self.study.targets).items()}
 
+    def parts(self, count: int) -> list[tuple]:
+        """Every shard of the images under every attack on every source; attack "" leaves them as they are."""
+        study, sources = self.study, list(addresses(self.study.sources))
+        cells = [(sources[0], "")] + [(source, attack.name) for source in sources for attack in study.attacks]
+        return [(*cell, start) for cell in cells for start in starts(count, study.n, study.shard_size)]
 
-@exact_float32()
-def part(task: StudyTask, source: str, name: str, start: int) -> dict:
-    """How many images of one shard, made on one source, each target classifies rightly."""
-    study = task.study
-    assert isinstance(study, TransferStudy)
-    x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
-    if name:
-        attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
-        x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
-    hits = {
-        label: int((predicted(logits_of(task.model(f"target:{label}"), x, len(x))) == y).sum())
-        for label in addresses(study.targets)
-    }
-    return {"images": len(y), "hits": hits}
+    def part(self, task: StudyTask, which: tuple) -> dict:
+        """How many images of the shard, attacked on the source, each target classifies rightly."""
+        (source, name, start), study = which, self.study
+        x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
+        if name:
+            attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
+            x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
+        hits = {
+            label: int((predicted(logits_of(task.model(f"target:{label}"), x, len(x))) == y).sum())
+            for label in addresses(study.targets)
+        }
+        return {"images": len(y), "hits": hits}
 
-
-def must_have_black_box(identities: dict[str, str]) -> None:
-    """Raises :class:`JobError` if every source is every target, so that nothing is transferred."""
-    if len(set(identities.values())) == 1:
-        raise JobError("study.sources: source and target are one and the same model; name another model as a source")
-
-
-def conclude(
-    study: TransferStudy, found: dict[tuple, dict], count: int, data_source: str, identities: dict[str, str]
-) -> Findings:
-    """A row for each attack, source and target. ``identities`` tell which of :func:`labels` are the same model."""
-    rows = []
-    papers = data_source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
-    for source, name, start in parts(study, count):
-        if start == 0:
+    def conclude(self, found: dict[tuple, dict], facts: StudyFacts) -> Findings:
+        """A row for each attack, source and target."""
+        study, same = self.study, facts.fingerprints
+        rows = []
+        for source, name in dict.fromkeys(key[:2] for key in found):
             shards = [one for key, one in found.items() if key[:2] == (source, name)]
             images = sum(one["images"] for one in shards)
             rows += [
                 {
                     "attack": name or "clean", "source": source if name else "", "target": target,
-                    "white_box": bool(name) and identities[f"source:{source}"] == identities[f"target:{target}"],
+                    "white_box": bool(name) and same[f"source:{source}"] == same[f"target:{target}"],
                     "n": images,
                     "accuracy": sum(one["hits"][target] for one in shards) / images,
                 }
                 for target in addresses(study.targets)
             ]  # fmt: skip
-    return Findings(rows, _expectations(study, rows, papers), {"matrices.png": _matrices(rows)})
+        papers = facts.source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
+        return Findings(rows, _expectations(study, rows, papers), {"matrices.png": _matrices(rows)})
+
+
+def must_have_black_box(fingerprints: dict[str, str]) -> None:
+    """Raises :class:`JobError` if every source is every target, so that nothing is transferred."""
+    if len(set(fingerprints.values())) == 1:
+        raise JobError("study.sources: source and target are one and the same model; name another model as a source")
 
 
 def _expectations(study: TransferStudy, rows: list[dict], papers: bool) -> list[Expectation]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrib.commands.prepare import must_be_the_same, prepared, prepared_for
+from distrib.commands.prepare import must_be_the_same, must_suffice, prepared, prepared_for
 from distrib.config.file import parse
 from distrib.config.job import Study, dump
 from distrib.data import beton
@@ -107,3 +107,12 @@ def test_a_complete_run_on_a_read_only_store_of_older_code_keeps_its_result(
     assert prepared_for(job, run, Display()) == folder
     write_json(run / "result.json", {"done": True})
     assert kept_result(job, run, Display()) == {"done": True}
+
+
+def test_more_examples_than_there_are_images_are_refused_before_anything_is_fetched(digits: Path):
+    threat, models = {"norm": "linf", "epsilon": 0.1}, [{"label": "m", "model": "-"}]
+    study = {"of": "landscape", "models": models, "threat": threat, "examples": 10_000}
+    job = parse({"kind": "study", "name": "one", "data": {"source": "digits"}, "study": study}, [], "here")
+    assert isinstance(job, Study)
+    with pytest.raises(JobError, match=r"study.examples: 10000 images, but the test split has 450"):
+        must_suffice(job, digits)
