@@ -82,7 +82,7 @@ def _models(options: Options) -> int:
         found = champion.decision_history(options.history, uri)
         print(json.dumps(found) if options.json else decisions(found, options.history))
         return 0
-    rows = versions.versions(uri)
+    rows = versions.list_versions(uri)
     print(json.dumps(rows) if options.json else models_table(rows, uri))
     return 0
 

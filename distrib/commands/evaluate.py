@@ -29,13 +29,12 @@ from distrib.evaluation.models import Subject, Weights, fingerprint, in_folder
 from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import BROKEN
 from distrib.files import file_sha256, write_bytes, write_json
-from distrib.registry import versions
+from distrib.registry import store, versions
 from distrib.tracking import client
-from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.folder import kept_result, resuming, run_folder
-from distrib.tracking.tracker import tracked
+from distrib.tracking.tracker import Tracker, tracked
 from distrib.values import Value
 from distrib.world import World
 
@@ -254,7 +253,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                 card, files = card_of(verdict, bench, job.model, job)
                 keep_card(files, folder, tracker)
                 decision = (
-                    {"champion": versions.attach(job.model, card, tracker)}
+                    {"champion": store.attach(job.model, card, tracker)}
                     if job.attach and job.model.startswith("models:")
                     else {}
                 )

@@ -23,14 +23,13 @@ from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result
 from distrib.files import write_bytes, write_json
 from distrib.objective import Natural
-from distrib.registry import versions
+from distrib.registry import store
 from distrib.tracking import client
-from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog, metric_name
 from distrib.tracking.folder import NATURAL, ROBUST, kept_result, resuming, run_folder
-from distrib.tracking.tracker import tracked
+from distrib.tracking.tracker import Tracker, must_answer, tracked
 from distrib.world import World
 
 
@@ -98,7 +97,7 @@ def run_train(job: Train, display: Display) -> dict:
             return result
         must_fit(job.cluster, resuming(folder))
         # a wrong address is told now, not after hours of packing
-        client.client(client.address(job.tracking.uri), job.tracking.experiment)
+        must_answer(job.tracking)
         with clock.measure("prepare"):
             data = prepared_for(job, folder, display)
         must_suffice(job, data)
@@ -143,12 +142,12 @@ def _weights(job: Train, data: Path, best: Checkpoint) -> Weights:
 
 def _register(
     job: Train, best: Checkpoint, card: Card, files: dict[str, bytes], data: Path, tracker: Tracker, display: Display
-) -> versions.Registered:
+) -> store.Registered:
     validation = open_split(data, "validation", "training")
     few = chosen(validation.card.count, 4, job.seed)
     (batch,) = shard(open_reader(validation, job.loader), few, len(few), World())
-    entry = versions.Entry(_weights(job, data, best), card, files, batch.x.numpy())
-    registered = versions.register(entry, job.model_name, tracker)
+    entry = store.Entry(_weights(job, data, best), card, files, batch.x.numpy())
+    registered = store.register(entry, job.model_name, tracker)
     display.say(f"registered: {registered.uri} ({registered.champion})")
     return registered
 
@@ -159,7 +158,7 @@ def _train_result(
     best: dict[str, Checkpoint],
     claims: dict[str, Result],
     histories: dict[str, list[dict]],
-    registered: versions.Registered,
+    registered: store.Registered,
     run_id: str,
     clock: Clock,
 ) -> dict:

@@ -20,7 +20,8 @@ from distrib.evaluation.card import Card, markdown
 from distrib.registry.cards import DRAWN, KEPT, QUESTION, SETTING, TERMS, Kept, different, kept, pooled, same
 from distrib.registry.paired import Paired, paired
 from distrib.tracking import limits
-from distrib.tracking.client import Tracker, client, or_none
+from distrib.tracking.client import connect, or_none
+from distrib.tracking.tracker import Tracker
 
 CHAMPION = "champion"
 STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
@@ -55,7 +56,7 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
     under ``card.TIER`` or ``card.TIER.NORM-EPSILON-DATA``; one of the same tier and number with a better figure, under
     ``card.TIER.seed-SEED``. Returns the decision in words.
     """
-    registry = tracker.client
+    registry = connect(tracker.uri)
     tags, mine = registry.get_model_version(name, number).tags, card.tags()
     terms = {term: mine[term] for term in ("attacks", *TERMS)}
     weights = tags.get("weights_sha256", card.weights_sha256)
@@ -236,7 +237,7 @@ def _figure(present) -> float | None:
 
 def decision_history(name: str, uri: str) -> list[dict]:
     """Every decision about ``champion`` of a registered model, oldest first. Raises :class:`RegistryError`."""
-    registry = client(uri)
+    registry = connect(uri)
     model = or_none(lambda: registry.get_registered_model(name))
     if model is None:
         raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)")

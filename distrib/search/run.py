@@ -31,12 +31,11 @@ from distrib.search import cost, space
 from distrib.search.report import report_files
 from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial
 from distrib.tracking import client
-from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog
 from distrib.tracking.folder import ROBUST, kept_result, read_record, resuming, run_folder
-from distrib.tracking.tracker import opened, tracked
+from distrib.tracking.tracker import Tracker, must_answer, opened, tracked
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """Of a trial's MLflow run; one that was stopped early was ended before its end, which MLflow calls KILLED."""
@@ -83,7 +82,7 @@ def winner(job: Tune, trial: Trial) -> Train | None:
 
 def _search(job: Tune, folder: Path, display: Display, clock: Clock) -> dict:
     space.check_space(job)
-    client.client(client.address(job.tracking.uri), job.tracking.experiment)
+    must_answer(job.tracking)
     must_fit(job.cluster, resuming(folder))
     data = prepared_for(job.train, folder, display)
     space.must_suffice_for_all(job, data)

@@ -33,12 +33,11 @@ from distrib.studies.landscape import LossLandscape
 from distrib.studies.task import PaperStudy, StudyFacts, StudyTask, study_part
 from distrib.studies.transfer import TransferMatrix, must_have_black_box
 from distrib.tracking import client
-from distrib.tracking.client import Tracker
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog
 from distrib.tracking.folder import kept_result, resuming, run_folder
-from distrib.tracking.tracker import tracked
+from distrib.tracking.tracker import Tracker, tracked
 
 
 def run_study(job: Study, display: Display) -> dict:

@@ -31,3 +31,8 @@ class Clock:
     def seconds(self) -> float:
         """Since the start."""
         return round(time.perf_counter() - self.began, 2)
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow counts the time of a point."""
+    return int(time.time() * 1000)

@@ -3,9 +3,10 @@
 import threading
 import time
 
-from distrib.tracking.client import Tracker, now
+from distrib.tracking.clock import now
 from distrib.tracking.display import Display
 from distrib.tracking.folder import ROBUST
+from distrib.tracking.tracker import Tracker
 
 
 class EpochLog:

@@ -1,21 +1,89 @@
-"""The MLflow run of a job, one for all its restarts."""
+"""What keeps a record of a job: what a tracker does, and the one that a job gets, for all its restarts.
+
+Another tracker than MLflow takes a module of its own beside :mod:`distrib.tracking.mlflow_run`, and a line in
+:func:`opened` and :func:`must_answer`. Registering a model takes MLflow in any case: see :mod:`distrib.registry`.
+"""
 
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from distrib import __version__
+from distrib.config.cluster import Tracking
 from distrib.config.file import job_yaml
 from distrib.config.job import Run, digest, dump
 from distrib.errors import DistribError, TrackingError
 from distrib.files import write_bytes, write_json
 from distrib.tracking import client, provenance
-from distrib.tracking.client import Tracker
 from distrib.tracking.display import Display
 from distrib.tracking.folder import REPLACED, read_record
+from distrib.tracking.mlflow_run import RUN_KEY, MLflowRun
+
+
+class Tracker(Protocol):
+    """The record of one run: what a job, a search, a study and the registry ask of it."""
+
+    uri: str
+    """Where the record is kept."""
+    run_id: str
+    """What it is found by there; it holds also after a restart."""
+
+    def parameters(self, nested: dict) -> None:
+        """Records what the run was asked to do; what is there already stays as it is."""
+        ...
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Sets tags of the run."""
+        ...
+
+    def logged(self, metric: str) -> int:
+        """The last step at which ``metric`` was logged; 0 if never."""
+        ...
+
+    def metrics(self, points: Iterable[tuple[str, float, int, int]]) -> None:
+        """Logs points (metric, value, step, milliseconds since 1970): all or none, and one sent twice is there once."""
+        ...
+
+    def results(self, values: dict[str, float], step: int) -> None:
+        """Logs the end results at ``step``, but for those that the run has already."""
+        ...
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Stores a file with the run."""
+        ...
+
+    def text(self, text: str, name: str) -> None:
+        """Stores a text with the run."""
+        ...
+
+    def elsewhere(self) -> str | None:
+        """Where the run's files go, if that is not where one would look for them."""
+        ...
+
+    def watch(self) -> None:
+        """Records the use of this machine until the run is closed."""
+        ...
+
+    def attempt(self, what: Callable[[], None], say: Callable[[str], None]) -> bool:
+        """Whether ``what``, which calls this tracker, was taken, in one short try that never raises."""
+        ...
+
+    def fail(self, run_id: str) -> None:
+        """Ends another run as FAILED, if it is there and was not ended."""
+        ...
+
+    def close(self, status: str) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED. Raises :class:`TrackingError` where that cannot be told."""
+        ...
+
+
+def must_answer(where: Tracking) -> None:
+    """Raises :class:`RegistryError` unless a run can be recorded there now."""
+    client.connect(client.address(where.uri), where.experiment)
 
 
 def opened(
@@ -35,13 +103,13 @@ def opened(
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
     tags = {
         **(tags or {}),
-        client.RUN_KEY: _key(folder),
+        RUN_KEY: _key(folder),
         "distrib.job_digest": digest(job),
         "distrib.kind": job.kind,
         "distrib.version": __version__,
         **provenance.code(),
     }
-    tracker = client.Tracker(uri, job.tracking.experiment, job.name, known, tags)
+    tracker: Tracker = MLflowRun(uri, job.tracking.experiment, job.name, known, tags)
     _fail_replaced(folder, tracker)
     described = known == tracker.run_id and record.get("described", True)
     record = {

@@ -26,7 +26,8 @@ DOORS = {
         "cluster.preflight", "cluster.submit", "search.tune",
     },
     "mlflow": {
-        "tracking.client", "tracking.database", "registry.versions", "registry.cards", "evaluation.frozen_validate",
+        "tracking.client", "tracking.mlflow_run", "tracking.database", "registry.store", "registry.versions",
+        "registry.cards", "evaluation.frozen_validate",
     },
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluation.autoattack"},
@@ -54,7 +55,7 @@ STILL_TO_MIRROR = {
     "config.file", "config.search",
     "evaluation.flags", "evaluation.frozen_validate", "evaluation.points", "evaluation.probes",
     "evaluation.pulled_example",
-    "tracking.clock", "tracking.database", "tracking.display", "tracking.provenance",
+    "tracking.clock", "tracking.display", "tracking.provenance",
     "commands.export",
     "search.report", "search.run", "search.sampler",
     "studies.run", "studies.task",

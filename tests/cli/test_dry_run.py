@@ -137,7 +137,7 @@ def test_what_a_run_refuses_for_this_machine_a_dry_run_refuses(
     (tmp_path / "there").mkdir()
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("distrib.cluster.session.session", None)
-    monkeypatch.setattr("distrib.tracking.client.client", lambda *_: None)
+    monkeypatch.setattr("distrib.tracking.client.connect", lambda *_: None)
     one = job(*overrides)
     for begin in (plan, lambda one: run(one, Display())):
         with pytest.raises(InputError, match=told):

@@ -63,7 +63,7 @@ def test_models_are_a_table_or_json(
     rows = [{"model": "models:/m/1", "aliases": [], "clean_accuracy": 0.5, "robust_accuracy": 0.25, "norm": "linf",
              "epsilon": 0.1, "attacks": ["fgsm"], "n": 4, "flags": "none"}]  # fmt: skip
     (tmp_path / "m.db").touch()
-    monkeypatch.setattr("distrib.registry.versions.versions", lambda uri: rows)
+    monkeypatch.setattr("distrib.registry.versions.list_versions", lambda uri: rows)
     assert main.main(["models", "--json", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
     assert json.loads(capsys.readouterr().out) == rows
     assert main.main(["models", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0

@@ -17,6 +17,7 @@ from distrib.models import SmallCNN
 from distrib.optim import SGD
 from distrib.state import State
 from distrib.tracking import client
+from distrib.tracking.mlflow_run import MLflowRun
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ class Kept(logging.Handler):
 def test_a_database_on_a_full_disk_says_so_in_a_line(disk: Path):
     kept = Kept()
     uri, said = f"sqlite:///{disk / 'mlflow.db'}", []
-    tracker = client.Tracker(uri, "tests", "some", None, {})
+    tracker = MLflowRun(uri, "tests", "some", None, {})
     logging.getLogger("mlflow").addHandler(kept)  # not before: MLflow takes other handlers away when it is imported
     fill(disk, 8)
     values = {f"name/{number}": "x" * 400 for number in range(90)}
@@ -118,5 +119,5 @@ def test_a_database_that_cannot_be_made_is_left_half_made_nowhere(disk: Path):
     fill(disk, 64)
     uri = f"sqlite:///{disk / 'mlflow.db'}"
     with pytest.raises(RegistryError, match=r"mlflow.db cannot be used \(.*full\); see whether its disk is full"):
-        client.client(uri)
+        client.connect(uri)
     assert names(disk) == ["filler"]

@@ -24,9 +24,9 @@ def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_cla
 
     def register(entry, name, tracker):
         examples.append(entry.batch)
-        return train.versions.Registered("t", "1", "champion")
+        return train.store.Registered("t", "1", "champion")
 
-    monkeypatch.setattr(train.versions, "register", register)
+    monkeypatch.setattr(train.store, "register", register)
     monkeypatch.setattr(train, "_weights", lambda *arguments: None)
     nothing: dict = dict.fromkeys(("best", "card", "files", "tracker"))
     train._register(job(), **nothing, data=sorted_by_class, display=Display())
@@ -43,7 +43,7 @@ def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | 
     epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
     history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
     stored = Checkpoint(tmp_path, 2, 2, history, {}, "", "")
-    registered = train.versions.Registered("t", "1", "champion")
+    registered = train.store.Registered("t", "1", "champion")
     result = train._train_result(
         asked,
         "robust",

@@ -22,10 +22,10 @@ from distrib.commands import train
 from distrib.config.file import parse
 from distrib.config.job import Train, digest, dump
 from distrib.errors import JobError, RunError
-from distrib.registry import versions
-from distrib.registry.versions import Registered
+from distrib.registry import store
+from distrib.registry.store import Registered
 from distrib.state import State
-from distrib.tracking import client
+from distrib.tracking import tracker
 from distrib.tracking.display import Display
 from distrib.trainer import EpochEnd
 
@@ -124,7 +124,7 @@ def test_a_model_is_judged_without_mlflow_and_recorded_once_when_it_is_back(
     assert not (folder / "result.json").exists()
 
     known = json.loads((folder / "job.json").read_text())["run_id"]
-    monkeypatch.setattr(versions, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
+    monkeypatch.setattr(store, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
     monkeypatch.setattr(training, "fit", None)  # there is nothing left to train
     result = run(job, display)
     stored = MlflowClient(uri)
@@ -140,7 +140,7 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
         raise KeyboardInterrupt
 
     without_ray(lambda: None)
-    monkeypatch.setattr(versions, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
+    monkeypatch.setattr(store, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
     with monkeypatch.context() as patch:
         patch.setattr(train, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -154,7 +154,7 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
 def test_a_batch_that_the_images_do_not_fill_is_refused_before_anything_starts(
     job: Train, monkeypatch: pytest.MonkeyPatch
 ):
-    for module, name in ((session, "session"), (client, "Tracker")):
+    for module, name in ((session, "session"), (tracker, "MLflowRun")):
         monkeypatch.setattr(module, name, None)
     few = job.model_copy(update={"data": job.data.model_copy(update={"limit": 100})})
     with pytest.raises(JobError, match=r"^optim.batch_size: batches of 128 images, but there are 90 to train on; set"):

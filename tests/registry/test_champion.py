@@ -18,12 +18,12 @@ FLAGGED = (Flag(name="zero_gradients", blocking=True, detail="x"),)
 
 def champion(uri: str, name: str) -> str | None:
     """The version that has the alias."""
-    found = tracking.client(uri).get_registered_model(name).aliases.get("champion")
+    found = tracking.connect(uri).get_registered_model(name).aliases.get("champion")
     return None if found is None else str(found)
 
 
 def tags(uri: str, name: str, version: str) -> dict[str, str]:
-    return dict(tracking.client(uri).get_model_version(name, version).tags)
+    return dict(tracking.connect(uri).get_model_version(name, version).tags)
 
 
 def stood(count: int, of: int = 450) -> str:
@@ -118,7 +118,7 @@ def test_a_blocking_flag_stays_however_the_weights_are_judged_again(uri: str, ch
     told = judged(uri, name, claim(0.9, **changes), "a")
     assert told == "not champion: zero_gradients, on another card of these weights; a flag stays"
     assert tags(uri, name, "2")["blocking"] == "zero_gradients" and champion(uri, name) is None
-    assert "Do not use this figure" in tracking.client(uri).get_model_version(name, "2").description
+    assert "Do not use this figure" in tracking.connect(uri).get_model_version(name, "2").description
     assert "none before" in judged(uri, name, claim(0.5, **changes), "b")
 
 
@@ -144,7 +144,7 @@ def test_a_flagged_champion_keeps_its_terms(uri: str):
 
 def test_a_champion_whose_examples_are_gone_is_not_replaced(uri: str):
     judged(uri, "gone", claim(0.5), "a")
-    client = tracking.client(uri)
+    client = tracking.connect(uri)
     run = client.get_run(tags(uri, "gone", "1")["card_run"])
     shutil.rmtree(Path(urlparse(run.info.artifact_uri).path) / "card")
     told = judged(uri, "gone", claim(0.9), "b")
@@ -157,13 +157,13 @@ def test_a_champion_moved_by_hand_stays(uri: str):
     """Which is how one of several near-equals is chosen."""
     for weights in "ab":
         judged(uri, "by-hand", claim(0.5), weights)
-    tracking.client(uri).set_registered_model_alias("by-hand", "champion", "2")
+    tracking.connect(uri).set_registered_model_alias("by-hand", "champion", "2")
     assert "version 2 has 50.00%" in judged(uri, "by-hand", claim(0.5), "c")
 
 
 def older(uri: str, name: str, version: str) -> None:
     """Makes a version's record that of an earlier distrib: no seed, no shards, no weights, other hashes of attacks."""
-    client = tracking.client(uri)
+    client = tracking.connect(uri)
     for key in ("seed", "shard_size"):
         client.delete_model_version_tag(name, version, key)
     client.set_model_version_tag(name, version, "attacks_sha256", "0" * 64)
@@ -192,7 +192,7 @@ def test_an_older_record_is_read_from_its_card(uri: str):
     assert "a flag stays" in judged(uri, "older-flag", claim(0.5, seed=1), "a")
     judged(uri, "older-gone", claim(0.5, flags=(Flag(name="steps_not_converged", blocking=False, detail="x"),)), "a")
     older(uri, "older-gone", "1")
-    run = tracking.client(uri).get_run(tags(uri, "older-gone", "1")["card_run"])
+    run = tracking.connect(uri).get_run(tags(uri, "older-gone", "1")["card_run"])
     shutil.rmtree(urlparse(run.info.artifact_uri).path)
     judged(uri, "older-gone", claim(0.5, seed=1), "a", "1")
     assert tags(uri, "older-gone", "1")["blocking"] == "none"

@@ -62,7 +62,7 @@ def artifacts(tmp_path: Path) -> Iterator[str]:
 def test_a_registration_leaves_nothing_in_the_temporary_folder(
     weights: Weights, uri: str, artifacts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    client.client(uri).create_experiment("tests", artifacts)
+    client.connect(uri).create_experiment("tests", artifacts)
     room = tmp_path / "temporary"
     room.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(room))

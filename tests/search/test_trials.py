@@ -17,6 +17,7 @@ from distrib.search import report, sampler
 from distrib.search.space import drawn, trial_job
 from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial, front
 from distrib.tracking.display import Display
+from distrib.tracking.mlflow_run import MLflowRun
 
 
 def test_books_are_found_again_as_they_were_left(tmp_path: Path):
@@ -193,15 +194,14 @@ def test_optuna_hears_nothing_of_a_trial_that_failed(tmp_path: Path):
 def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The server is away while the first trial begins; later the search is started anew."""
     from distrib.search.run import Watch
-    from distrib.tracking import client
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     job = tune({"tracking.uri": uri})
-    parent = client.Tracker(uri, job.tracking.experiment, job.name, None, {})
+    parent = MLflowRun(uri, job.tracking.experiment, job.name, None, {})
     books = Kept(job, tmp_path, [("finished", []), ("stopped", [])])
     watch = Watch(job, books, parent, Display())
     with monkeypatch.context() as patch:
-        patch.setattr(client.Tracker, "__init__", lambda *values: 1 / 0)
+        patch.setattr(MLflowRun, "__init__", lambda *values: 1 / 0)
         watch.started(books.trials[1])
     for number in (1, 2):
         watch.ended(books.trials[number])

@@ -12,9 +12,9 @@ from distrib.evaluation.card import Card, markdown
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result, wilson
 from distrib.files import file_sha256
-from distrib.registry import champion, versions
+from distrib.registry import champion, store
 from distrib.threat import Linf
-from distrib.tracking import client as tracking
+from distrib.tracking.mlflow_run import MLflowRun
 
 NUMBER = count(1)
 STANDARD = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
@@ -42,10 +42,10 @@ def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: Evaluation =
     )  # fmt: skip
 
 
-def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evaluation = STANDARD) -> versions.Entry:
+def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evaluation = STANDARD) -> store.Entry:
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     whole = card(claimed, file_sha256(weights.path), data, suite)
-    return versions.Entry(weights, whole, files(whole), batch)
+    return store.Entry(weights, whole, files(whole), batch)
 
 
 def files(whole: Card) -> dict[str, bytes]:
@@ -78,13 +78,13 @@ def of(claimed: Result) -> str:
 def register(
     weights: Weights, uri: str, claimed: Result, name: str = "gate", data: str = "d" * 64,
     examples: str | None = None, suite: Evaluation = STANDARD, same: bool = False,
-) -> versions.Registered:  # fmt: skip
+) -> store.Registered:  # fmt: skip
     """A version of weights of its own, or of the ``same`` ones; its examples are those of its claim, if not given."""
-    tracker = tracking.Tracker(uri, "tests", "some", None, {})
+    tracker = MLflowRun(uri, "tests", "some", None, {})
     whole = entry(weights if same else another(weights), claimed, data, suite)
     try:
         keep(tracker, whole.card, examples)
-        return versions.register(whole, name, tracker)
+        return store.register(whole, name, tracker)
     finally:
         tracker.close("FINISHED")
 
@@ -94,16 +94,16 @@ def attach(
     examples: str | None = None, suite: Evaluation = STANDARD,
 ) -> str:  # fmt: skip
     """A later evaluation of a registered version, as ``kind: evaluate`` records it."""
-    tracker = tracking.Tracker(uri, "tests", "later", None, {})
+    tracker = MLflowRun(uri, "tests", "later", None, {})
     whole = entry(weights, claimed, data, suite)
     try:
         keep(tracker, whole.card, examples)
-        return versions.attach(address, whole.card, tracker)
+        return store.attach(address, whole.card, tracker)
     finally:
         tracker.close("FINISHED")
 
 
-def keep(tracker: tracking.Tracker, whole: Card, examples: str | None = None) -> None:
+def keep(tracker: MLflowRun, whole: Card, examples: str | None = None) -> None:
     """Stores the card's files with its run; its examples are those of its claim, if not given."""
     table = of(whole.claim) if examples is None else examples
     for file, content in {**files(whole), "examples.csv": table.encode()}.items():
@@ -115,7 +115,7 @@ def judged(
     examples: str | None = None, suite: Evaluation = STANDARD,
 ) -> str:  # fmt: skip
     """What becomes of champion by a card of a ``version``, or of a new one: with tags and cards, but without files."""
-    tracker = tracking.Tracker(uri, "tests", "judged", None, {})
+    tracker = MLflowRun(uri, "tests", "judged", None, {})
     client, whole = tracker.client, card(claimed, weights * 64, data, suite)
     if version is None:
         if not client.search_registered_models(f"name = '{name}'"):

@@ -58,4 +58,4 @@ def test_all_writes_pass_through_the_limits():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in WRITES
     }
-    assert found == {"limits", "client"}
+    assert found == {"limits", "mlflow_run"}

@@ -11,6 +11,7 @@ from distrib.evaluation.attacks import Transfer
 from distrib.evaluation.flags import Flag
 from distrib.registry import champion
 from distrib.tracking import client
+from distrib.tracking.mlflow_run import MLflowRun
 
 
 def too_long(uri: str) -> dict[str, tuple[int, int]]:
@@ -39,7 +40,7 @@ def test_a_card_of_forty_transfer_attacks_fits(uri: str):
     judged(uri, "many", claim(0.5), "a")
     told = judged(uri, "many", claim(0.9, **many), "b", suite=suite)
     assert "judged on other terms" in told and not too_long(uri)
-    version = client.client(uri).get_model_version("many", "2")
+    version = client.connect(uri).get_model_version("many", "2")
     run = version.tags["card_run"]
     assert len(version.description) == 5000 and version.description.startswith("# Robustness card")
     assert version.description.endswith(f"the whole is the artifact card/card.md of the run {run})")
@@ -49,7 +50,7 @@ def test_a_card_of_forty_transfer_attacks_fits(uri: str):
 
 
 def test_a_run_takes_no_longer_texts(uri: str):
-    tracker = client.Tracker(uri, "tests", "long", None, {"given": "x" * 9000})
+    tracker = MLflowRun(uri, "tests", "long", None, {"given": "x" * 9000})
     tracker.tags({"error": "e" * 9000, "k" * 300: "x", "k" * 299 + "j": "y"})
     tracker.parameters({"attacks": ["long"] * 2000, "deep": {"d" * 300: 1}})
     tracker.close("FINISHED")
@@ -61,7 +62,7 @@ def test_a_run_takes_no_longer_texts(uri: str):
 
 
 def test_a_metric_of_a_long_name_is_found_again(uri: str):
-    tracker = client.Tracker(uri, "tests", "metric", None, {})
+    tracker = MLflowRun(uri, "tests", "metric", None, {})
     for _ in range(2):
         tracker.results({"m" * 300: 0.5}, 3)
     assert tracker.logged("m" * 300) == 3 and not too_long(uri)

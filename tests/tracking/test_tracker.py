@@ -17,6 +17,7 @@ from distrib.tracking import client as tracking
 from distrib.tracking import tracker as record
 from distrib.tracking.display import Display
 from distrib.tracking.folder import read_record
+from distrib.tracking.mlflow_run import MLflowRun
 from distrib.tracking.tracker import opened, tracked
 
 
@@ -38,7 +39,7 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
             opened(job(tmp_path), tmp_path)
     found = read_record(tmp_path)
     assert found is not None
-    client = tracking.client(found["tracking_uri"])
+    client = tracking.connect(found["tracking_uri"])
     assert client.get_run(found["run_id"]).info.status == "FAILED"
     tracker = opened(job(tmp_path, num_workers=2), tmp_path)
     assert tracker.run_id == found["run_id"]
@@ -78,7 +79,7 @@ def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monk
     assert {one.info.run_id for one in found} == {tracker.run_id, other.run_id}
 
 
-def described(tracker: tracking.Tracker, workers: str) -> None:
+def described(tracker: MLflowRun, workers: str) -> None:
     """The parameters are those of the first start that could log them."""
     run = tracker.client.get_run(tracker.run_id)
     assert run.info.status == "RUNNING" and run.data.params["cluster.num_workers"] == workers
