@@ -25,12 +25,12 @@ from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation
-from distrib.evaluation.flags import Evidence, doubted
+from distrib.evaluation.flags import Evidence, needs_harder_attacks
 from distrib.evaluation.harder import try_harder
-from distrib.evaluation.models import Subject
+from distrib.evaluation.models import StoredModel
 from distrib.evaluation.points import points
 from distrib.evaluation.result import gather
-from distrib.evaluation.shard import Help, ShardResult, attack_shard, score_images
+from distrib.evaluation.shard import AttackInputs, ShardResult, attack_shard, score_images
 from distrib.files import write_bytes, write_json
 
 
@@ -38,13 +38,13 @@ from distrib.files import write_bytes, write_json
 class EvaluationTask:
     """What a worker needs to know to judge any shard."""
 
-    subject: Subject
+    subject: StoredModel
     data: Path
     loader: LoaderName
     suite: Evaluation
     threads: int
     cuda: bool
-    sources: dict[str, Subject] = field(default_factory=dict)
+    sources: dict[str, StoredModel] = field(default_factory=dict)
     """The models that transfer attacks start from, by their address."""
     stage: str | None = None
     """The folder of a worker's own disk that the data are copied into."""
@@ -80,7 +80,7 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
     def stored(path: str, index: Tensor) -> Tensor:
         return frozen.stored_images(task.here / path, index.cpu()).to(task.device)
 
-    result, worst = attack_shard(model, batch, positions, task.suite, Help(source, stored))
+    result, worst = attack_shard(model, batch, positions, task.suite, AttackInputs(source, stored))
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
@@ -140,7 +140,7 @@ def evaluate(
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
     done = first = judged(judge_shard, files, lambda _: ())
     tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
-    if doubted(gather([first[start] for start in starts], task.suite, count, len(card.classes))):
+    if needs_harder_attacks(gather([first[start] for start in starts], task.suite, count, len(card.classes))):
         before, files = tensors, {start: kept / f"{key}-{start:07d}-harder.json" for start in starts}
         done = judged(judge_harder, files, lambda start: (first[start], before[start].read_bytes()))
         tensors = {start: files[start].with_suffix(".safetensors") for start in starts}

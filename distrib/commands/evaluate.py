@@ -25,7 +25,7 @@ from distrib.errors import CheckpointError, JobError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation, Stored, Transfer
 from distrib.evaluation.card import Card, card_files
-from distrib.evaluation.models import Subject, Weights, fingerprint, in_folder
+from distrib.evaluation.models import StoredModel, Weights, fingerprint, in_folder
 from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import BROKEN
 from distrib.files import file_sha256, write_bytes, write_json
@@ -48,7 +48,7 @@ SHOWN = 8
 class Evaluated:
     """A model, judged."""
 
-    subject: Subject
+    subject: StoredModel
     suite: Evaluation
     judged: Judged
     claim: Result
@@ -84,11 +84,11 @@ class Evaluator:
         """The packed test split."""
         return open_split(self.data, "test", "evaluation")
 
-    def subject(self, address: str) -> Subject:
+    def subject(self, address: str) -> StoredModel:
         """The model of an address. Raises :class:`InputError` where it is not there, or made for other data."""
         return subject_of(address, self.split, self.loader, self.uri, self.trusted, self.display)
 
-    def judge(self, subject: Subject, suite: Evaluation, title: str) -> Evaluated:
+    def judge(self, subject: StoredModel, suite: Evaluation, title: str) -> Evaluated:
         """Runs every attack of ``suite``, on all workers; what was done before is not done again."""
         began = time.perf_counter()
         sources = {one.source: self.subject(one.source) for one in suite.attacks if isinstance(one, Transfer)}
@@ -118,7 +118,9 @@ class Evaluator:
         return Evaluated(subject, suite, judged, conclude(judged.evidence), contents, key)
 
 
-def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted: bool, display: Display) -> Subject:
+def subject_of(
+    address: str, split: Beton, loader: LoaderName, uri: str, trusted: bool, display: Display
+) -> StoredModel:
     """The model of ``address``: a registered version, a checkpoint folder, an MLflow folder, a .pt2 or pickled file.
 
     Raises :class:`InputError` where it is not there, or was made for other images or classes than those of ``split``,
@@ -150,7 +152,7 @@ def subject_of(address: str, split: Beton, loader: LoaderName, uri: str, trusted
     return _fitting(in_folder(path, trusted), address, split, loader)
 
 
-def _fitting(subject: Subject, address: str, split: Beton, loader: LoaderName) -> Subject:
+def _fitting(subject: StoredModel, address: str, split: Beton, loader: LoaderName) -> StoredModel:
     """The subject. Raises :class:`JobError` unless it maps images of the test split to a logit a class."""
     test = split.card
     height, width, channels = test.image

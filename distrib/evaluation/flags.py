@@ -18,17 +18,17 @@ from distrib.evaluation.probes import PROBED
 from distrib.evaluation.shard import BROKEN, NOT_ASKED, ROUNDED, STOOD, ShardResult
 from distrib.values import Value
 
-SAME = 1e-4
+ROUNDING = 1e-4
 """Largest change of a logit, as a share of the logits' spread, that float rounding explains."""
-LEAP = 0.1
+MARGIN_JUMP = 0.1
 """A jump of the margin, as a share of its span. Healthy networks: at most 0.0015; a decision as one-hot: 1."""
-LEDGE = 0.01
+LOGIT_JUMP = 0.01
 """A jump of the logits beside an image, a share of their spread. Healthy: 2e-6 at most; two networks in one: 0.16."""
-APART = 0.5
+GRADIENT_ERROR = 0.5
 """An error of the gradient. Healthy: at most 0.16, median 0.013; no gradient, or a random layer: 1."""
-ENOUGH = 20
+FEWEST_IMAGES = 20
 """On fewer images no share is held against chance: of 2 images, one misclassified is "wrong labels" to the half."""
-LISTED = 20
+MOST_EXAMPLES = 20
 """So many examples are named in a flag."""
 
 
@@ -83,7 +83,7 @@ def _finite(found: Evidence) -> Iterator[Flag]:
         yield Flag(name="nonfinite_logits", blocking=False, detail=detail, examples=_listed(found, infinite))
 
 
-def doubted(found: Evidence) -> bool:
+def needs_harder_attacks(found: Evidence) -> bool:
     """Whether a probe of the model as a function was set off: then its figure takes harder attacks."""
     return any(True for _ in _geometry(found))
 
@@ -93,11 +93,11 @@ def _geometry(found: Evidence) -> Iterator[Flag]:
     probes = [shard.probes for shard in found.shards]
     said = [
         (
-            LEAP,
+            MARGIN_JUMP,
             [one for probe in probes for one in probe.jumps],
             "segments the margin jumps where the decision changes",
         ),
-        (LEDGE, [one for probe in probes for one in probe.ledges], "images the logits jump just beside the image"),
+        (LOGIT_JUMP, [one for probe in probes for one in probe.ledges], "images the logits jump just beside the image"),
     ]
     for least, sizes, what in said:
         if _often(sizes, least):
@@ -105,10 +105,10 @@ def _geometry(found: Evidence) -> Iterator[Flag]:
             yield Flag(name="discontinuous_output", blocking=True, detail=detail)
             break
     errors = [one for probe in probes for one in probe.gradient_errors]
-    if _often(errors, APART):
+    if _often(errors, GRADIENT_ERROR):
         detail = (
-            f"at {sum(one > APART for one in errors)} of {len(errors)} random points the gradient is not that of "
-            "finite differences: attacks climb something else"
+            f"at {sum(one > GRADIENT_ERROR for one in errors)} of {len(errors)} random points the gradient is not that "
+            "of finite differences: attacks climb something else"
         )
         yield Flag(name="wrong_gradients", blocking=True, detail=detail)
     listed = [attack.name for attack in found.suite.attacks]
@@ -132,10 +132,10 @@ def _output(found: Evidence) -> Iterator[Flag]:
     probes = [shard.probes for shard in found.shards]
     repeat = max(probe.repeat_change for probe in probes)
     company = max(probe.company_change for probe in probes)
-    if repeat > SAME:
+    if repeat > ROUNDING:
         detail = f"identical calls differ by {repeat:.2g} of the logits' spread: a deterministic attack misleads"
         yield Flag(name="randomised_output", blocking=True, detail=detail)
-    elif company > 10 * SAME:
+    elif company > 10 * ROUNDING:
         detail = f"an image's logits change by {company:.2g} of their spread with the others in its batch"
         yield Flag(name="batch_dependent_output", blocking=True, detail=detail)
     if any(probe.state_changed for probe in probes):
@@ -156,7 +156,7 @@ def _output(found: Evidence) -> Iterator[Flag]:
 def _labels(found: Evidence) -> Iterator[Flag]:
     """Of labels and predictions: the accuracy of a model that answers another question means nothing."""
     share, answered = found.clean.mean(), found.predicted >= 0
-    if len(found.label) < ENOUGH or not answered.any():
+    if len(found.label) < FEWEST_IMAGES or not answered.any():
         return
     classes, counts = np.unique(found.predicted[answered], return_counts=True)
     usual, said = classes[counts.argmax()], counts.max() / len(found.label)
@@ -269,7 +269,7 @@ def _curve(found: Evidence) -> Iterator[Flag]:
     (last, accuracy, count), slack = curve[-1], 2 * np.sqrt(0.25 / max(1, curve[-1][2]))
     chance = 1 / found.num_classes
     several = len(set(found.predicted.tolist())) > 1
-    if count >= ENOUGH and accuracy > chance + np.sqrt(chance * (1 - chance) / count) * 3 and several:
+    if count >= FEWEST_IMAGES and accuracy > chance + np.sqrt(chance * (1 - chance) / count) * 3 and several:
         detail = f"accuracy is {accuracy:.1%} at epsilon {last:.3g}, where every image can become any other"
         yield Flag(name="epsilon_curve_above_chance", blocking=True, detail=detail)
     for (small, before, _), (large, after, _) in pairwise(curve):
@@ -342,7 +342,7 @@ def _classes(found: Evidence) -> Iterator[Flag]:
 
 
 def _listed(found: Evidence, which: np.ndarray) -> tuple[int, ...]:
-    return tuple(found.index[which][:LISTED].tolist())
+    return tuple(found.index[which][:MOST_EXAMPLES].tolist())
 
 
 CHECKS = (

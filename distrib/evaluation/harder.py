@@ -15,7 +15,7 @@ from distrib.data.loader import Batch
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.geometry import LEVELS, on_levels
 from distrib.evaluation.logits import Logits, logits_of
-from distrib.evaluation.shard import ESTIMATE, ON_LEVELS, SMOOTH_COPY, ShardResult, further
+from distrib.evaluation.shard import ESTIMATE, ON_LEVELS, SMOOTH_COPY, ShardResult, extra_attack
 from distrib.noise import Noise
 from distrib.precision import exact_float32
 from distrib.threat import Threat
@@ -42,7 +42,7 @@ def try_harder(
                 noise = Noise.of(batch.index, suite.seed, name)
                 return search(model, batch, rows, suite.threat, noise, suite.batch_size)
 
-            result, worst = further(model, batch, rows, images, name, result, worst, suite)
+            result, worst = extra_attack(model, batch, rows, images, name, result, worst, suite)
     return result, worst
 
 

@@ -104,10 +104,10 @@ class Pickled:
         return module.to(device).eval()
 
 
-Subject = Weights | Exported | Pickled
+StoredModel = Weights | Exported | Pickled
 
 
-def fingerprint(subject: Subject) -> str:
+def fingerprint(subject: StoredModel) -> str:
     """A hash of the model's tensors, whether in a checkpoint, an exported program or a pickle, under any names."""
     state = subject.load(torch.device("cpu")).state_dict().values()
     each = sorted(

@@ -11,7 +11,7 @@ from distrib.errors import RunError
 from distrib.evaluation.attacks import Evaluation, Tier, tier_of
 from distrib.evaluation.autoattack import STANDARD
 from distrib.evaluation.flags import Evidence, Flag, epsilon_curve, flags_of
-from distrib.evaluation.shard import BROKEN, FURTHER, NOT_ASKED, ROUNDED, STOOD, ShardResult
+from distrib.evaluation.shard import BROKEN, EXTRA_ATTACKS, NOT_ASKED, ROUNDED, STOOD, ShardResult
 from distrib.values import Value
 
 
@@ -77,7 +77,7 @@ def gather(
 def _names(shards: Sequence[ShardResult], suite: Evaluation) -> list[str]:
     """The listed attacks, and the further ones that all shards met; rounding is one where it broke something."""
     listed = [attack.name for attack in suite.attacks]
-    names = [*listed, *(name for name in FURTHER if all(name in shard.fate for shard in shards))]
+    names = [*listed, *(name for name in EXTRA_ATTACKS if all(name in shard.fate for shard in shards))]
     idle = not any(shard.broke_alone(ROUNDED, listed) for shard in shards)
     return [name for name in names if name != ROUNDED or not idle]
 

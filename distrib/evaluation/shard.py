@@ -41,7 +41,7 @@ STOOD, BROKEN, NOT_ASKED, SPARED = 1, 0, -1, -2
 
 
 ROUNDED, ON_LEVELS, SMOOTH_COPY, ESTIMATE = "rounded", "pgd-40-on-8-bits", "smooth-copy", "gradient-estimate"
-FURTHER = (ROUNDED, ON_LEVELS, SMOOTH_COPY, ESTIMATE)
+EXTRA_ATTACKS = (ROUNDED, ON_LEVELS, SMOOTH_COPY, ESTIMATE)
 """Attacks that nobody listed, on what stood: the worst images on 8 bits, and :mod:`distrib.evaluation.harder`."""
 
 
@@ -116,7 +116,7 @@ class ShardResult:
 
 
 @dataclass(frozen=True)
-class Help:
+class AttackInputs:
     """What some attacks need beside the judged model."""
 
     source: Callable[[str], nn.Module]
@@ -127,7 +127,7 @@ class Help:
 
 @exact_float32()
 def attack_shard(
-    model: nn.Module, batch: Batch, positions: np.ndarray, suite: Evaluation, help: Help | None = None
+    model: nn.Module, batch: Batch, positions: np.ndarray, suite: Evaluation, help: AttackInputs | None = None
 ) -> tuple[ShardResult, Tensor]:
     """Runs every attack of ``suite`` on the images of ``batch`` (one shard, on the model's device).
 
@@ -212,10 +212,12 @@ def attack_shard(
             projected=projected,
         )
         rows = standing.nonzero()[:, 0]
-        return further(model, batch, rows, lambda: on_levels(x, worst, threat)[rows], ROUNDED, result, worst, suite)
+        return extra_attack(
+            model, batch, rows, lambda: on_levels(x, worst, threat)[rows], ROUNDED, result, worst, suite
+        )
 
 
-def further(
+def extra_attack(
     model: nn.Module, batch: Batch, rows: Tensor, images: Callable[[], Tensor], name: str, result: ShardResult,
     worst: Tensor, suite: Evaluation,
 ) -> tuple[ShardResult, Tensor]:  # fmt: skip
@@ -263,7 +265,7 @@ def _images(
     attack: Fgsm | Pgd | Square | RandomNoise | Transfer | Stored,
     batch: Batch,
     suite: Evaluation,
-    help: Help | None,
+    help: AttackInputs | None,
     starts: dict[str, list[int]],
 ) -> Tensor:
     """The images that an attack makes of ``batch``; how many each start had broken goes into ``starts``."""

@@ -24,7 +24,7 @@ from distrib.commands.train import train
 from distrib.config.job import Study, Train, digest, dump
 from distrib.config.study import CapacityStudy, CurvesStudy, LandscapeStudy, StudyOf, TransferStudy
 from distrib.data.beton import open_split
-from distrib.evaluation.models import Subject, Weights, fingerprint
+from distrib.evaluation.models import StoredModel, Weights, fingerprint
 from distrib.files import write_bytes, write_json
 from distrib.registry import versions
 from distrib.studies.capacity import CapacityGrid
@@ -112,7 +112,7 @@ def paper_study(study: StudyOf) -> PaperStudy:
             return TransferMatrix(study)
 
 
-def _fetched(job: Study, models: dict[str, str], data: Path, display: Display) -> dict[str, Subject]:
+def _fetched(job: Study, models: dict[str, str], data: Path, display: Display) -> dict[str, StoredModel]:
     """The model at each address, by its label; an address that has several labels is fetched once."""
     test, uri = open_split(data, "test", "evaluation"), client.address(job.tracking.uri)
     found = {
@@ -129,11 +129,11 @@ def _trained(
     resources: Resources,
     display: Display,
     clock: Clock,
-) -> tuple[dict[str, Subject], EpochLog]:
+) -> tuple[dict[str, StoredModel], EpochLog]:
     """The model of every training, at its end; what MLflow has not taken of that."""
     journal = train(trainings, next(iter(trainings.values())), folder, data, tracker, resources, display, clock)
     card = open_split(data, "train", "training").card
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, StoredModel] = {}
     for label, job in trainings.items():
         stored = checkpoints.latest(folder / label, display.say)
         assert stored is not None
@@ -159,7 +159,7 @@ def _carried_out(job: Study, study: PaperStudy, task: StudyTask, kept: Path, dis
     return {one: found[one] for one in parts}
 
 
-def _identities(subjects: dict[str, Subject]) -> dict[str, str]:
+def _identities(subjects: dict[str, StoredModel]) -> dict[str, str]:
     return {label: hashlib.sha256(subject.content()).hexdigest() for label, subject in subjects.items()}
 
 

@@ -14,7 +14,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen
 from distrib.data.stage import staged
-from distrib.evaluation.models import Subject
+from distrib.evaluation.models import StoredModel
 from distrib.evaluation.points import points
 from distrib.precision import exact_float32
 from distrib.studies.findings import Findings
@@ -24,7 +24,7 @@ from distrib.studies.findings import Findings
 class StudyTask:
     """The models and the data of a study, as a worker takes them up."""
 
-    subjects: dict[str, Subject]
+    subjects: dict[str, StoredModel]
     """Each model by its label."""
     data: Path
     loader: LoaderName

@@ -17,7 +17,7 @@ from distrib.attack import PGD, OfEpsilon
 from distrib.data.loader import Batch
 from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square
 from distrib.evaluation.result import Result, conclude, gather
-from distrib.evaluation.shard import Help, attack_shard, score_images
+from distrib.evaluation.shard import AttackInputs, attack_shard, score_images
 from distrib.models import PaperCNN, PreActResNet, SmallCNN
 from distrib.noise import Noise
 from distrib.threat import L2, Linf
@@ -74,7 +74,7 @@ def robust() -> nn.Module:
     return trained(built(SmallCNN()), EPSILON)
 
 
-def judged(model: nn.Module, suite: Evaluation = SUITE, y: Tensor = Y, help: Help | None = None) -> Result:
+def judged(model: nn.Module, suite: Evaluation = SUITE, y: Tensor = Y, help: AttackInputs | None = None) -> Result:
     x, label = X[TEST], y[TEST]
     shards, disagree = [], []
     for rows in torch.arange(len(x)).split(100):
@@ -281,14 +281,14 @@ def test_functions_that_no_gradient_sees_through_are_flagged(natural: nn.Module,
 @pytest.mark.slow
 def test_harder_attacks_bring_the_figure_near_the_truth(natural: nn.Module, robust: nn.Module):
     """Before them 99 % and 59 % stand; after them 75 and 18; the networks inside have 57 and 13."""
-    from distrib.evaluation.flags import doubted
+    from distrib.evaluation.flags import needs_harder_attacks
     from distrib.evaluation.harder import try_harder
 
     batch, strong = on_8_bits(), Pgd(attack="pgd", num_steps=40, loss="cw_margin", restarts=5)
     for model, inside, above in ((Decision(robust), robust, 0.25), (TwoNetworks(natural, robust), natural, 0.1)):
         result, worst = attack_shard(model, batch, np.arange(100), WIDE)
         before = conclude(gather([result], WIDE, 100, 10))
-        assert doubted(gather([result], WIDE, 100, 10))
+        assert needs_harder_attacks(gather([result], WIDE, 100, 10))
         result, worst = try_harder(model, batch, result, worst, WIDE)
         margins, far = score_images(model, batch.x, worst, batch.y, WIDE.threat)
         claim = conclude(gather([result], WIDE, 100, 10, result.disagreeing(margins)))

@@ -19,7 +19,7 @@ from distrib.data.loader import Batch
 from distrib.errors import DataError, RunError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation, Stored, Transfer
-from distrib.evaluation.shard import Help, attack_shard
+from distrib.evaluation.shard import AttackInputs, attack_shard
 from distrib.models import SmallCNN
 from distrib.threat import Linf
 
@@ -71,7 +71,7 @@ def network(seed: int) -> nn.Module:
     return SmallCNN(width=0.25).build((1, 8, 8), 10, [0.5], [0.3]).eval()
 
 
-def judged(model: nn.Module, attack: Stored | Transfer, help: Help) -> tuple[list[int], Tensor]:
+def judged(model: nn.Module, attack: Stored | Transfer, help: AttackInputs) -> tuple[list[int], Tensor]:
     x = images()
     with torch.no_grad():
         batch = Batch(x, model(x).argmax(dim=1), torch.arange(6))
@@ -84,7 +84,7 @@ def judged(model: nn.Module, attack: Stored | Transfer, help: Help) -> tuple[lis
 def test_stored_images_are_scored_and_cheats_refused():
     model, x = network(0), images()
     for moved, fair in ((0.3, True), (0.31, False)):
-        help = Help(source=network, stored=lambda path, index, moved=moved: (x[index] + moved).clamp(0, 1))
+        help = AttackInputs(source=network, stored=lambda path, index, moved=moved: (x[index] + moved).clamp(0, 1))
         if fair:
             fate, worst = judged(model, Stored(attack="stored", path="p"), help)
             with torch.no_grad():
@@ -99,8 +99,8 @@ def test_transfer_climbs_the_source_and_judges_the_model():
     """From itself it is PGD on itself; from another net it finds other images."""
     model, other = network(0), network(1)
     attack = Transfer(attack="transfer", source="a", num_steps=5)
-    own, worst = judged(model, attack, Help(source=lambda address: model, stored=frozen.stored_images))
-    _, elsewhere = judged(model, attack, Help(source=lambda address: other, stored=frozen.stored_images))
+    own, worst = judged(model, attack, AttackInputs(source=lambda address: model, stored=frozen.stored_images))
+    _, elsewhere = judged(model, attack, AttackInputs(source=lambda address: other, stored=frozen.stored_images))
     assert sum(own) < 6 and not torch.equal(worst, elsewhere)
 
 

@@ -17,7 +17,7 @@ from distrib.evaluation import shard as witness
 from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
 from distrib.evaluation.points import points
 from distrib.evaluation.result import Result, conclude, gather
-from distrib.evaluation.shard import NOT_ASKED, STOOD, Help, ShardResult, attack_shard
+from distrib.evaluation.shard import NOT_ASKED, STOOD, AttackInputs, ShardResult, attack_shard
 from distrib.models import SmallCNN
 from distrib.threat import L2, Linf, outside
 
@@ -361,7 +361,9 @@ def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Pat
         Square(attack="square", queries=5), Transfer(attack="transfer", source="a", num_steps=2),
         Stored(attack="stored", path=str(tmp_path)), AUTO,
     )  # fmt: skip
-    help = Help(source=lambda address: Viewing(), stored=lambda path, index: frozen.stored_images(Path(path), index))
+    help = AttackInputs(
+        source=lambda address: Viewing(), stored=lambda path, index: frozen.stored_images(Path(path), index)
+    )
     result, worst = attack_shard(model, shard, np.arange(12), Evaluation(threat=threat, attacks=attacks), help)
     assert all(result.clean) and all(result.broken)
     model(worst)
