@@ -25,12 +25,14 @@ from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation
-from distrib.evaluation.flags import Evidence, needs_harder_attacks
+from distrib.evaluation.crafting import AttackInputs
+from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
+from distrib.evaluation.model_flags import needs_harder_attacks
 from distrib.evaluation.models import StoredModel
+from distrib.evaluation.outcomes import ShardResult
 from distrib.evaluation.points import points
-from distrib.evaluation.result import gather
-from distrib.evaluation.shard import AttackInputs, ShardResult, attack_shard, score_images
+from distrib.evaluation.shard import attack_shard, score_images
 from distrib.files import write_bytes, write_json
 
 

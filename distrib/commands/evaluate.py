@@ -24,10 +24,10 @@ from distrib.data.loader import LoaderName, open_reader, shard
 from distrib.errors import CheckpointError, JobError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import Evaluation, Stored, Transfer
-from distrib.evaluation.card import Card, card_files
+from distrib.evaluation.card import Card, Origin, card_files
 from distrib.evaluation.models import StoredModel, Weights, fingerprint, in_folder
+from distrib.evaluation.outcomes import BROKEN
 from distrib.evaluation.result import Result, conclude
-from distrib.evaluation.shard import BROKEN
 from distrib.files import file_sha256, write_bytes, write_json
 from distrib.registry import store, versions
 from distrib.tracking import client
@@ -179,15 +179,12 @@ def _fitting(subject: StoredModel, address: str, split: Beton, loader: LoaderNam
 
 def card_of(verdict: Evaluated, bench: Evaluator, model: str, job: Value) -> tuple[Card, dict[str, bytes]]:
     """The card of a verdict, and its files."""
-    data, test = dump(job)["data"], bench.test
     weights = verdict.subject
     sha256 = (
         file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
     )
-    card = Card.of(
-        verdict.claim, verdict.suite, verdict.contents, model, sha256, test.image, test.classes, data["source"],
-        test.content_sha256, dump(job), digest(job),
-    )  # fmt: skip
+    origin = Origin(model, sha256, verdict.contents, dump(job), digest(job))
+    card = Card.of(verdict.claim, verdict.suite, bench.test, origin)
     return card, card_files(card, verdict.judged.evidence, _shown(verdict, bench))
 
 
@@ -205,7 +202,7 @@ def _shown(verdict: Evaluated, bench: Evaluator) -> list[tuple]:
     found, first = verdict.judged.evidence, verdict.judged.evidence.shards[0]
     worst = load_file(verdict.judged.files[0])["x_adv"]
     attacked = [i for i, name in enumerate(first.worst) if name]
-    broken = [i for i in attacked if any(fate[i] == BROKEN for fate in first.fate.values())]
+    broken = [i for i in attacked if any(one[i] == BROKEN for one in first.outcomes.values())]
     rows = (broken + [i for i in attacked if i not in broken])[:SHOWN]
     if not rows:
         return []

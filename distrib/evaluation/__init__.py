@@ -1,1 +1,1 @@
-"""The independent witness: what is claimed of a model, measured apart from its training."""
+"""Evaluation: how robust a stored model is, measured apart from its training."""

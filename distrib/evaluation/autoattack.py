@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distrib.data.loader import Batch
 from distrib.evaluation.logits import Logits
 from distrib.threat import Linf, Threat
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""AutoAttack's standard version, in its order."""
+"""AutoAttack's standard version, in its order (Croce and Hein, arXiv 2003.01690): each part meets only the images that
+those before it left."""
 
 
 def parts_for(num_classes: int, differentiable: bool) -> tuple[str, ...]:
@@ -26,13 +28,14 @@ def parts_for(num_classes: int, differentiable: bool) -> tuple[str, ...]:
 
 
 def autoattack(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, parts: tuple[str, ...]
+    model: nn.Module, batch: Batch, threat: Threat, seed: int, parts: tuple[str, ...]
 ) -> tuple[Tensor, list[str]]:
-    """AutoAttack's images for ``x`` (each ``x`` itself where it found none), and which part broke each ("": none).
+    """AutoAttack's images for a batch (the test image where it found none), and the part that broke each ("": none).
 
-    ``x`` are rightly classified. Each part meets the images that stood before, in one batch: the same as one call of
-    the package with ``batch_size=len(x)``. Below ten classes it has fewer targets than its standard nine.
+    All images of the batch are classified correctly. Each part meets those that stood before it, at once: as one call
+    of the package with ``batch_size=len(x)`` does. Below ten classes it has fewer targets than its standard nine.
     """
+    x, y = batch.x, batch.y
     with torch.no_grad():
         num_classes = model(x[:2]).shape[1]
     x_adv, stage = x.clone(), [""] * len(x)
@@ -46,6 +49,7 @@ def autoattack(
             package.attacks_to_run = [part]
             found, label = package.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))
             fooled = (found != x[rows]).flatten(1).any(dim=1) & (label != y[rows])
+            # The package takes NaN for class 0: an image without a prediction counts as broken by the part that met it
             lost = torch.tensor([row in model.met for row in rows.tolist()], device=x.device)
             found, fooled = model.worst(x)[rows].where(lost.view(-1, 1, 1, 1), found), fooled | lost
             x_adv[rows[fooled]] = found[fooled].detach()
@@ -55,12 +59,12 @@ def autoattack(
     return x_adv, stage
 
 
-def square(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, seed: int, queries: int) -> Tensor:
-    """Square Attack's images for the rightly classified ``x``, after so many queries of the model."""
-    model = Logits(model, x, threat)
-    with _package(model, x, threat, seed) as package:
+def square(model: nn.Module, batch: Batch, threat: Threat, seed: int, queries: int) -> Tensor:
+    """Square Attack's images for a batch that is classified correctly, after so many queries of the model."""
+    model = Logits(model, batch.x, threat)
+    with _package(model, batch.x, threat, seed) as package:
         package.square.n_queries, package.square.seed = queries, seed
-        return model.worst(package.square.perturb(x, y).detach())
+        return model.worst(package.square.perturb(batch.x, batch.y).detach())
 
 
 @torch.enable_grad()
@@ -73,7 +77,7 @@ def differentiable(model: nn.Module, x: Tensor) -> bool:
 def _package(model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Iterator:
     from pyautoattack import AutoAttack
 
-    logging.getLogger("auto-attack").setLevel(logging.ERROR)  # what it would warn of, evaluate/suspicion says
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)  # flags say what it would warn of
     devices = [x.device] if x.device.type == "cuda" else []
     norm = "Linf" if isinstance(threat, Linf) else "L2"
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
@@ -16,11 +17,12 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from distrib import __version__
+from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Square, Stored, Transfer
-from distrib.evaluation.flags import Evidence
+from distrib.evaluation.evidence import Evidence, worst_case
+from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
-from distrib.evaluation.result import Result, worst_case
-from distrib.evaluation.shard import NOT_ASKED, STOOD
+from distrib.evaluation.result import Result
 from distrib.values import Value
 
 SCHEMA = "distrib/robustness-card/1"
@@ -34,8 +36,23 @@ class Shape(Value):
     width: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a card's figures were made of."""
+
+    model: str
+    """Its address, or the name of the run that made it."""
+    weights_sha256: str
+    """Of the file that was judged."""
+    contents: dict[str, str]
+    """The hashes of the models and sets that attacks take images from, by address."""
+    job: dict
+    """The job as plain values."""
+    job_digest: str
+
+
 class Card(Value):
-    """A claim, and all that is needed to believe it or to doubt it."""
+    """The result of an evaluation, and all that is needed to check it: the fields are the keys of card.json."""
 
     schema_: Literal["distrib/robustness-card/1"] = SCHEMA
     created: str
@@ -55,6 +72,7 @@ class Card(Value):
     shard_size: int
     """Images that one task attacked at a time: on them AutoAttack's random numbers depend, as on the seed."""
     claim: Result
+    """What the evaluation found."""
     attacks: dict[str, dict]
     """Each attack as the job file says it, with what follows from the threat."""
     tested: tuple[str, ...]
@@ -64,32 +82,29 @@ class Card(Value):
     job_digest: str
 
     @classmethod
-    def of(
-        cls, claim: Result, suite: Evaluation, contents: dict[str, str], model: str, weights_sha256: str,
-        image: tuple[int, int, int],
-        classes: tuple[str, ...], data: str, data_sha256: str, job: dict, job_digest: str,
-    ) -> "Card":  # fmt: skip
-        """The card of a claim; ``image`` is (H, W, C), ``contents`` as for :meth:`Evaluation.identity`."""
+    def of(cls, result: Result, evaluation: Evaluation, test: DataCard, origin: Origin) -> "Card":
+        """The card of a result of ``evaluation`` (a resolved one) on the test split ``test``."""
+        height, width, channels = test.image
         return cls(
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            model=model,
-            weights_sha256=weights_sha256,
-            image=Shape(height=image[0], width=image[1], channels=image[2]),
-            classes=classes,
-            data=data,
-            data_sha256=data_sha256,
-            attacks_sha256=suite.identity(contents),
-            shard_size=min(suite.shard_size, claim.n_clean),
-            claim=claim,
-            attacks={attack.name: attack.model_dump(mode="json", exclude_defaults=True) for attack in suite.attacks},
-            tested=_tested(claim, suite),
-            not_tested=_not_tested(claim, suite),
+            model=origin.model,
+            weights_sha256=origin.weights_sha256,
+            image=Shape(height=height, width=width, channels=channels),
+            classes=test.classes,
+            data=origin.job["data"]["source"],
+            data_sha256=test.content_sha256,
+            attacks_sha256=evaluation.identity(origin.contents),
+            shard_size=min(evaluation.shard_size, result.n_clean),
+            claim=result,
+            attacks={one.name: one.model_dump(mode="json", exclude_defaults=True) for one in evaluation.attacks},
+            tested=_tested(result, evaluation),
+            not_tested=_not_tested(result, evaluation),
             software={
                 "distrib": __version__, "python": platform.python_version(), "machine": platform.machine(),
                 **{name: version(name) for name in ("torch", "pyautoattack")},
             },
-            job=job,
-            job_digest=job_digest,
+            job=origin.job,
+            job_digest=origin.job_digest,
         )  # fmt: skip
 
     def plain(self) -> dict:
@@ -104,36 +119,36 @@ class Card(Value):
 
     def tags(self) -> dict[str, str]:
         """What a model version can be searched and compared by."""
-        claim = self.claim
+        result = self.claim
         accuracies = {
-            f"accuracy.{name}": f"{value:.4f} (n={claim.attacks_n[name]})" for name, value in claim.attacks.items()
+            f"accuracy.{name}": f"{value:.4f} (n={result.attacks_n[name]})" for name, value in result.attacks.items()
         }
         return {
-            "tier": claim.tier,
-            "norm": claim.norm,
-            "epsilon": f"{claim.epsilon:.6g}",
-            "attacks": ",".join(sorted(claim.attacks)),
-            "n": str(claim.n),
-            "seed": str(claim.seed),
+            "tier": result.tier,
+            "norm": result.norm,
+            "epsilon": f"{result.epsilon:.6g}",
+            "attacks": ",".join(sorted(result.attacks)),
+            "n": str(result.n),
+            "seed": str(result.seed),
             "shard_size": str(self.shard_size),
-            "clean_accuracy": f"{claim.clean_accuracy:.4f}",
-            "robust_accuracy": f"{claim.robust_accuracy:.4f}",
-            "flags": ",".join(flag.name for flag in claim.flags) or "none",
+            "clean_accuracy": f"{result.clean_accuracy:.4f}",
+            "robust_accuracy": f"{result.robust_accuracy:.4f}",
+            "flags": ",".join(flag.name for flag in result.flags) or "none",
             "blocking": ",".join(self.blocking) or "none",
             "data_sha256": self.data_sha256,
             "attacks_sha256": self.attacks_sha256,
-            "examples_sha256": claim.examples_sha256,
+            "examples_sha256": result.examples_sha256,
             "job_digest": self.job_digest,
             **accuracies,
         }
 
 
-def _tested(claim: Result, suite: Evaluation) -> tuple[str, ...]:
-    kinds = {type(attack) for attack in suite.attacks}
+def _tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
+    kinds = {type(attack) for attack in evaluation.attacks}
     steps = "many steps beat one, " if {Fgsm, Pgd} <= kinds else ""
-    ball = f"{claim.norm} perturbations up to {claim.epsilon:.4g} of pixels in [0, 1]"
+    ball = f"{result.norm} perturbations up to {result.epsilon:.4g} of pixels in [0, 1]"
     return (
-        f"{ball}, by {', '.join(claim.attacks)}",
+        f"{ball}, by {', '.join(result.attacks)}",
         "whether every stored image lies in the ball and in [0, 1], and is classified again as it was",
         "whether the model is deterministic, gives logits, does not change, and judges each image by itself",
         f"whether gradients are there, {steps}and a growing epsilon breaks everything",
@@ -142,32 +157,34 @@ def _tested(claim: Result, suite: Evaluation) -> tuple[str, ...]:
     )
 
 
-def _not_tested(claim: Result, suite: Evaluation) -> tuple[str, ...]:
-    other = "L2" if claim.norm == "linf" else "Linf"
-    kinds = {type(attack) for attack in suite.attacks}
+def _not_tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
+    other = "L2" if result.norm == "linf" else "Linf"
+    kinds = {type(attack) for attack in evaluation.attacks}
     lines = [
-        f"other threats: {other} balls, epsilon above {claim.epsilon:.4g}, rotations, blur, patches, corruptions",
+        f"other threats: {other} balls, epsilon above {result.epsilon:.4g}, rotations, blur, patches, corruptions",
         "attacks written for this very model: the figure is an upper bound, for a stronger attack may find more",
     ]
-    if "autoattack" not in claim.attacks:
+    if "autoattack" not in result.attacks:
         lines.append("AutoAttack: the figure is of the listed attacks alone, and is likely too high")
     if Transfer not in kinds:
         lines.append("images made on other models (transfer)")
-    if not kinds & {Square, Transfer, Stored} and "square" not in claim.stages:
+    if not kinds & {Square, Transfer, Stored} and "square" not in result.stages:
         lines.append("attacks without the model's gradient")
-    if claim.n < claim.n_clean:
-        lines.append(f"{claim.n_clean - claim.n} of the {claim.n_clean} images: they met a part of the attacks only")
+    if result.n < result.n_clean:
+        lines.append(f"{result.n_clean - result.n} of the {result.n_clean} images: they met a part of the attacks only")
     return tuple(lines)
 
 
-def rows(claim: Result) -> list[tuple[str, str, int]]:
+def rows(result: Result) -> list[tuple[str, str, int]]:
     """(attack, accuracy, images) of the table, clean first and the worst case last."""
-    table = [("clean", f"{claim.clean_accuracy:.2%}", claim.n_clean)]
-    for name, accuracy in claim.attacks.items():
-        label = f"{name} (on what still stood)" if name in claim.cumulative else name
-        table.append((label, f"{accuracy:.2%}", claim.attacks_n[name]))
+    table = [("clean", f"{result.clean_accuracy:.2%}", result.n_clean)]
+    for name, accuracy in result.attacks.items():
+        label = f"{name} (on what still stood)" if name in result.cumulative else name
+        table.append((label, f"{accuracy:.2%}", result.attacks_n[name]))
         if name == "autoattack":
-            table += [(f"after {part}", f"{value:.2%}", claim.attacks_n[name]) for part, value in claim.stages.items()]
+            table += [
+                (f"after {part}", f"{value:.2%}", result.attacks_n[name]) for part, value in result.stages.items()
+            ]
     return table
 
 
@@ -182,42 +199,44 @@ def html(card: Card, plots: dict[str, bytes]) -> str:
 
 
 def _page(template: str, card: Card, plots: dict[str, str]) -> str:
-    room = Environment(
+    environment = Environment(
         loader=PackageLoader("distrib", "evaluation"), autoescape=select_autoescape(["html.j2"], default=False),
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    claim = card.claim
-    return room.get_template(template).render(card=card, claim=claim, rows=rows(claim), plots=plots) + "\n"
+    return (
+        environment.get_template(template).render(card=card, result=card.claim, rows=rows(card.claim), plots=plots)
+        + "\n"
+    )
 
 
-def examples(found: Evidence) -> str:
-    """Every image's fate as CSV: its index in the test split, label, prediction, and a column for each attack.
+def examples(evidence: Evidence) -> str:
+    """The outcome of every image as CSV: its index in the test split, label, prediction, and a column for each attack.
 
     1: rightly classified; 0: not; empty: the attack was not asked for it. ``worst`` is that of all attacks together.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["index", "label", "predicted", "clean", *found.fate, "worst"])
-    every, standing = worst_case(found)
-    clean = found.clean
-    for i, index in enumerate(found.index.tolist()):
-        fates = ["" if fate[i] == NOT_ASKED else int(fate[i] == STOOD) for fate in found.fate.values()]
+    table.writerow(["index", "label", "predicted", "clean", *evidence.outcomes, "worst"])
+    every, standing = worst_case(evidence)
+    clean = evidence.clean
+    for i, index in enumerate(evidence.index.tolist()):
+        cells = ["" if one[i] == NOT_ASKED else int(one[i] == STOOD) for one in evidence.outcomes.values()]
         worst = int(standing[i]) if every[i] else ""
-        table.writerow([index, found.label[i], found.predicted[i], int(clean[i]), *fates, worst])
+        table.writerow([index, evidence.label[i], evidence.predicted[i], int(clean[i]), *cells, worst])
     return text.getvalue()
 
 
-def card_files(card: Card, found: Evidence, shown: list[tuple]) -> dict[str, bytes]:
+def card_files(card: Card, evidence: Evidence, shown: list[tuple]) -> dict[str, bytes]:
     """The files of a card, by name; ``shown`` are (image, worst image, caption), arrays ``[H, W, C]`` in [0, 1]."""
-    claim = card.claim
-    plots = {"Accuracy as epsilon grows": plot_epsilon_curve(claim.epsilon_curve, claim.epsilon, len(card.classes))}
-    if claim.restarts:
-        plots["Images broken after each restart"] = plot_restarts(claim.restarts)
+    result = card.claim
+    plots = {"Accuracy as epsilon grows": plot_epsilon_curve(result.epsilon_curve, result.epsilon, len(card.classes))}
+    if result.restarts:
+        plots["Images broken after each restart"] = plot_restarts(result.restarts)
     if shown:
         plots["Test images, and the worst that was found for each"] = plot_images(shown)
     return {
         "card.json": (json.dumps(card.plain(), indent=2) + "\n").encode(),
         "card.md": markdown(card).encode(),
         "card.html": html(card, plots).encode(),
-        "examples.csv": examples(found).encode(),
+        "examples.csv": examples(evidence).encode(),
     }

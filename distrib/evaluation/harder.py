@@ -5,6 +5,7 @@ Each asks the model for its decisions alone, or for its gradient on 8 bits alone
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from distrib.data.loader import Batch
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.geometry import LEVELS, on_levels
 from distrib.evaluation.logits import Logits, logits_of
-from distrib.evaluation.shard import ESTIMATE, ON_LEVELS, SMOOTH_COPY, ShardResult, extra_attack
+from distrib.evaluation.outcomes import ESTIMATE, ON_LEVELS, SMOOTH_COPY, ShardResult
+from distrib.evaluation.shard import AttackedShard, ExtraAttack, extra_attack
 from distrib.noise import Noise
 from distrib.precision import exact_float32
 from distrib.threat import Threat
@@ -27,59 +29,79 @@ WALK, DIRECTIONS, HALVINGS = 25, 100, 10
 """Of the estimate: steps along the boundary, queries for each gradient, and for each way back to the boundary."""
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """The images of a shard that still stand, and what a search for worse ones needs."""
+
+    model: nn.Module
+    batch: Batch
+    """All images of the shard."""
+    rows: Tensor
+    """Those that still stand: int64 ``[b]``."""
+    threat: Threat
+    noise: Noise
+    batch_size: int
+
+
 @exact_float32()
 def try_harder(
-    model: nn.Module, batch: Batch, result: ShardResult, worst: Tensor, suite: Evaluation
-) -> tuple[ShardResult, Tensor]:
-    """The result and the worst images of a shard after the attacks of this module, on what stood before each."""
-    assert suite.threat is not None
-    searches: dict[str, Callable] = {ON_LEVELS: _on_levels, SMOOTH_COPY: _smooth_copy, ESTIMATE: _estimate}
+    model: nn.Module, batch: Batch, result: ShardResult, worst: Tensor, evaluation: Evaluation
+) -> AttackedShard:
+    """A shard after the attacks of this module, each on what stood before it.
+
+    ``result`` and ``worst`` are what :func:`distrib.evaluation.shard.attack_shard` gave for the shard.
+    """
+    searches: dict[str, Callable[[_Standing], Tensor]] = {
+        ON_LEVELS: _on_levels, SMOOTH_COPY: _smooth_copy, ESTIMATE: _estimate,
+    }  # fmt: skip
+    attacked = AttackedShard(result, worst)
     with undisturbed(model, "eval"):
         for name, search in searches.items():
-            rows = torch.tensor([not hit for hit in result.broken], device=batch.x.device).nonzero()[:, 0]
 
-            def images(rows: Tensor = rows, name: str = name, search: Callable = search) -> Tensor:
-                noise = Noise.of(batch.index, suite.seed, name)
-                return search(model, batch, rows, suite.threat, noise, suite.batch_size)
+            def images(rows: Tensor, name: str = name, search: Callable = search) -> Tensor:
+                assert evaluation.threat is not None
+                noise = Noise.of(batch.index, evaluation.seed, name)
+                return search(_Standing(model, batch, rows, evaluation.threat, noise, evaluation.batch_size))
 
-            result, worst = extra_attack(model, batch, rows, images, name, result, worst, suite)
-    return result, worst
+            attacked = extra_attack(model, batch, evaluation, attacked, ExtraAttack(name, images))
+    return attacked
 
 
-def _on_levels(model: nn.Module, batch: Batch, rows: Tensor, threat: Threat, _: Noise, size: int) -> Tensor:
+def _on_levels(given: _Standing) -> Tensor:
     """PGD on the margin whose every image lies on 8 bits: another network there has its own gradient there."""
-    found = []
-    for part in rows.split(size):
-        x, y = batch.x[part], batch.y[part]
+    threat, found = given.threat, []
+    for part in given.rows.split(given.batch_size):
+        x, y = given.batch.x[part], given.batch.y[part]
         at, best, lowest = x, x.clone(), torch.full(y.shape, float("inf"), device=x.device)
         for step in range(STEPS + 1):
             at = on_levels(x, at, threat).detach().requires_grad_()
             with torch.enable_grad():
-                height = margin(Logits(model)(at), y)
-                gradient = input_gradient(-height.sum(), at)
-            lower = height.detach() < lowest
-            best[lower], lowest[lower] = at.detach()[lower], height.detach()[lower]
-            length = max(2 * threat.epsilon / (step + 2), 1 / LEVELS)
+                margins = margin(Logits(given.model)(at), y)
+                gradient = input_gradient(-margins.sum(), at)
+            lower = margins.detach() < lowest
+            best[lower], lowest[lower] = at.detach()[lower], margins.detach()[lower]
+            length = max(2 * threat.epsilon / (step + 2), 1 / LEVELS)  # a shorter step would be rounded away
             at = threat.project(x, at.detach() + length * threat.ascent(gradient))
         found.append(best)
     return torch.cat(found)
 
 
-def _smooth_copy(model: nn.Module, batch: Batch, rows: Tensor, threat: Threat, noise: Noise, size: int) -> Tensor:
+def _smooth_copy(given: _Standing) -> Tensor:
     """PGD on a small smooth network that learnt the model's decisions near these images (Papernot et al., 1602.02697).
 
-    It learns again, after each attack, from what the model said to the images that the attack made.
+    It learns again, after each attack, from the model's answers to the images that the attack made.
     """
-    x, y = batch.x, batch.y
-    best, lowest = x[rows].clone(), depth(logits_of(model, x[rows], size), y[rows])
+    threat, rows, noise = given.threat, given.rows, given.noise
+    x, y = given.batch.x, given.batch.y
+    best, lowest = x[rows].clone(), depth(logits_of(given.model, x[rows], given.batch_size), y[rows])
     attack = PGD(threat=threat, num_steps=20, step_size=OfEpsilon(of_epsilon=0.125), loss="cw_margin", kappa=1e6)
-    asked, told = [], []
+    questions, answers = [], []
 
     def ask(images: Tensor) -> Tensor:
-        logits = logits_of(model, images, size)
+        logits = logits_of(given.model, images, given.batch_size)
         known = predicted(logits) >= 0
-        asked.append(images[known])
-        told.append(predicted(logits)[known])
+        questions.append(images[known])
+        answers.append(predicted(logits)[known])
         return logits
 
     num_classes = ask(x).shape[1]
@@ -91,15 +113,15 @@ def _smooth_copy(model: nn.Module, batch: Batch, rows: Tensor, threat: Threat, n
         copy = _small(x[0], num_classes).to(x.device)
         optimiser = torch.optim.Adam(copy.parameters(), lr=2e-3)
         for turn in range(ROUNDS):
-            known, answers = torch.cat(asked), torch.cat(told)
+            images, labels = torch.cat(questions), torch.cat(answers)
             for _ in range(MORE if turn else FIRST):
-                some = torch.randint(len(known), (128,), device=x.device)
+                some = torch.randint(len(images), (128,), device=x.device)
                 optimiser.zero_grad()
-                F.cross_entropy(copy(known[some]), answers[some]).backward()
+                F.cross_entropy(copy(images[some]), labels[some]).backward()
                 optimiser.step()
             x_adv = attack.perturb(copy, x[rows], y[rows], noise.fork(turn)[rows])
-            height = depth(ask(x_adv), y[rows])
-            best[height < lowest], lowest = x_adv[height < lowest], lowest.minimum(height)
+            margins = depth(ask(x_adv), y[rows])
+            best[margins < lowest], lowest = x_adv[margins < lowest], lowest.minimum(margins)
     return best
 
 
@@ -114,39 +136,40 @@ def _small(image: Tensor, num_classes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _estimate(model: nn.Module, batch: Batch, rows: Tensor, threat: Threat, noise: Noise, size: int) -> Tensor:
+def _estimate(given: _Standing) -> Tensor:
     """A walk along the decision's boundary towards each image, by gradients that are estimated from decisions alone.
 
     HopSkipJump (Chen et al., arXiv 1904.02144), with antithetic directions.
     """
-    label = predicted(logits_of(model, batch.x, size))
+    threat, size = given.threat, given.batch_size
+    label = predicted(logits_of(given.model, given.batch.x, size))
     found = []
-    for part in rows.split(max(1, size // 4)):
-        x, y, stream = batch.x[part], batch.y[part], noise[part]
+    for part in given.rows.split(max(1, size // 4)):
+        x, y, stream = given.batch.x[part], given.batch.y[part], given.noise[part]
 
         def fooled(images: Tensor, y: Tensor = y) -> Tensor:
-            return predicted(logits_of(model, images, size)) != y
+            return predicted(logits_of(given.model, images, size)) != y
 
-        at = _nearest_other(x, y, batch.x, label, threat)
-        at, radius = _back(x, at, threat, fooled)
+        at = _nearest_other(x, y, given.batch.x, label, threat)
+        at, radius = _nearest_fooled(x, at, threat, fooled)
         for step in range(WALK):
             if (radius <= threat.epsilon).all():
                 break
             votes = torch.zeros_like(x)
             for _ in range(DIRECTIONS // 2):
-                way = stream.normal(x.shape[1:])
-                reach = (0.1 * radius / threat.size(threat.ascent(way))).view(-1, 1, 1, 1)
+                direction = stream.normal(x.shape[1:])
+                reach = (0.1 * radius / threat.size(threat.ascent(direction))).view(-1, 1, 1, 1)
                 for sign in (1, -1):
-                    said = fooled((at + sign * reach * threat.ascent(way)).clamp(0, 1))
-                    votes += sign * (2.0 * said - 1).view(-1, 1, 1, 1) * threat.ascent(way)
+                    answer = fooled((at + sign * reach * threat.ascent(direction)).clamp(0, 1))
+                    votes += sign * (2.0 * answer - 1).view(-1, 1, 1, 1) * threat.ascent(direction)
             length = radius / (step + 1) ** 0.5
-            further_out, open_ = at, torch.ones_like(y, dtype=torch.bool)
+            ahead, searching = at, torch.ones_like(y, dtype=torch.bool)
             for _ in range(HALVINGS):
                 tried = (at + length.view(-1, 1, 1, 1) * threat.ascent(votes)).clamp(0, 1)
-                good = open_ & fooled(tried)
-                further_out = torch.where(good.view(-1, 1, 1, 1), tried, further_out)
-                open_, length = open_ & ~good, length / 2
-            moved, closer = _back(x, further_out, threat, fooled)
+                good = searching & fooled(tried)
+                ahead = torch.where(good.view(-1, 1, 1, 1), tried, ahead)
+                searching, length = searching & ~good, length / 2
+            moved, closer = _nearest_fooled(x, ahead, threat, fooled)
             better = closer < radius
             at, radius = torch.where(better.view(-1, 1, 1, 1), moved, at), torch.where(better, closer, radius)
         found.append(threat.project(x, at))
@@ -163,7 +186,7 @@ def _nearest_other(x: Tensor, y: Tensor, others: Tensor, label: Tensor, threat: 
     return nearest
 
 
-def _back(x: Tensor, at: Tensor, threat: Threat, fooled: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _nearest_fooled(x: Tensor, at: Tensor, threat: Threat, fooled: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """``at`` drawn towards ``x`` as far as the model is still fooled, and how far from ``x`` that is."""
     low, high = torch.zeros(len(x), device=x.device), threat.size(at - x)
     for _ in range(HALVINGS):

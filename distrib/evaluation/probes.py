@@ -65,17 +65,17 @@ class Probes:
     """How many images that were."""
 
 
-def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, suite: Evaluation) -> Probes:
+def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, evaluation: Evaluation) -> Probes:
     """Measures the model on a shard. It is in evaluation mode and takes no weight gradients."""
-    assert suite.threat is not None
-    few, noise = batch.x[:PROBED_IMAGES], Noise.of(batch.index[:PROBED_IMAGES], suite.seed, "probes")
-    groups = few, suite.threat.sample(few, noise)  # a model may behave on images that lie on 8 bits alone
+    assert evaluation.threat is not None
+    few, noise = batch.x[:PROBED_IMAGES], Noise.of(batch.index[:PROBED_IMAGES], evaluation.seed, "probes")
+    groups = few, evaluation.threat.sample(few, noise)  # a model may behave on images that lie on 8 bits alone
     before = _fingerprint(model)
     watched = [_watched(model, group) for group in groups]
     (logits, _), finite = watched[0], Logits(model)
     spread = (logits.amax(dim=1) - logits.amin(dim=1)).median().item()
     probed = torch.from_numpy(positions < PROBED).to(batch.x.device).nonzero()[:, 0]
-    curve, fell = _epsilon_curve(model, batch, probed, suite)
+    curve, fell = _epsilon_curve(model, batch, probed, evaluation)
     float32_right, bfloat16_right, reduced = _precision(model, worst[probed], batch.y[probed])
     return Probes(
         repeat_change=max(
@@ -88,12 +88,12 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
         ),
         jumps=geometry.jumps(finite, few, worst[:PROBED_IMAGES]),
         ledges=geometry.ledges(finite, few),
-        gradient_errors=geometry.gradient_errors(finite, few, suite.threat, noise),
+        gradient_errors=geometry.gradient_errors(finite, few, evaluation.threat, noise),
         state_changed=_fingerprint(model) != before,
         optimises=any(optimises for _, optimises in watched),
         probabilities=bool((logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]))),
         spread=spread,
-        zero_gradient=_zero_gradient(model, batch, suite.batch_size),
+        zero_gradient=_zero_gradient(model, batch, evaluation.batch_size),
         epsilon_curve=curve,
         fell=fell,
         float32_right=float32_right,
@@ -173,24 +173,24 @@ def _zero_gradient(model: nn.Module, batch: Batch, batch_size: int) -> list[bool
 
 
 def _epsilon_curve(
-    model: nn.Module, batch: Batch, probed: Tensor, suite: Evaluation
+    model: nn.Module, batch: Batch, probed: Tensor, evaluation: Evaluation
 ) -> tuple[list[tuple[float, int, int]], list[bool]]:
     """PGD-40 on the margin, which no scale of the logits blinds, at growing epsilon; images of all kinds count."""
-    assert suite.threat is not None
+    assert evaluation.threat is not None
     curve, fell = [], torch.zeros(len(batch.y), dtype=torch.bool, device=batch.y.device)
     if len(probed) == 0:
         return curve, fell.tolist()
     x, y, index = batch.x[probed], batch.y[probed], batch.index[probed]
-    kind = L2 if isinstance(suite.threat, L2) else Linf
-    for epsilon in epsilons(suite.threat, x[0].numel()):
+    kind = L2 if isinstance(evaluation.threat, L2) else Linf
+    for epsilon in epsilons(evaluation.threat, x[0].numel()):
         attack = PGD(
             threat=kind(epsilon=epsilon), num_steps=40, step_size=OfEpsilon(of_epsilon=0.1), step_schedule="linear",
             loss="cw_margin", kappa=1e6,
         )  # fmt: skip
-        x_adv = attack.perturb(Logits(model), x, y, Noise.of(index, suite.seed, "epsilon curve"))
+        x_adv = attack.perturb(Logits(model), x, y, Noise.of(index, evaluation.seed, "epsilon curve"))
         stood = predicted(logits_of(model, x_adv, len(x))) == y
         curve.append((epsilon, int(stood.sum()), len(y)))
-        if epsilon == suite.threat.epsilon:
+        if epsilon == evaluation.threat.epsilon:
             fell[probed] = ~stood
     return curve, fell.tolist()
 

@@ -1,17 +1,18 @@
-"""From shards to what is claimed: accuracies with their n, the worst case, an interval, and every suspicion."""
+"""From evidence to a result: accuracies with their n, the worst case, an interval, and every flag."""
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
 
-from distrib.errors import RunError
-from distrib.evaluation.attacks import Evaluation, Tier, tier_of
+from distrib.evaluation.attack_flags import ATTACK_CHECKS
+from distrib.evaluation.attacks import Tier, tier_of
 from distrib.evaluation.autoattack import STANDARD
-from distrib.evaluation.flags import Evidence, Flag, epsilon_curve, flags_of
-from distrib.evaluation.shard import BROKEN, EXTRA_ATTACKS, NOT_ASKED, ROUNDED, STOOD, ShardResult
+from distrib.evaluation.evidence import Evidence, epsilon_curve, worst_case
+from distrib.evaluation.flags import Flag
+from distrib.evaluation.model_flags import MODEL_CHECKS
+from distrib.evaluation.outcomes import BROKEN, NOT_ASKED, STOOD
 from distrib.values import Value
 
 
@@ -50,71 +51,37 @@ class Result(Value):
     flags: tuple[Flag, ...]
 
 
-def gather(
-    shards: Sequence[ShardResult], suite: Evaluation, count: int, num_classes: int, disagree: Collection[int] = ()
-) -> Evidence:
-    """What the shards found, image by image; ``disagree`` are the positions that a second look judged otherwise.
-
-    Raises :class:`RunError` unless every image was counted exactly once.
-    """
-    shards = sorted(shards, key=lambda shard: shard.position)
-    positions = [position for shard in shards for position in shard.position]
-    index = np.array([one for shard in shards for one in shard.index])
-    if positions != list(range(count)) or len(set(index.tolist())) != count:
-        raise RunError(f"the shards do not hold each of the {count} images exactly once; no result")
-    return Evidence(
-        shards=shards,
-        suite=suite,
-        num_classes=num_classes,
-        index=index,
-        label=np.array([one for shard in shards for one in shard.label]),
-        predicted=np.array([one for shard in shards for one in shard.predicted]),
-        fate={name: np.array([one for shard in shards for one in shard.fate[name]]) for name in _names(shards, suite)},
-        disagree=np.isin(np.arange(count), list(disagree)),
-    )
-
-
-def _names(shards: Sequence[ShardResult], suite: Evaluation) -> list[str]:
-    """The listed attacks, and the further ones that all shards met; rounding is one where it broke something."""
-    listed = [attack.name for attack in suite.attacks]
-    names = [*listed, *(name for name in EXTRA_ATTACKS if all(name in shard.fate for shard in shards))]
-    idle = not any(shard.broke_alone(ROUNDED, listed) for shard in shards)
-    return [name for name in names if name != ROUNDED or not idle]
-
-
-def worst_case(found: Evidence) -> tuple[np.ndarray, np.ndarray]:
-    """(which images every attack was asked for, which of all images stood under all that were): bool ``[n]``."""
-    fates = np.stack(list(found.fate.values()))
-    return (fates != NOT_ASKED).all(axis=0), found.clean & (fates != BROKEN).all(axis=0)
-
-
-def conclude(found: Evidence) -> Result:
-    """The claim that the evidence supports."""
-    suite, clean = found.suite, found.clean
-    assert suite.threat is not None
-    asked = {name: fate != NOT_ASKED for name, fate in found.fate.items()}
-    every, standing = worst_case(found)
+def conclude(evidence: Evidence) -> Result:
+    """The result that the evidence supports."""
+    evaluation, clean = evidence.evaluation, evidence.clean
+    assert evaluation.threat is not None
+    asked = {name: outcome != NOT_ASKED for name, outcome in evidence.outcomes.items()}
+    every, standing = worst_case(evidence)
     worst = standing[every]
     return Result(
-        tier=tier_of(suite.attacks, suite.threat),
+        tier=tier_of(evaluation.attacks, evaluation.threat),
         clean_accuracy=float(clean.mean()),
         n_clean=len(clean),
         robust_accuracy=float(worst.mean()),
         interval=wilson(int(worst.sum()), len(worst)),
         n=len(worst),
-        attacks=_accuracies(found),
+        attacks=_accuracies(evidence),
         attacks_n={name: int(which.sum()) for name, which in asked.items()},
-        cumulative=_cumulative(found),
-        attack_seconds={name: round(sum(shard.seconds[name] for shard in found.shards), 2) for name in found.fate},
-        largest_change={name: max(shard.largest_change[name] for shard in found.shards) for name in found.fate},
-        stages=_stages(found),
-        restarts=_restarts(found),
-        epsilon_curve=tuple(epsilon_curve(found.shards)),
-        norm=suite.threat.norm,
-        epsilon=suite.threat.epsilon,
-        seed=suite.seed,
-        examples_sha256=hashlib.sha256(np.sort(found.index[every]).astype("<i8").tobytes()).hexdigest(),
-        flags=flags_of(found),
+        cumulative=_cumulative(evidence),
+        attack_seconds={
+            name: round(sum(shard.seconds[name] for shard in evidence.shards), 2) for name in evidence.outcomes
+        },
+        largest_change={
+            name: max(shard.largest_change[name] for shard in evidence.shards) for name in evidence.outcomes
+        },
+        stages=_stages(evidence),
+        restarts=_restarts(evidence),
+        epsilon_curve=tuple(epsilon_curve(evidence.shards)),
+        norm=evaluation.threat.norm,
+        epsilon=evaluation.threat.epsilon,
+        seed=evaluation.seed,
+        examples_sha256=hashlib.sha256(np.sort(evidence.index[every]).astype("<i8").tobytes()).hexdigest(),
+        flags=tuple(flag for check in (*MODEL_CHECKS, *ATTACK_CHECKS) for flag in check(evidence)),
     )
 
 
@@ -126,38 +93,38 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float,
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _cumulative(found: Evidence) -> tuple[str, ...]:
-    listed = {one.name: one for one in found.suite.attacks}
-    return tuple(name for name in found.fate if name not in listed or listed[name].meets == "standing")
+def _cumulative(evidence: Evidence) -> tuple[str, ...]:
+    listed = {one.name: one for one in evidence.evaluation.attacks}
+    return tuple(name for name in evidence.outcomes if name not in listed or listed[name].meets == "standing")
 
 
-def _before(found: Evidence, name: str) -> np.ndarray:
+def _before(evidence: Evidence, name: str) -> np.ndarray:
     """Images that count as standing when an attack begins: where it meets what stands, all before it count."""
-    standing = found.clean.copy()
-    if name in _cumulative(found):
-        for other, fate in found.fate.items():
+    standing = evidence.clean.copy()
+    if name in _cumulative(evidence):
+        for other, outcome in evidence.outcomes.items():
             if other == name:
                 break
-            standing &= fate != BROKEN
+            standing &= outcome != BROKEN
     return standing
 
 
-def _accuracies(found: Evidence) -> dict[str, float]:
+def _accuracies(evidence: Evidence) -> dict[str, float]:
     """Under each attack, on the images that it was asked for."""
     return {
-        name: float((_before(found, name) & (fate == STOOD))[fate != NOT_ASKED].mean())
-        for name, fate in found.fate.items()
+        name: float((_before(evidence, name) & (outcome == STOOD))[outcome != NOT_ASKED].mean())
+        for name, outcome in evidence.outcomes.items()
     }
 
 
-def _stages(found: Evidence) -> dict[str, float]:
-    fate = found.fate.get("autoattack")
-    if fate is None:
+def _stages(evidence: Evidence) -> dict[str, float]:
+    outcome = evidence.outcomes.get("autoattack")
+    if outcome is None:
         return {}
-    asked = fate != NOT_ASKED
-    before = _before(found, "autoattack") & asked
-    stage = np.array([part for shard in found.shards for part in shard.stage])
-    ran = {part for shard in found.shards for part in shard.parts}
+    asked = outcome != NOT_ASKED
+    before = _before(evidence, "autoattack") & asked
+    stage = np.array([part for shard in evidence.shards for part in shard.stage])
+    ran = {part for shard in evidence.shards for part in shard.parts}
     result, left = {}, int(before.sum())
     for part in (*STANDARD[:1], "fab", *STANDARD[1:]):
         if part in ran:
@@ -166,11 +133,11 @@ def _stages(found: Evidence) -> dict[str, float]:
     return result
 
 
-def _restarts(found: Evidence) -> dict[str, tuple[float, ...]]:
+def _restarts(evidence: Evidence) -> dict[str, tuple[float, ...]]:
     curves = {}
-    for attack in found.suite.attacks:
-        counts = [shard.starts[attack.name] for shard in found.shards if attack.name in shard.starts]
+    for attack in evidence.evaluation.attacks:
+        counts = [shard.starts[attack.name] for shard in evidence.shards if attack.name in shard.starts]
         if counts:
-            asked = int((found.fate[attack.name] != NOT_ASKED).sum())
+            asked = int((evidence.outcomes[attack.name] != NOT_ASKED).sum())
             curves[attack.name] = tuple((np.sum(counts, axis=0) / asked).tolist())
     return curves

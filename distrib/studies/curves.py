@@ -14,6 +14,7 @@ import torch
 from distrib.attack import PGD, OfEpsilon, predicted
 from distrib.config.job import Study, Train
 from distrib.config.study import CurvesStudy, addresses
+from distrib.data.loader import Batch
 from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
@@ -61,7 +62,7 @@ class AccuracyCurves:
         if epsilon > 0 and len(rows):
             x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
             by_pgd[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
-            x_adv = square(model, x[rows], y[rows], threat, study.seed, study.queries)
+            x_adv = square(model, Batch(x[rows], y[rows], index[rows]), threat, study.seed, study.queries)
             by_square[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
         counts = {"images": len(y), "clean": clean, "pgd": by_pgd, "square": by_square, "worst": by_pgd & by_square}
         return {name: int(value.sum()) if isinstance(value, torch.Tensor) else value for name, value in counts.items()}

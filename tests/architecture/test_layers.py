@@ -32,7 +32,7 @@ DOORS = {
     "torchvision": {"data.source", "models.zoo"},
     "pyautoattack": {"evaluation.autoattack"},
     "jinja2": {"evaluation.card"},
-    "scipy": {"evaluation.flags", "registry.paired"},
+    "scipy": {"evaluation.attack_flags", "evaluation.model_flags", "registry.paired"},
     "sklearn": {"data.source"},
     "matplotlib": {"plots"},
     "optuna": {"search.sampler"},
@@ -53,8 +53,6 @@ PROVED_ELSEWHERE = {
 STILL_TO_MIRROR = {
     "step",
     "config.file", "config.search",
-    "evaluation.flags", "evaluation.frozen_validate", "evaluation.points", "evaluation.probes",
-    "evaluation.pulled_example",
     "tracking.clock", "tracking.display", "tracking.provenance",
     "commands.export",
     "search.report", "search.run", "search.sampler",

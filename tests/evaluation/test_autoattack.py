@@ -5,6 +5,7 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from distrib.data.loader import Batch
 from distrib.evaluation import autoattack
 from distrib.threat import L2
 
@@ -30,13 +31,13 @@ def test_square_under_l2_takes_images_of_any_size(sizes: list[tuple[int, int]]):
     threat, y = L2(epsilon=0.2), torch.zeros(2, dtype=torch.long)
     for height, width in sizes:
         x = torch.full((2, 1 + 2 * (width % 2), height, width), 0.5)
-        x_adv = autoattack.square(Far(0.19), x, y, threat, 0, 10)
+        x_adv = autoattack.square(Far(0.19), Batch(x, y, y), threat, 0, 10)
         torch.testing.assert_close(threat.size(x_adv - x), torch.full((2,), 0.2), rtol=1e-4, atol=0)
 
 
 def test_so_does_autoattack():
     x, y = torch.full((2, 3, 12, 12), 0.5), torch.zeros(2, dtype=torch.long)
-    x_adv, stage = autoattack.autoattack(Far(0.19), x, y, L2(epsilon=0.2), 0, ("square",))
+    x_adv, stage = autoattack.autoattack(Far(0.19), Batch(x, y, y), L2(epsilon=0.2), 0, ("square",))
     assert stage == ["square", "square"] and x_adv.shape == x.shape
 
 
@@ -50,5 +51,5 @@ def test_where_the_package_takes_a_size_its_images_are_the_same_to_the_bit(size:
     package = SquareAttack(
         model, norm="L2", n_queries=50, eps=0.3, p_init=0.8, seed=7, resc_schedule=False, device=x.device
     )
-    found = autoattack.square(model, x, y, L2(epsilon=0.3), 7, 50)
+    found = autoattack.square(model, Batch(x, y, y), L2(epsilon=0.3), 7, 50)
     assert torch.equal(found, package.perturb(x, y)) and (found != x).flatten(1).any(dim=1).sum() > 0

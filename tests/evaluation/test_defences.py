@@ -16,8 +16,10 @@ from torch.autograd import grad
 from distrib.attack import PGD, OfEpsilon
 from distrib.data.loader import Batch
 from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square
-from distrib.evaluation.result import Result, conclude, gather
-from distrib.evaluation.shard import AttackInputs, attack_shard, score_images
+from distrib.evaluation.crafting import AttackInputs
+from distrib.evaluation.evidence import gather
+from distrib.evaluation.result import Result, conclude
+from distrib.evaluation.shard import attack_shard, score_images
 from distrib.models import PaperCNN, PreActResNet, SmallCNN
 from distrib.noise import Noise
 from distrib.threat import L2, Linf
@@ -281,8 +283,8 @@ def test_functions_that_no_gradient_sees_through_are_flagged(natural: nn.Module,
 @pytest.mark.slow
 def test_harder_attacks_bring_the_figure_near_the_truth(natural: nn.Module, robust: nn.Module):
     """Before them 99 % and 59 % stand; after them 75 and 18; the networks inside have 57 and 13."""
-    from distrib.evaluation.flags import needs_harder_attacks
     from distrib.evaluation.harder import try_harder
+    from distrib.evaluation.model_flags import needs_harder_attacks
 
     batch, strong = on_8_bits(), Pgd(attack="pgd", num_steps=40, loss="cw_margin", restarts=5)
     for model, inside, above in ((Decision(robust), robust, 0.25), (TwoNetworks(natural, robust), natural, 0.1)):

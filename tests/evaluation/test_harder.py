@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from distrib.data.loader import Batch
 from distrib.evaluation import harder
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
-from distrib.evaluation.flags import needs_harder_attacks
+from distrib.evaluation.evidence import gather
 from distrib.evaluation.harder import try_harder
-from distrib.evaluation.result import conclude, gather
-from distrib.evaluation.shard import BROKEN, SPARED, STOOD, attack_shard, score_images
+from distrib.evaluation.model_flags import needs_harder_attacks
+from distrib.evaluation.outcomes import BROKEN, SPARED, STOOD
+from distrib.evaluation.result import conclude
+from distrib.evaluation.shard import attack_shard, score_images
 from distrib.threat import L2, Linf
 
 EPSILON = 0.02
@@ -66,5 +68,5 @@ def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Linf | L2
     assert {"smooth-copy", "gradient-estimate"} <= set(claim.attacks) & set(claim.cumulative)
     assert claim.attacks["gradient-estimate"] == claim.robust_accuracy and claim.n == 40
     for name in ("smooth-copy", "gradient-estimate"):
-        fates = result.fate[name]
-        assert {BROKEN, STOOD} <= set(fates) and (SPARED in fates or name == "smooth-copy")
+        outcomes = result.outcomes[name]
+        assert {BROKEN, STOOD} <= set(outcomes) and (SPARED in outcomes or name == "smooth-copy")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from distrib.data.loader import Batch
 from distrib.evaluation import autoattack, logits
 from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, RandomNoise, Square
-from distrib.evaluation.result import Result, conclude, gather
+from distrib.evaluation.evidence import gather
+from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import attack_shard, score_images
 from distrib.threat import Linf
 

@@ -7,8 +7,9 @@ from itertools import count
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import Evaluation, Transfer
-from distrib.evaluation.card import Card, markdown
+from distrib.evaluation.card import Card, Origin, markdown
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result, wilson
 from distrib.files import file_sha256
@@ -37,9 +38,8 @@ def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: Evaluation =
     suite = suite.model_copy(update={"seed": claimed.seed})
     job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
-    return Card.of(
-        claimed, suite, contents, "some", sha256, (8, 8, 1), tuple("0123456789"), "digits", data, job, "j" * 64
-    )  # fmt: skip
+    test = DataCard.model_construct(image=(8, 8, 1), classes=tuple("0123456789"), content_sha256=data)
+    return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64))
 
 
 def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evaluation = STANDARD) -> store.Entry:
