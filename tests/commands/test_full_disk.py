@@ -51,7 +51,7 @@ def test_a_file_that_finds_no_room_is_named_and_leaves_nothing(disk: Path, capsy
     def full(options: object) -> int:
         raise caught.value
 
-    monkeypatch.setattr(main, "_verb", full)
+    monkeypatch.setattr(main.verbs, "carry_out", full)
     assert main.main(["doctor"]) == 1
     told = capsys.readouterr().err
     assert told == f"distrib: {disk / 'kept'}: No space left on device; the same command goes on when that is mended\n"
@@ -70,7 +70,7 @@ def test_the_file_that_was_to_be_written_is_named(error: OSError, where: str, mo
     def full(options: object) -> int:
         raise error
 
-    monkeypatch.setattr(main, "_verb", full)
+    monkeypatch.setattr(main.verbs, "carry_out", full)
     assert main.main(["doctor"]) == 1
     assert capsys.readouterr().err.startswith(f"distrib: {where}No space left on device")
 
