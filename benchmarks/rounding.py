@@ -63,9 +63,8 @@ def rank_main(rank: int, size: int, room: str, job: Train, data: Path, dtype: st
     losses, weights = [], {}
     for batch in loader.epoch(0):
         noise = Noise.of(batch.index, job.seed, "attack", 0)
-        strength = epsilon_scale_at(state.step, loader.steps, getattr(job.objective, "epsilon_warmup_epochs", 0.0))
-        share = len(batch.y) * world.size / loader.batch_size
-        sums = update(state, batch, job.objective, noise, strength, share)
+        warmup = getattr(job.objective, "epsilon_warmup_epochs", 0.0)
+        sums = update(state, batch, job.objective, noise, epsilon_scale_at(state.step, loader.steps, warmup))
         losses.append(world.sum(sums.loss.double()).item() / loader.batch_size)
         if state.step in (*LOOKS, steps):
             weights[state.step] = torch.cat([one.detach().double().flatten() for one in state.model.parameters()])

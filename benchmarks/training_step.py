@@ -69,11 +69,11 @@ def main() -> None:
         )
         attack = PGD(threat=Linf(epsilon=epsilon), num_steps=steps, step_size=OfEpsilon(of_epsilon=0.25))
         objective = Madry(method="madry", attack=attack)
-        state = State(models[0], SGD(name="sgd", lr=0.01, epochs=10), steps_per_epoch=1000)
+        state = State(models[0], SGD(name="sgd", lr=0.01, epochs=10, batch_size=options.batch), steps_per_epoch=1000)
         optimiser = torch.optim.SGD(models[1].parameters(), lr=0.01, momentum=0.9)
 
         def ours(state: State = state, batch: Batch = batch, objective: Madry = objective) -> None:
-            update(state, batch, objective, Noise.of(batch.index, 0, "attack", state.step), 1.0, 1.0)
+            update(state, batch, objective, Noise.of(batch.index, 0, "attack", state.step), 1.0)
 
         def theirs(model=models[1], optimiser=optimiser, batch=batch, steps=steps, epsilon=epsilon) -> None:
             textbook(model, optimiser, batch, steps, epsilon)

@@ -164,5 +164,5 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def epsilon_scale_at(step: int, steps_per_epoch: int, warmup_epochs: float) -> float:
-    """The share of epsilon that step ``step`` (from 0) trains with: a linear rise to 1 over ``warmup_epochs``."""
+    """The part of epsilon that step ``step`` (from 0) trains with: a linear rise to 1 over ``warmup_epochs``."""
     return min(1.0, (step + 0.5) / steps_per_epoch / warmup_epochs) if warmup_epochs else 1.0

@@ -17,7 +17,7 @@ from distrib.world import World
 
 @dataclass
 class State:
-    """All that a training step may change. The same on every rank, between steps."""
+    """All that a training step may change. Between steps it is the same on every rank."""
 
     model: nn.Module
     """The bare module: what attacks and evaluation use."""
@@ -41,6 +41,7 @@ class State:
             for statistic in (module.running_mean, module.running_var)
         ]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if self.optim.ema else None
+        self.last_loss = torch.tensor(math.nan, device=self.world.device)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.precision == "float16")
 
     @property
@@ -63,18 +64,28 @@ class State:
         modules = [self.model] if self.average is None else [self.model, self.average]
         return all(finite(module.state_dict()) for module in modules)
 
-    def descend(self, loss: Tensor, share: float = 1.0) -> None:
-        """One optimiser step down ``loss`` (a scalar, this rank's mean), on all ranks alike.
+    def loss_weight(self, count: int) -> float:
+        """What the mean loss over ``count`` images of this rank counts for: 1 where all ranks have equally many."""
+        return count * self.world.size / self.optim.batch_size
 
-        ``share`` is this rank's part of the global batch times the number of ranks: 1 where all parts are equal.
+    def backward(self, loss: Tensor, loss_weight: float = 1.0) -> None:
+        """Leaves the gradient of ``loss`` (a scalar, this rank's mean), averaged over the ranks, in the parameters.
+
+        Nothing moves yet, and a gradient from before is dropped: an objective may act before :meth:`advance`.
+        """
+        self.last_loss = loss.detach()
+        self.optimiser.zero_grad(set_to_none=True)
+        # A loss that is not finite may have finite gradients: times nan they tell every rank of it
+        finite = torch.where(torch.isfinite(self.last_loss), 1.0, math.nan)
+        self.scaler.scale(loss * loss_weight * finite).backward()
+
+    def advance(self) -> None:
+        """Takes one optimiser step along the gradient that :meth:`backward` left, on all ranks alike.
+
         Raises :class:`NonFiniteLoss` on every rank, before the weights move, if the gradient is not finite on any.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr
-        self.optimiser.zero_grad(set_to_none=True)
-        # A loss that is not finite may have finite gradients: times nan they tell every rank of it
-        finite = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
-        self.scaler.scale(loss * share * finite).backward()
         self.scaler.unscale_(self.optimiser)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         length = nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm or math.inf)
@@ -82,7 +93,8 @@ class State:
         if not torch.isfinite(length) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
             raise NonFiniteLoss(
                 f"the loss is no longer finite at step {self.step} (epoch {self.epoch:.2f}, learning rate "
-                f"{self.lr:.3g}, this rank's loss {loss.item():.4g}); lower optim.lr, set optim.clip_norm, or warm up"
+                f"{self.lr:.3g}, this rank's loss {self.last_loss.item():.4g}); lower optim.lr, set optim.clip_norm, "
+                "or warm up"
             )
         self.scaler.step(self.optimiser)
         self.scaler.update()

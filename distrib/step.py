@@ -25,15 +25,16 @@ class Sums:
     count: int
 
 
-def update(state: State, batch: Batch, objective: Objective, noise: Noise, strength: float, share: float) -> Sums:
+def update(state: State, batch: Batch, objective: Objective, noise: Noise, epsilon_scale: float) -> Sums:
     """One step of training: perturb, then descend. Every rank calls it with its part of the same global batch.
 
-    ``noise`` is a stream for each sample, ``strength`` the share of epsilon, ``share`` this rank's weight (State).
+    ``noise`` is a stream for each sample; ``epsilon_scale`` in [0, 1] is the part of epsilon that is in force.
     """
     x, y = batch.x, batch.y
     with forward_in(state.precision, state.world.device):
-        x_adv = objective.perturb(state.model, x, y, noise, strength)  # inner max: bare module, no collectives
+        x_adv = objective.perturb(state.model, x, y, noise, epsilon_scale)  # inner max: bare module, no collectives
         outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
-    state.descend(outcome.loss, share)  # finite on every rank, or raise; lr(step); step
+    state.backward(outcome.loss, state.loss_weight(len(y)))  # gradients averaged over the ranks
+    state.advance()  # finite on every rank, or raise; lr(step); step
     correct = (outcome.logits.argmax(dim=1) == y).sum()
     return Sums(outcome.loss.detach() * len(y), correct, len(y))

@@ -64,9 +64,7 @@ def epochs(
             if batch is None:
                 break
             noise = Noise.of(batch.index, seed, "attack", epoch)
-            strength = epsilon_scale_at(state.step, loader.steps, warmup)
-            share = len(batch.y) * world.size / loader.batch_size
-            step = update(state, batch, objective, noise, strength, share)
+            step = update(state, batch, objective, noise, epsilon_scale_at(state.step, loader.steps, warmup))
             seen += step.count
             sums += torch.stack([step.loss, step.correct.float(), torch.full_like(step.loss, step.count)])
             now = time.perf_counter()

@@ -86,12 +86,12 @@ def test_beyond_the_end_the_last_rate_stays():
 @pytest.mark.parametrize("warmup", [0.5, 1.0, 2.5, 10.0])
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 100])
 def test_epsilon_rises_in_a_straight_line_to_exactly_one(warmup: float, steps_per_epoch: int):
-    strengths = [epsilon_scale_at(step, steps_per_epoch, warmup) for step in range(20 * steps_per_epoch)]
-    rising = [strength for strength in strengths if strength < 1]
-    assert 0 < strengths[0] <= 1 and strengths == sorted(strengths)
+    scales = [epsilon_scale_at(step, steps_per_epoch, warmup) for step in range(20 * steps_per_epoch)]
+    rising = [scale for scale in scales if scale < 1]
+    assert 0 < scales[0] <= 1 and scales == sorted(scales)
     assert rising == pytest.approx([(step + 0.5) / (warmup * steps_per_epoch) for step in range(len(rising))])
     reached = math.ceil(warmup * steps_per_epoch - 0.5)
-    assert set(strengths[reached:]) == {1.0}, "nearly 1 is not 1: PGD.scaled would make another attack of it"
+    assert set(scales[reached:]) == {1.0}, "nearly 1 is not 1: PGD.scaled would make another attack of it"
     assert len(rising) == reached
 
 

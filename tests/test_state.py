@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from states import OPTIMISERS, contents, new, small_cnn, train, with_norms
+from states import OPTIMISERS, contents, descend, new, small_cnn, train, with_norms
 from torch import Tensor, nn
 
 from distrib.config.file import read
 from distrib.errors import NonFiniteLoss
 from distrib.optim import SGD, Cosine, Optimiser
 from distrib.state import State
+from distrib.world import World
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
@@ -21,7 +22,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(optim: Optimiser, wrong: float)
     state = train(new(optim), 2)
     before = contents(state)
     with pytest.raises(NonFiniteLoss) as raised:
-        state.descend(state.ddp(torch.ones(8, 1, 8, 8)).square().mean() * wrong)
+        descend(state, state.ddp(torch.ones(8, 1, 8, 8)).square().mean() * wrong)
     assert "step 2 " in str(raised.value)
     assert f"learning rate {optim.lr_at(2, 5):.3g}" in str(raised.value)
     after = contents(state)
@@ -35,7 +36,7 @@ def test_the_loss_itself_counts_even_where_its_gradient_is_finite(wrong: float):
     state = train(new(), 2)
     before = contents(state)
     with pytest.raises(NonFiniteLoss, match="step 2 "):
-        state.descend(state.ddp(torch.ones(8, 1, 8, 8)).square().mean() + wrong)
+        descend(state, state.ddp(torch.ones(8, 1, 8, 8)).square().mean() + wrong)
     after = contents(state)
     assert {name for name in before if before[name] != after[name]} <= {"groups"}
 
@@ -65,7 +66,7 @@ def test_the_learning_rate_is_that_of_the_step():
     state = new(SGD(name="sgd", lr=0.1, momentum=0.0, epochs=2, schedule=Cosine(shape="cosine"), warmup_epochs=0.5))
     for step in range(10):
         before = [p.detach().clone() for p in state.model.parameters()]
-        state.descend(sum(p.sum() for p in state.model.parameters()))  # a gradient of one everywhere
+        descend(state, sum(p.sum() for p in state.model.parameters()))  # a gradient of one everywhere
         warm = min(1.0, (step + 0.5) / 5 / 0.5)
         expected = 0.1 * warm * (1 + math.cos(math.pi * (step + 0.5) / 10)) / 2
         for old, now in zip(before, state.model.parameters(), strict=True):
@@ -79,17 +80,17 @@ def test_weight_decay_spares_biases_and_normalisation():
         for parameter in state.model.parameters():
             parameter.add_(0.3)
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    state.descend(sum(p.sum() * 0 for p in state.model.parameters()))
+    descend(state, sum(p.sum() * 0 for p in state.model.parameters()))
     for name, now in state.model.named_parameters():
         kernel = name in ("0.weight", "5.weight")
         torch.testing.assert_close(now.detach(), before[name] * (1 - 0.1 * 0.5 if kernel else 1), msg=name)
 
 
-def test_the_gradient_is_cut_to_clip_norm_and_weighted_by_the_share():
-    def step(share: float, clip: float | None) -> Tensor:
+def test_the_gradient_is_cut_to_clip_norm_and_weighted_by_the_loss_weight():
+    def step(weight: float, clip: float | None) -> Tensor:
         state = new(SGD(name="sgd", lr=1.0, momentum=0.0, epochs=1, clip_norm=clip))
         before = [p.detach().clone() for p in state.model.parameters()]
-        state.descend(state.ddp(torch.ones(1, 1, 8, 8)).square().sum(), share)
+        descend(state, state.ddp(torch.ones(1, 1, 8, 8)).square().sum(), weight)
         pairs = zip(state.model.parameters(), before, strict=True)
         return torch.cat([(now.detach() - old).flatten() for now, old in pairs])
 
@@ -98,6 +99,45 @@ def test_the_gradient_is_cut_to_clip_norm_and_weighted_by_the_share():
     torch.testing.assert_close(step(0.5, None), free / 2)
     torch.testing.assert_close(step(1.0, 0.01), free * (0.01 / free.norm()), rtol=1e-3, atol=1e-8)
     torch.testing.assert_close(step(1.0, 1e6), free)
+
+
+def test_nothing_moves_between_the_gradient_and_the_step_but_what_an_objective_moves():
+    """As AWP does (arXiv 2004.05884): the gradient is taken at perturbed weights, the step from where they were."""
+    optim = SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, clip_norm=0.1)
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    state, other = new(optim), new(optim)
+    perturbation = [0.1 * torch.randn_like(p) for p in state.model.parameters()]
+
+    def move(state: State, sign: int) -> None:
+        with torch.no_grad():
+            for p, v in zip(state.model.parameters(), perturbation, strict=True):
+                p.add_(sign * v)
+
+    move(state, 1)
+    before = contents(state)
+    state.backward(F.cross_entropy(state.ddp(1 - x), y))  # dropped: another gradient takes its place
+    state.backward(F.cross_entropy(state.ddp(x), y))
+    assert contents(state) == before
+    gradient = [p.grad.clone() for p in state.model.parameters() if p.grad is not None]
+    move(state, -1)
+    start = [p.detach().clone() for p in state.model.parameters()]
+    state.advance()
+    length = torch.cat([g.flatten() for g in gradient]).norm()
+    for p, old, g in zip(state.model.parameters(), start, gradient, strict=True):
+        torch.testing.assert_close(p.detach(), old - 0.5 * g * min(1.0, 0.1 / length.item()), rtol=1e-4, atol=1e-6)
+    assert state.step == 1
+    descend(other, F.cross_entropy(other.ddp(x), y))
+    assert contents(other) != contents(state)
+
+
+@pytest.mark.parametrize(("parts", "size"), [((128,), 128), ((64, 64), 128), ((42, 43, 43), 128), ((1, 2), 3)])
+def test_weighted_means_of_the_ranks_average_to_the_mean_of_the_global_batch(parts: tuple[int, ...], size: int):
+    state = new(SGD(name="sgd", lr=0.1, epochs=1, batch_size=size))
+    state.world = World(0, len(parts))
+    losses = [0.5 + rank for rank in range(len(parts))]
+    weighted = [state.loss_weight(count) * loss for count, loss in zip(parts, losses, strict=True)]
+    whole = sum(count * loss for count, loss in zip(parts, losses, strict=True)) / size
+    assert sum(weighted) / len(parts) == pytest.approx(whole)
 
 
 def test_the_average_of_the_weights_follows_its_formula():
@@ -129,7 +169,7 @@ def decay_at(optim: Optimiser, step: int) -> float:
             mean.zero_()
             now.fill_(1.0)
     state.step = step - 1
-    state.descend(state.ddp(torch.zeros(1, 1)).sum() * 0)
+    descend(state, state.ddp(torch.zeros(1, 1)).sum() * 0)
     (mean, _), (now, _) = state.average.parameters(), state.model.parameters()
     return 1 - (mean / now).item()
 

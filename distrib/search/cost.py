@@ -59,12 +59,14 @@ def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: 
         model = training.model.build((channels, height, width), len(card.classes), card.mean, card.std)
         count = max(1, training.optim.batch_size // workers)
         x, y = torch.rand(count, channels, height, width), torch.randint(0, len(card.classes), (count,))
-    gentle = training.optim.model_copy(update={"lr": 1e-9})  # a rate that explodes is the trial's own affair
+    gentle = training.optim.model_copy(
+        update={"lr": 1e-9, "batch_size": count}
+    )  # a rate that explodes is the trial's affair
     state = State(model, gentle, 1000, World(device=device), training.precision)
     batch = Batch(x.to(device), y.to(device), torch.arange(count, device=device))
     began = steps = 0
     for steps in range(AT_MOST):
-        update(state, batch, training.objective, Noise.of(batch.index, steps), 1.0, 1.0)
+        update(state, batch, training.objective, Noise.of(batch.index, steps), 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()

@@ -51,7 +51,6 @@ PROVED_ELSEWHERE = {
 """Modules without a test file of their own name, and where they are proved."""
 
 STILL_TO_MIRROR = {
-    "step",
     "config.file", "config.search",
     "tracking.clock", "tracking.display", "tracking.provenance",
     "commands.export",

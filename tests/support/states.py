@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from distrib.models import SmallCNN
 from distrib.optim import SGD, Adam, Cosine, Optimiser
@@ -36,11 +36,17 @@ def new(optim: Optimiser = OPTIMISERS["sgd"], build: Callable[[], nn.Module] = s
     return State(build(), optim, steps_per_epoch=5)
 
 
+def descend(state: State, loss: Tensor, loss_weight: float = 1.0) -> None:
+    """One step down ``loss``, as :mod:`distrib.step` takes it."""
+    state.backward(loss, loss_weight)
+    state.advance()
+
+
 def train(state: State, steps: int) -> State:
     for _ in range(steps):
         draw = torch.Generator().manual_seed(state.step)  # the same batch at the same step, whoever trains
         x, y = torch.rand(8, 1, 8, 8, generator=draw), torch.randint(10, (8,), generator=draw)
-        state.descend(F.cross_entropy(state.ddp(x), y))
+        descend(state, F.cross_entropy(state.ddp(x), y))
     return state
 
 

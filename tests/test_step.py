@@ -1,0 +1,105 @@
+"""distrib.step: one step is the formula of the paper, on the network that it should meet."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distrib.attack import PGD
+from distrib.data.loader import Batch
+from distrib.errors import NonFiniteLoss
+from distrib.noise import Noise
+from distrib.objective import Madry, Outcome
+from distrib.optim import SGD
+from distrib.state import State
+from distrib.step import update
+from distrib.threat import Linf
+
+
+def batch(count: int = 6) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    x = 0.3 + 0.4 * torch.rand(count, 1, 2, 2, generator=draw)  # the box of pixels is never reached
+    return Batch(x, torch.arange(count) % 2, torch.arange(count))
+
+
+def state_of(model: nn.Module, batch_size: int = 6) -> State:
+    return State(model, SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, batch_size=batch_size), steps_per_epoch=10)
+
+
+@pytest.mark.parametrize("epsilon_scale", [1.0, 0.5])
+@pytest.mark.parametrize("batch_size", [6, 12], ids=["the whole batch", "half of the global batch"])
+def test_on_a_linear_model_the_step_is_the_closed_form(linear, epsilon_scale: float, batch_size: int):
+    """The worst image is x - epsilon sign(w_y - w_other); the step is plain gradient descent on the loss there."""
+    weight, bias = torch.tensor([[0.5, -1.0, 0.25, 2.0], [-0.5, 1.0, 1.0, -1.0]]), torch.tensor([0.1, -0.2])
+    state, data = state_of(linear(weight, bias), batch_size), batch()
+    objective = Madry(method="madry", attack=PGD(threat=Linf(epsilon=0.1), num_steps=10))
+    sums = update(state, data, objective, Noise.of(data.index, 0), epsilon_scale)
+
+    margin = weight[data.y] - weight[1 - data.y]
+    x_adv = data.x.flatten(1) - epsilon_scale * 0.1 * margin.sign()
+    plain = nn.Linear(4, 2)
+    plain.load_state_dict({"weight": weight, "bias": bias})
+    logits = plain(x_adv)
+    loss = F.cross_entropy(logits, data.y)
+    loss.backward()
+    layer = state.model[1]
+    for own, expected in ((layer.weight, plain.weight), (layer.bias, plain.bias)):
+        descended = expected.detach() - 0.5 * 6 / batch_size * expected.grad
+        torch.testing.assert_close(own.detach(), descended, rtol=1e-5, atol=1e-6)
+    assert state.step == 1
+    assert sums.loss.item() == pytest.approx(6 * loss.item(), rel=1e-5) and not sums.loss.requires_grad
+    assert (sums.correct.item(), sums.count) == ((logits.argmax(dim=1) == data.y).sum().item(), 6)
+
+
+class Watched:
+    """An objective that writes down whom it meets."""
+
+    def __init__(self, state: State, wrong: float = 1.0):
+        self.state, self.wrong, self.seen = state, wrong, []
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float) -> Tensor:
+        self.seen.append(("inner", model is self.state.model, epsilon_scale))
+        return x + 1
+
+    def loss(self, forward: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        assert torch.equal(x_adv, x + 1)
+        self.seen.append(("outer", forward is self.state.ddp, self.state.step))
+        logits = forward(x_adv)
+        return Outcome(F.cross_entropy(logits, y) * self.wrong, logits)
+
+
+class Parallel(nn.Module):
+    """In DDP's place."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.module(x)
+
+
+def watched(linear, wrong: float = 1.0) -> tuple[State, Watched]:
+    state = state_of(linear(torch.eye(2, 4)))
+    state.ddp = Parallel(state.model)
+    return state, Watched(state, wrong)
+
+
+def test_the_adversary_meets_the_bare_module_and_the_loss_the_parallel_one_once(linear):
+    state, objective = watched(linear)
+    data = batch()
+    update(state, data, objective, Noise.of(data.index, 0), 0.25)
+    assert objective.seen == [("inner", True, 0.25), ("outer", True, 0)]
+    assert state.ddp.calls == 1, "DDP sees one forward for each backward"
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_step_before_the_weights_move(linear, wrong: float):
+    state, objective = watched(linear, wrong)
+    data = batch()
+    with pytest.raises(NonFiniteLoss, match=r"step 0 .*lower optim\.lr"):
+        update(state, data, objective, Noise.of(data.index, 0), 1.0)
+    assert torch.equal(state.model[1].weight, torch.eye(2, 4)) and state.step == 0
