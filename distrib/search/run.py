@@ -29,7 +29,7 @@ from distrib.files import write_bytes, write_json
 from distrib.registry import versions
 from distrib.search import cost, space
 from distrib.search.report import report_files
-from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial
+from distrib.search.trials import Trial, TrialOutcome, Trials, TrialSlots, best_trial
 from distrib.tracking import client
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
@@ -162,12 +162,13 @@ def _run_trials(
     job: Tune, books: Trials, data: Path, concurrent: int, use_gpu: bool, tracker: Tracker, display: Display
 ) -> "Watch":
     from distrib.cluster.messages import listening
-    from distrib.search.tune import Events, search
+    from distrib.search.callback import Events
+    from distrib.search.tune import search
 
     watch = Watch(job, books, tracker, display)
     try:
         with listening(watch.hear) as board:
-            search(job, books, data, concurrent, use_gpu, board, Events(watch.started, watch.ended))
+            search(books, data, TrialSlots(concurrent, use_gpu), board, Events(watch.started, watch.ended))
     except BaseException:
         watch.interrupted()
         raise

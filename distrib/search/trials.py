@@ -1,4 +1,4 @@
-"""The books of a search: which trials there are, what each was set to, and how it ended. One file, written whole.
+"""The trials of a search: which there are, what each was set to, and how it ended. One file, written whole.
 
 STORAGE/NAME/
     trials.json            every trial: number, settings, state, error
@@ -12,6 +12,7 @@ from typing import Literal
 
 from distrib import checkpoints
 from distrib.config.job import Tune
+from distrib.config.search import Score
 from distrib.errors import InputError
 from distrib.files import write_json
 from distrib.search.space import Settings
@@ -19,6 +20,15 @@ from distrib.tracking.folder import ROBUST
 
 Ending = Literal["finished", "stopped", "failed"]
 """finished: all its epochs; stopped: early, by the stopping rule; failed: with an error."""
+
+
+@dataclass(frozen=True)
+class TrialSlots:
+    """The room that the cluster has for trials."""
+
+    concurrent: int
+    """Trials that run at a time."""
+    use_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,9 @@ class Trials:
     """All trials of a search, by number; every change is on disk before it counts."""
 
     def __init__(self, job: Tune, folder: Path, units: float):
-        """Opens the books in ``folder``, or begins them; a trial takes so many ``units`` (cores or GPUs).
+        """Reads ``folder``/trials.json if it is there; a trial takes so many ``units`` (cores or GPUs).
 
-        Raises :class:`InputError` if they are damaged.
+        Raises :class:`InputError` if the file is damaged.
         """
         self.job, self.folder, self.file, self.units = job, folder, folder / "trials.json", units
         self.trials: dict[int, Trial] = {}
@@ -55,7 +65,7 @@ class Trials:
             self.trials = {one.number: one for one in found}
 
     def add(self, settings: Settings, *more: Settings) -> Trial:
-        """New trials, all of them at once; the last of them."""
+        """Adds new trials, all in one write, and returns the last of them."""
         for one in (settings, *more):
             number = max(self.trials, default=0) + 1
             self.trials[number] = Trial(number, one)
@@ -63,7 +73,7 @@ class Trials:
         return self.trials[number]
 
     def note(self, number: int, state: str, error: str = "") -> None:
-        """What became of a trial."""
+        """Records what became of a trial."""
         self.trials[number] = replace(self.trials[number], state=state, error=error)
         self._write()
 
@@ -71,7 +81,7 @@ class Trials:
         write_json(self.file, [asdict(one) for one in self.trials.values()])
 
     def name(self, number: int) -> str:
-        """Of a trial's run."""
+        """The name of a trial's run."""
         return f"{self.job.name}-{number:04d}"
 
     def run(self, number: int) -> Path:
@@ -105,18 +115,24 @@ class TrialOutcome:
     @classmethod
     def of(cls, job: Tune, trial: Trial, history: list[dict], units: float) -> "TrialOutcome":
         """From the metrics of its epochs."""
-        floor = job.score.min_clean_accuracy
-        best_trial = checkpoints.best_epoch(history, floor)
-        metrics = history[best_trial - 1]
-        seconds = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history)
-        return cls(
-            trial, len(history), best_trial, metrics[checkpoints.ROBUST], metrics[checkpoints.CLEAN],
-            checkpoints.epoch_score(metrics, floor), seconds * units / 3600,
-        )  # fmt: skip
+        best = checkpoints.best_epoch(history, job.score.min_clean_accuracy)
+        found = trial_metrics(job.score, history, units)
+        return cls(trial, found["epoch"], best, found["robust"], found["clean"], found["score"], found["cost"])
 
     def value(self, objective: str) -> float:
-        """Of one of the score's objectives."""
+        """The trial's value of one of the score's objectives."""
         return {"robust": self.robust_accuracy, "clean": self.clean_accuracy, "cost": self.cost_hours}[objective]
+
+
+def trial_metrics(score: Score, history: list[dict], units: float) -> dict:
+    """What a trial with this history has reached: its best epoch by the score, and the cost of all of them."""
+    floor = score.min_clean_accuracy
+    best = history[checkpoints.best_epoch(history, floor) - 1]
+    cost = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in history) * units / 3600
+    return {
+        "epoch": len(history), "score": checkpoints.epoch_score(best, floor),
+        "robust": best[checkpoints.ROBUST], "clean": best[checkpoints.CLEAN], "cost": cost,
+    }  # fmt: skip
 
 
 def best_trial(outcomes: list[TrialOutcome]) -> TrialOutcome:

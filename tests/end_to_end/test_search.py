@@ -21,9 +21,10 @@ from distrib.commands.prepare import prepared
 from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.errors import NoRoom
+from distrib.search.callback import Events
 from distrib.search.space import drawn
-from distrib.search.trials import Trials
-from distrib.search.tune import Events, search
+from distrib.search.trials import Trials, TrialSlots
+from distrib.search.tune import search
 from distrib.tracking.display import Display
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -190,11 +191,11 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
         ray.get(everything.ready(), timeout=60)
         events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
         with pytest.raises(NoRoom, match=r"(\d) of \1 trials wait: .* there was no room for 1 workers of 1 CPUs"):
-            search(job, books, data, 1, False, board, events)
+            search(books, data, TrialSlots(1, False), board, events)
         assert ended == [] and not any(trial.ended for trial in Trials(job, books.folder, 1).trials.values())
         assert len(books.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
         ray.util.remove_placement_group(everything)
-        search(job, books, data, 1, False, board, events)
+        search(books, data, TrialSlots(1, False), board, events)
     for trial in Trials(job, books.folder, 1).trials.values():
         fails = trial.settings["optim.lr"] == 1e30
         assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
@@ -217,7 +218,7 @@ def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeyp
         before = ray.available_resources()["CPU"]
         assert before == resources.cpus
         with listening(lambda phase, notice: None) as board:
-            search(job, books, data, int(before), False, board, Events(lambda trial: None, lambda trial: None))
+            search(books, data, TrialSlots(int(before), False), board, Events(lambda trial: None, lambda trial: None))
         states = [trial.state for trial in books.trials.values()]
         assert states.count("stopped") >= 10, states
         end = time.monotonic() + 60

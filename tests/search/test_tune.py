@@ -1,85 +1,46 @@
-"""Stopping rules, also after a restart."""
+"""What a search asks of Ray Tune."""
 
 from pathlib import Path
+from typing import Any
 
-from searches import Kept, epoch, tune
+import pytest
+from searches import tune
 
-
-def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
-    """Three reached the rung at 2 epochs with 0.5, 0.4 and 0.2; half shall go on: the cutoff is their median."""
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.search.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
-    ended = [("finished", [epoch(0.1), epoch(one), epoch(one), epoch(one)]) for one in (0.5, 0.4)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.2)]), ("running", [epoch(0.9), epoch(0.9)])])
-    decisions = {}
-    for robust in (0.39, 0.41):
-        rule, trial = scheduler(job, books), Known("new")
-        rule.on_trial_add(None, trial)
-        assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1)) == TrialScheduler.CONTINUE
-        decisions[robust] = rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1), epoch(robust)], 1))
-    assert decisions == {0.39: TrialScheduler.STOP, 0.41: TrialScheduler.CONTINUE}
+from distrib.search.space import drawn
+from distrib.search.trials import Trials, TrialSlots
 
 
-def test_the_median_rule_bears_what_it_is_told_after_a_restart(tmp_path: Path):
-    """It refuses more of a trial that it would have stopped, and trips over one that failed before its first epoch."""
-    from ray.tune.schedulers import TrialScheduler
+@pytest.mark.parametrize(
+    ("memories", "concurrent", "share"),
+    [
+        ([64e9] * 4, 24, 1_250_000_000), ([2e9], 1, 1_250_000_000), ([2e9], 2, 625_000_000),
+        ([1e9, 0, 4e9], 5, 625_000_000), ([0], 3, 1),
+    ],
+)  # fmt: skip
+def test_a_trial_s_process_reserves_the_memory_that_it_takes(memories: list[float], concurrent: int, share: int):
+    """Of 24 that reserved a byte each, one of four nodes got all."""
+    from distrib.search.tune import trial_resources
 
-    from distrib.search.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
-    ended = [("finished", [epoch(one)] * 4) for one in (0.5, 0.6)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.1), epoch(0.2)]), ("failed", [])])
-    rule, failed, trial = scheduler(job, books), Known("failed"), Known("new")
-    for one in (failed, trial):
-        rule.on_trial_add(None, one)
-    rule.on_trial_complete(None, failed, {})
-    rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)], 1))
-    assert rule.on_trial_result(None, trial, worth(job.score, [epoch(0.1)] * 2, 1)) == TrialScheduler.STOP
+    assert trial_resources(memories, concurrent) == {"memory": share}
 
 
-def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: Path):
-    from types import SimpleNamespace
+def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import ray
 
-    from ray.tune.schedulers import TrialScheduler
+    from distrib.search import tune as door
 
-    from distrib.search.tune import scheduler, worth
+    class Asked(Exception):
+        """Raised in the place of the experiment."""
 
-    job = tune({"stopping": {"stop": "asha", "grace_epochs": 1, "reduction_factor": 3}})
-    better = [("finished", [epoch(0.5)] * 4)] * 3
-    books = Kept(job, tmp_path, [*better, ("running", [epoch(0.1), epoch(0.1)])])
-    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="resumed", config={"number": 4})
-    rule.on_trial_add(None, trial)
-    third = worth(job.score, [epoch(0.1)] * 3, 1)
-    assert rule.on_trial_result(None, trial, third) == TrialScheduler.STOP, "the rung at 3 is new to it"
-    other = SimpleNamespace(trial_id="other", config={"number": 4})
-    rule.on_trial_add(None, other)
-    assert rule.on_trial_result(None, other, third | {"epoch": 2}) == TrialScheduler.CONTINUE, "that at 1 is not"
-    (tmp_path / "newest").mkdir()
-    books = Kept(job, tmp_path / "newest", [*better, ("running", [epoch(0.1)])])
-    rule, trial = scheduler(job, books), SimpleNamespace(trial_id="unheard", config={"number": 4})
-    rule.on_trial_add(None, trial)
-    second = worth(job.score, [epoch(0.1)] * 2, 1)
-    assert rule.on_trial_result(None, trial, second) == TrialScheduler.STOP, "of its newest nobody knows"
+    def start(trainable: object, resources: dict) -> None:
+        raise Asked(resources["memory"])
 
-
-def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
-    """It would pause where it knows too little, and a paused training cannot go on."""
-    from types import SimpleNamespace
-
-    from ray.tune.schedulers import TrialScheduler
-
-    from distrib.search.tune import Known, scheduler, worth
-
-    job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
-    pending = SimpleNamespace(get_live_trials=lambda: [SimpleNamespace(status="PENDING")])
-    for known, expected in (([], TrialScheduler.CONTINUE), ([0.5, 0.6], TrialScheduler.STOP)):
-        folder = tmp_path / str(len(known))
-        folder.mkdir()
-        books = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
-        rule, trial = scheduler(job, books), Known("new")
-        rule.on_trial_add(pending, trial)
-        rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1)], 1))
-        assert rule.on_trial_result(pending, trial, worth(job.score, [epoch(0.1), epoch(0.1)], 1)) == expected
+    node = {"Alive": True, "Resources": {"CPU": 8, "memory": 64e9}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node] * 4)
+    monkeypatch.setattr(door.tune, "with_parameters", lambda function, **values: function)
+    monkeypatch.setattr(door.tune, "with_resources", start)
+    job, nobody = tune({}), Any
+    books = Trials(job, tmp_path, 2)
+    books.add(*(drawn(job) or ()))
+    with pytest.raises(Asked, match="1250000000"):
+        door.search(books, tmp_path, TrialSlots(24, False), nobody, nobody)  # pyright: ignore[reportArgumentType]
