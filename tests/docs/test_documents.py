@@ -159,18 +159,24 @@ def test_every_job_in_a_block_is_sound(name: str, tmp_path: Path, monkeypatch: p
             assert plan(read(tmp_path / "job.yaml", []))
 
 
-def test_every_flag_is_explained():
+def test_every_flag_is_explained_and_said_to_block_where_it_does():
     page = text_of("docs/evaluation.md")
     table = page[page.index("\n## Flags") : page.index("\n## Two versions")]
-    told = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, re.MULTILINE))
     trees = [ast.parse(path.read_text()) for path in (ROOT / "distrib" / "evaluation").glob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Flag"]
-    names = [word.value for call in calls for word in call.keywords if word.arg == "name"]
-    raised = {name.value for name in names if isinstance(name, ast.Constant)}
+    raised: dict[str, set] = {}
+    for node in nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Flag":
+            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}  # None: by the case
+            if isinstance(given["name"], str):
+                raised.setdefault(given["name"], set()).add(given["blocking"])
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert len(raised) > 15 and raised <= told, "flags without a line in the table"
-    assert told <= texts, "flags of the table that nothing raises"
+    assert len(raised) > 15 and set(raised) <= set(told), "flags without a line in the table"
+    assert set(told) <= texts, "flags of the table that nothing raises"
+    for flag, blocking in raised.items():
+        words = {"yes": {True}, "no": {False}}.get(told[flag])
+        assert words == blocking or (words is None and blocking not in ({True}, {False})), flag
 
 
 def test_the_page_on_the_architecture_has_the_rooms_in_their_order():
