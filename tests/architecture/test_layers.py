@@ -54,7 +54,6 @@ PROVED_ELSEWHERE = {
 STILL_TO_MIRROR = {
     "config.file", "config.search",
     "tracking.clock", "tracking.display", "tracking.provenance",
-    "commands.export",
     "studies.run", "studies.task",
 }  # fmt: skip
 """Modules whose tests stand in the file of another one: this list only grows shorter."""

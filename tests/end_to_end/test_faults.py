@@ -8,9 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from drive import call, command, environment, result_of, train_command, wait_for, workers
-
-from distrib.cli.main import main
+from drive import JOB, call, call_here, command, environment, result_of, train_command, wait_for, workers
 
 pytestmark = pytest.mark.timeout(900)  # the shared training counts for the first test
 
@@ -74,13 +72,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(workplace: Path, finished: dict
         ("data.store=/dev/null/betons", "data.store"),
     ],
 )
-def test_what_cannot_be_reached_is_told_before_anything_starts(
-    override: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-):
-    monkeypatch.chdir(tmp_path)
-    status = main(train_command("name=unreachable", override)[3:])
-    said = capfd.readouterr().err
-    assert status == 2 and words in said and "Traceback" not in said and len(said) < 2000, said
+def test_what_cannot_be_reached_is_told_before_anything_starts(override: str, words: str, tmp_path: Path):
+    done = call_here(train_command("name=unreachable", override), tmp_path)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr) < 2000
     assert not ray.is_initialized() and not (tmp_path / "runs" / "unreachable" / "job.json").exists()
     assert not (tmp_path / "betons").exists(), "nor anything packed"
 
@@ -91,7 +86,7 @@ def test_what_cannot_be_reached_is_told_before_anything_starts(
 def test_a_cluster_that_is_not_there_or_lacks_what_is_asked_for(
     override: str, words: str, workplace: Path, finished: dict
 ):
-    done = call(train_command("name=unreachable", override), workplace)
+    done = call_here(train_command("name=unreachable", override), workplace)
     assert done.returncode == 2, done.stderr[-2000:]
     assert words in done.stderr and "Traceback" not in done.stderr and len(done.stderr) < 2000
     assert not (workplace / "runs" / "unreachable" / "robust").exists()
@@ -101,10 +96,10 @@ def test_a_damaged_checkpoint_to_judge_is_named(workplace: Path, finished: dict)
     folder = Path(finished["checkpoint"])
     weights = folder / "weights.safetensors"
     whole = weights.read_bytes()
-    job = Path(__file__).resolve().parents[2] / "jobs" / "evaluate-digits.yaml"
+    job = JOB.with_name("evaluate-digits.yaml")
     try:
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        done = call(command("run", job, "--set", f"model={folder}", "--set", "name=damaged"), workplace)
+        done = call_here(command("run", job, "--set", f"model={folder}", "--set", "name=damaged"), workplace)
     finally:
         weights.write_bytes(whole)
     assert done.returncode == 2 and "weights.safetensors: damaged" in done.stderr and "Traceback" not in done.stderr
@@ -112,6 +107,10 @@ def test_a_damaged_checkpoint_to_judge_is_named(workplace: Path, finished: dict)
 
 @pytest.mark.slow
 def test_an_elastic_number_of_workers_trains_the_same_model(workplace: Path, finished: dict):
-    done = call(train_command("name=elastic", "register_as=elastic", "cluster.num_workers={min: 1, max: 2}"), workplace)
+    """The evaluation is a short one: it is the weights that are compared."""
+    short = ("evaluation.attacks=[{attack: fgsm}]", "evaluation.n=60")
+    done = call(
+        train_command("name=elastic", "register_as=elastic", "cluster.num_workers={min: 1, max: 2}", *short), workplace
+    )
     assert "2 workers on cpu" in done.stderr, "both fit here"
     assert result_of(done)["weights_sha256"] == finished["weights_sha256"]

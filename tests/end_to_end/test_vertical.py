@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from drive import JOB, call, command, result_of, train_command
+from drive import call, call_here, command, result_of, train_command
 
 pytestmark = pytest.mark.timeout(900)  # the shared training counts for the first test
 
@@ -74,30 +74,30 @@ def test_mlflow_holds_one_run_with_everything(finished: dict, workplace: Path):
 
 
 def test_the_same_job_again_says_that_it_is_complete(finished: dict, workplace: Path):
-    done = call(train_command(), workplace)
+    done = call_here(train_command(), workplace)
     assert result_of(done) == finished
     assert "complete" in done.stderr
 
 
 def test_another_job_under_the_same_name_is_refused(finished: dict, workplace: Path):
-    done = call(train_command("optim.lr=0.001"), workplace)
+    done = call_here(train_command("optim.lr=0.001"), workplace)
     assert done.returncode == 2 and "optim.lr: 0.001, not 0.004" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_models_lists_the_version(finished: dict, workplace: Path):
     (row,) = [
         row
-        for row in json.loads(call(command("models", "--json"), workplace).stdout)
+        for row in json.loads(call_here(command("models", "--json"), workplace).stdout)
         if row["model"] == finished["model"]
     ]
     assert row["aliases"] == ["champion", "latest-robust"]
     assert row["robust_accuracy"] == pytest.approx(finished["robust_accuracy"], abs=1e-4) and row["n"] == 60
-    assert "models:/digits/1" in call(command("models"), workplace).stdout
+    assert "models:/digits/1" in call_here(command("models"), workplace).stdout
 
 
 def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace: Path, test_images: Path):
     pulled = workplace / "pulled"
-    done = call(command("pull", "models:/digits@champion", pulled), workplace)
+    done = call_here(command("pull", "models:/digits@champion", pulled), workplace)
     assert done.returncode == 0, done.stderr
     card = json.loads((pulled / "card.json").read_text())
     assert card["weights_sha256"] == finished["weights_sha256"] and card["job"]["seed"] == 0
@@ -109,7 +109,7 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert len((pulled / "examples.csv").read_text().splitlines()) == 451
     example = call([sys.executable, "example.py"], pulled)
     assert example.returncode == 0 and example.stdout.startswith("['"), example.stderr
-    again = call(command("pull", "models:/digits@champion", pulled), workplace)
+    again = call_here(command("pull", "models:/digits@champion", pulled), workplace)
     assert again.returncode == 2 and "is there already" in again.stderr
 
     words = [
@@ -125,25 +125,17 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert json.loads(loaded.stdout.splitlines()[-1]) == pytest.approx(finished["clean_accuracy"], abs=1e-6)
 
 
-def test_a_registered_model_is_judged_again(finished: dict, workplace: Path):
-    overrides = [
-        "evaluation.attacks=[{attack: fgsm}, {attack: pgd, num_steps: 20}]",
-        "cluster.num_workers=1",
-        "evaluation.seed=0",
-    ]
-    sets = [word for override in overrides for word in ("--set", override)]
-    done = call(command("run", JOB.parent / "evaluate-digits.yaml", "--json", *sets), workplace)
-    result = result_of(done)
-    assert result["clean_accuracy"] == pytest.approx(finished["clean_accuracy"])
+def test_a_registered_model_is_judged_again(finished: dict, judged: dict):
+    assert judged["clean_accuracy"] == pytest.approx(finished["clean_accuracy"])
     for name in ("fgsm", "pgd-20"):  # the exported program, on one worker, meets the same seed: the same fate
-        assert result["attacks"][name] == pytest.approx(finished["attacks"][name], abs=1 / 450)
-    assert result["n"] == 450 and len(result["interval"]) == 2
-    told = {flag["name"]: flag["blocking"] for flag in result["flags"]}
+        assert judged["attacks"][name] == pytest.approx(finished["attacks"][name], abs=1 / 450)
+    assert judged["n"] == 450 and len(judged["interval"]) == 2
+    told = {flag["name"]: flag["blocking"] for flag in judged["flags"]}
     assert told == {"listed_attacks_too_weak": False}, "without AutoAttack the figure is too high, and it says so"
 
 
 def test_a_model_that_is_not_there_is_named(finished: dict, workplace: Path):
-    done = call(command("pull", "models:/digit@champion", workplace / "nowhere"), workplace)
+    done = call_here(command("pull", "models:/digit@champion", workplace / "nowhere"), workplace)
     assert done.returncode == 2 and "registered there: digits" in done.stderr
     assert not (workplace / "nowhere").exists()
 
