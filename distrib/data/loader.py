@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distrib.data.augment import Augment
 from distrib.data.beton import Beton
-from distrib.data.order import bounds, rank_order
+from distrib.data.order import bounds, global_batches
 from distrib.data.staging import Staging
 from distrib.data.writer import ffcv_usable, threads_kept
 from distrib.errors import DataError
@@ -182,8 +182,8 @@ class TrainLoader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This rank's part of every global batch of ``epoch``: a function of (seed, epoch, rank, ranks)."""
-        order = rank_order(self.count, self.seed, epoch, self.batch_size, self.world.rank, self.world.size)
         start, stop = bounds(self.batch_size, self.world.rank, self.world.size)
+        order = global_batches(self.count, self.seed, epoch, self.batch_size)[:, start:stop].reshape(-1)
         for raw in self.reader.read(order, stop - start):
             image, y, index = to_device(raw, self.staging)
             noise = Noise.of(index, self.seed, "augment", epoch)

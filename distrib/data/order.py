@@ -17,15 +17,13 @@ def bounds(total: int, rank: int, size: int) -> tuple[int, int]:
     return rank * total // size, (rank + 1) * total // size
 
 
-def rank_order(count: int, seed: int, epoch: int, batch_size: int, rank: int, size: int) -> np.ndarray:
-    """The samples of ``rank`` in this epoch, its slice of each whole global batch in turn; int64.
+def global_batches(count: int, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """The samples of every whole global batch of this epoch, int64 ``[steps, batch_size]``.
 
-    The last images of the permutation that fill no global batch are left out (others each epoch).
+    The last images of the permutation, which fill no batch, are left out: others in each epoch.
     """
     steps = count // batch_size
-    batches = epoch_order(count, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
-    start, stop = bounds(batch_size, rank, size)
-    return batches[:, start:stop].reshape(-1)
+    return epoch_order(count, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
 
 
 def chosen(count: int, n: int | None, seed: int) -> np.ndarray:

@@ -45,21 +45,15 @@ def group(before: int, after: int, num_units: int, stride: int, activation: Acti
 
 
 def residual_net(
-    normalise: nn.Module,
-    num_channels: int,
-    stem: int,
-    groups: Sequence[tuple[int, int]],
-    activation: Activation,
-    num_classes: int,
+    normalise: nn.Module, stem: nn.Conv2d, groups: Sequence[tuple[int, int]], activation: Activation, num_classes: int
 ) -> nn.Sequential:
-    """Stem, then groups of (channels, units) of which all but the first halve the image, then the classifier.
+    """The stem, then groups of (channels, units) of which all but the first halve the image, then the classifier.
 
     Convolutions start from N(0, 2 / (k*k*channels out)), the fan-out form of He et al. that both WideResNet and the
     paper's code use, leaky or not; the classifier's weights from PyTorch's default, its biases from 0.
     """
-    layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=normalise)
-    layers["stem"] = nn.Conv2d(num_channels, stem, 3, padding=1, bias=False)
-    before = stem
+    layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=normalise, stem=stem)
+    before = stem.out_channels
     for number, (after, num_units) in enumerate(groups, start=1):
         layers[f"group{number}"] = group(before, after, num_units, 1 if number == 1 else 2, activation)
         before = after
@@ -98,7 +92,8 @@ class PreActResNet(Value):
         check_image(self.arch, image, num_classes, least=8)
         sizes = [channels(base, self.width) for base in (64, 128, 256, 512)]
         groups = list(zip(sizes, {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth], strict=True))
-        return residual_net(Normalise(image[0], mean, std), image[0], sizes[0], groups, nn.ReLU, num_classes)
+        stem = nn.Conv2d(image[0], sizes[0], 3, padding=1, bias=False)
+        return residual_net(Normalise(image[0], mean, std), stem, groups, nn.ReLU, num_classes)
 
 
 class WideResNet(Value):
@@ -139,13 +134,8 @@ class WideResNet(Value):
         ``image`` (C, H, W) is at least 4x4 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
         check_image(self.arch, image, num_classes, least=4)
-        by_dataset = self.normalisation == "dataset"
+        normalise = Normalise(image[0], mean, std) if self.normalisation == "dataset" else PerImage()
+        stem = nn.Conv2d(image[0], 16, 3, padding=1, bias=False)
         groups = [(channels(base, self.width), (self.depth - 4) // 6) for base in (16, 32, 64)]
-        return residual_net(
-            Normalise(image[0], mean, std) if by_dataset else PerImage(),
-            image[0],
-            16,
-            groups,
-            partial(nn.LeakyReLU, 0.1) if self.activation == "leaky_relu" else nn.ReLU,
-            num_classes,
-        )
+        activation = partial(nn.LeakyReLU, 0.1) if self.activation == "leaky_relu" else nn.ReLU
+        return residual_net(normalise, stem, groups, activation, num_classes)

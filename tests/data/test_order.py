@@ -1,27 +1,40 @@
 """Global batches: one order for any number of ranks, every image at most once an epoch, another order each epoch."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
-from distrib.data.order import bounds, chosen, epoch_order, rank_order
+from distrib.data.loader import Raw, TrainLoader
+from distrib.data.order import bounds, chosen, epoch_order, global_batches
+from distrib.world import World
 
 RANKS = [1, 2, 3, 8]
 
 
-def global_batches(count: int, seed: int, epoch: int, batch_size: int, size: int) -> np.ndarray:
-    """``[steps, batch_size]``: what all ranks together see, step by step."""
+class Kept:
+    """A reader that keeps what it is asked for, and has nothing."""
+
+    def read(self, order: np.ndarray, batch_size: int) -> Iterator[Raw]:
+        self.asked = order.reshape(-1, batch_size)
+        return iter(())
+
+
+def seen_by_ranks(count: int, seed: int, epoch: int, batch_size: int, size: int) -> np.ndarray:
+    """``[steps, batch_size]``: what the loaders of all ranks together ask for, step by step."""
     parts = []
     for rank in range(size):
-        start, stop = bounds(batch_size, rank, size)
-        parts.append(rank_order(count, seed, epoch, batch_size, rank, size).reshape(-1, stop - start))
+        reader = Kept()
+        list(TrainLoader(reader, count, seed, batch_size, world=World(rank, size)).epoch(epoch))
+        parts.append(reader.asked)
     return np.concatenate(parts, axis=1)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(100, 10), (103, 10), (64, 8), (19, 19), (50, 13), (1348, 64)])
 @pytest.mark.parametrize("size", RANKS)
 def test_any_number_of_ranks_sees_the_same_global_batches(count: int, batch_size: int, size: int):
-    one = global_batches(count, 5, 2, batch_size, 1)
-    assert np.array_equal(global_batches(count, 5, 2, batch_size, size), one)
+    one = global_batches(count, 5, 2, batch_size)
+    assert np.array_equal(seen_by_ranks(count, 5, 2, batch_size, size), one)
     assert one.shape == (count // batch_size, batch_size)
     assert np.array_equal(one.flatten(), epoch_order(count, 5, 2)[: one.size])
     assert len(np.unique(one)) == one.size, "an image twice in one epoch"
@@ -47,7 +60,7 @@ def test_every_image_takes_every_place_alike():
 
 
 def test_what_fills_no_batch_is_left_out_and_differs_from_epoch_to_epoch():
-    left = [frozenset(range(103)) - set(global_batches(103, 0, epoch, 10, 2).flatten()) for epoch in range(30)]
+    left = [frozenset(range(103)) - set(global_batches(103, 0, epoch, 10).flatten()) for epoch in range(30)]
     assert {len(images) for images in left} == {3} and len(set(left)) > 25
 
 
@@ -61,7 +74,7 @@ def test_bounds_tile_without_overlap_and_evenly(total: int, size: int):
 
 
 def test_an_epoch_without_a_whole_batch_is_empty():
-    assert rank_order(9, 0, 0, 10, 0, 1).shape == (0,)
+    assert global_batches(9, 0, 0, 10).shape == (0, 10)
 
 
 @pytest.mark.parametrize("n", [None, 1, 7, 50, 80])
