@@ -38,6 +38,9 @@ bench: setup   ## the training step against the textbook loop; the others in ben
 picture: setup  ## draw the README's picture of the default run, which must be complete
 	$(BIN)/python benchmarks/picture.py runs/digits docs/digits.svg
 
+docs: setup    ## write docs/jobs.md, every field of a job, from the code
+	$(BIN)/distrib fields --markdown > docs/jobs.md
+
 lock: setup    ## resolve pyproject.toml again, keeping the pins that still fit; ARGS=--upgrade for new ones
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra server \
 	  --custom-compile-command "make lock" $(ARGS) pyproject.toml -o requirements.lock

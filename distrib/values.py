@@ -70,7 +70,7 @@ def within_pixels(epsilon: float) -> float:
     return epsilon
 
 
-PixelRadius = Annotated[Radius, AfterValidator(within_pixels)]
+PixelRadius = Annotated[Radius, AfterValidator(within_pixels), Field(le=1)]
 """A change of single pixels."""
 
 Count = Annotated[int, Field(ge=1)]

@@ -21,6 +21,7 @@ examples:
   distrib run jobs/digits.yaml                            train, judge and register in minutes
   distrib run jobs/mnist.yaml --set data.root=/data       the same with fields of the job set here
   distrib run jobs/mnist.yaml --dry-run                   what it would do, without doing it
+  distrib fields optim.schedule                           what a job file may say there
   distrib submit jobs/mnist.yaml --address http://head:8265 --directory /shared    the same on a Ray cluster
   distrib jobs --address http://head:8265                 what was submitted there
   distrib logs mnist --address http://head:8265 --follow    what it prints, until it ends
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser("distrib", description=ABOUT, epilog=EPILOG, formatter_class=RAW)
     root.add_argument("--version", action="version", version=f"distrib {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for add in (_run, _submit, _jobs, _logs, _stop, _doctor, _models, _pull, _compare, _export):
+    for add in (_run, _fields, _submit, _jobs, _logs, _stop, _doctor, _models, _pull, _compare, _export):
         add(verbs)
     return root
 
@@ -85,6 +86,17 @@ def _run(verbs: argparse._SubParsersAction) -> None:
         help="resolve, check and print the job and what it would need; touch nothing",
     )
     run.add_argument("--json", action="store_true", help="the last line on stdout is the result as one JSON object")
+
+
+def _fields(verbs: argparse._SubParsersAction) -> None:
+    fields = verbs.add_parser(
+        "fields", help="tell the fields of a job file", formatter_class=RAW,
+        description="Tells the fields of a job: type, bounds, default and meaning of each; of all kinds, or at a path.",
+        epilog="examples:\n  distrib fields\n  distrib fields optim.schedule\n  distrib fields evaluation.attacks\n"
+        "  distrib fields tune",
+    )  # fmt: skip
+    fields.add_argument("path", nargs="?", default="", metavar="PATH", help="a field, or a kind of job (default: all)")
+    fields.add_argument("--markdown", action="store_true", help="as the page docs/jobs.md has it")
 
 
 def _submit(verbs: argparse._SubParsersAction) -> None:

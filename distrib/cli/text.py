@@ -1,11 +1,15 @@
 """Results as text for a person."""
 
+import textwrap
 import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from distrib.config.fields import JobField, Section, Variant
 
 
 def table(result: dict, options: str = "") -> str:
@@ -163,6 +167,66 @@ def models_table(rows: list[dict], uri: str) -> str:
             ", ".join(row["attacks"]), str(row["n"] or "?"), row["flags"] or "?",
         )  # fmt: skip
     return _rendered(grid).rstrip()
+
+
+FIELDS_PAGE = """\
+# Every field of a job
+
+Written by `make docs` (`distrib fields --markdown`) from the models themselves. `distrib fields optim.schedule` tells
+a part of it, `--set optim.epochs=3` sets a field for one run, and `distrib run JOB.yaml --dry-run` shows a job with all
+of its defaults. A job file is YAML: a mapping that begins with its kind. Unknown keys and wrong types are refused.
+
+A default of `{}` is a mapping with every field at its own default; a field without a default must be given. `null` is
+how YAML writes "none".
+"""
+
+
+def fields_text(sections: Sequence[Section]) -> str:
+    """Fields of a job for a person at a terminal: the whole path of each, its type and default, and its meaning."""
+    return "\n\n".join("\n".join(_section_lines(section)) for section in sections)
+
+
+def _section_lines(section: Section) -> Iterator[str]:
+    yield section.path or "a job"
+    for variant in section.variants:
+        indent = "    " if variant.tag else "  "
+        if variant.tag:
+            yield f"  {variant.tag}"
+        yield from _wrapped(variant.meaning, indent)
+        for field in variant.fields:
+            path = f"{section.path}.{field.name}" if section.path else field.name
+            yield f"{indent}{path}: {field.type}{f'; default {field.default}' if field.default else ''}"
+            yield from _wrapped(field.meaning, indent + "    ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    plain = text.replace("`", "")
+    return textwrap.wrap(plain, 110, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def fields_markdown(sections: Sequence[Section]) -> str:
+    """The page docs/jobs.md: a heading for each path, a table for each mapping that may stand there."""
+    parts = [FIELDS_PAGE]
+    for section in sections:
+        if section.path:
+            parts.append(f"## {section.path}\n")
+        parts += [_variant_table(variant, "##" if not section.path else "###") for variant in section.variants]
+    return "\n".join(parts)
+
+
+def _variant_table(variant: Variant, heading: str) -> str:
+    lines = [f"{heading} `{variant.tag}`\n"] if variant.tag else []
+    lines += [f"{variant.meaning}\n"]
+    if variant.fields:
+        lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+        lines += [_table_row(field) for field in variant.fields]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _table_row(field: JobField) -> str:
+    cells = [f"`{field.name}`", field.type, f"`{field.default}`" if field.default else "", field.meaning]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _rendered(grid: Table) -> str:

@@ -18,6 +18,8 @@ def carry_out(options: Options) -> int:
     match options.verb:
         case "run":
             return _run(options)
+        case "fields":
+            return _fields(options)
         case "submit" | "jobs" | "logs" | "stop":
             return carry_out_remote(options)
         case "doctor":
@@ -61,6 +63,15 @@ def _stopping(number: int, frame: object) -> None:
     """Says so at once: what was started takes some seconds to end."""
     os.write(2, b"\ndistrib: stopping ...\n")  # print may be what was interrupted
     raise KeyboardInterrupt
+
+
+def _fields(options: Options) -> int:
+    from distrib.cli.text import fields_markdown, fields_text
+    from distrib.config.fields import sections
+
+    found = sections(options.path)
+    print(fields_markdown(found).rstrip() if options.markdown else fields_text(found))
+    return 0
 
 
 def _doctor(options: Options) -> int:

@@ -36,6 +36,14 @@ def nearest(name: object, names: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def in_letters(pattern: str) -> str:
+    """What a pattern of names or paths demands, in words."""
+    longest = re.search(r"\{0,(\d+)\}", pattern)  # after the first character, in a name
+    if longest is None:
+        return "path: fields with dots between them, as in model.width"
+    return f"letters, digits, dots, dashes and underscores, at most {int(longest[1]) + 1}"
+
+
 def _line(detail: ErrorDetails, annotation: Any) -> str:
     found, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
@@ -57,11 +65,8 @@ def _line(detail: ErrorDetails, annotation: Any) -> str:
         case "value_error":
             return str(context["error"])
         case "string_pattern_mismatch":
-            longest = re.search(r"\{0,(\d+)\}", context["pattern"])  # after the first character, in a name
-            if longest is None:
-                return f"{found!r} is no path: fields with dots between them, as in model.width"
-            most = int(longest[1]) + 1
-            return f"{found!r} is no name: use letters, digits, dots, dashes and underscores, at most {most}"
+            demand = in_letters(context["pattern"])
+            return f"{found!r} is no {demand if demand.startswith('path') else f'name: use {demand}'}"
         case "model_type" | "model_attributes_type":
             return f"expected a mapping with {', '.join(_fields(annotation, detail['loc']))}, not {found!r}"
         case _:

@@ -17,7 +17,7 @@ class Labelled(Value):
     """A model, and what it is called in tables and plots."""
 
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
-    """Short: letters, digits, dots, dashes and underscores."""
+    """In tables, plots and the names of files."""
     model: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
 

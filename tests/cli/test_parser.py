@@ -9,7 +9,7 @@ from distrib import __version__
 from distrib.cli import main, parser
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-VERBS = ["run", "submit", "jobs", "logs", "stop", "doctor", "models", "pull", "compare", "export"]
+VERBS = ["run", "fields", "submit", "jobs", "logs", "stop", "doctor", "models", "pull", "compare", "export"]
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: " ".join(verb) or "distrib")

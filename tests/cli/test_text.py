@@ -1,10 +1,12 @@
 """Results in words: every figure is there, beside its name and its n, whatever terminal it is written for."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from distrib.cli.text import models_table, table
+from distrib.cli.text import fields_markdown, fields_text, models_table, table
+from distrib.config.fields import JobField, Section, Variant, sections
 
 CLAIM = {
     "clean_accuracy": 0.9876, "n_clean": 450, "robust_accuracy": 0.4321, "interval": [0.3871, 0.4783], "n": 449,
@@ -132,3 +134,28 @@ def test_an_attack_that_only_one_of_two_models_met_has_a_row():
     }  # fmt: skip
     line = next(line for line in table(TRAINED | {"natural": NATURAL | natural}).splitlines() if "rounded" in line)
     assert line.split() == ["rounded", "(on", "what", "still", "stood)", "-", "1.00%", "7"]
+
+
+LIFE = JobField("lives", "a whole number", "9", "How often `x` | may fall: " + "far " * 30)
+CAT = Section("pet", (Variant("kind: cat", "Falls on its feet.", (LIFE,)), Variant("kind: fish", "Swims.", ())))
+
+
+def test_fields_are_told_by_their_whole_path_in_lines_of_a_terminal():
+    lines = fields_text([CAT]).splitlines()
+    assert lines[:4] == ["pet", "  kind: cat", "    Falls on its feet.", "    pet.lives: a whole number; default 9"]
+    assert lines[4].startswith("        How often x | may fall: far far") and lines[-2:] == [
+        "  kind: fish",
+        "    Swims.",
+    ]
+    assert max(map(len, lines)) <= 110
+
+
+def test_fields_are_a_table_in_markdown():
+    page = fields_markdown([CAT])
+    assert "\n## pet\n\n### `kind: cat`\n\nFalls on its feet.\n\n| field | type | default | meaning |\n" in page
+    assert "\n| `lives` | a whole number | `9` | How often `x` \\| may fall: far" in page
+
+
+def test_the_page_of_all_fields_is_what_the_code_says():
+    page = Path(__file__).parents[2] / "docs" / "jobs.md"
+    assert page.read_text() == fields_markdown(sections()).rstrip() + "\n", "make docs writes it"

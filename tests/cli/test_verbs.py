@@ -68,3 +68,12 @@ def test_models_are_a_table_or_json(
     assert json.loads(capsys.readouterr().out) == rows
     assert main.main(["models", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
     assert "models:/m/1" in capsys.readouterr().out
+
+
+def test_the_fields_at_a_path_are_told_and_a_wrong_path_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert main.main(["fields", "optim.schedule"]) == 0
+    told = capsys.readouterr().out
+    assert "optim.schedule.peak: a number, above 0, below 1; default 0.4\n" in told and "shape: multistep" in told
+    assert main.main(["fields", "optim.shedule"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "(did you mean schedule?)" in err

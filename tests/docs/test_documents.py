@@ -20,8 +20,6 @@ DOCUMENTS = sorted(
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "k8s/README.md", *(ROOT / "docs").glob("*.md"))
 )
 every_document = pytest.mark.parametrize("name", DOCUMENTS)
-TO_COME = {"docs/jobs.md"}
-"""Pages that are linked before they are there."""
 FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name not in ("runs", "betons"))
 
 
@@ -79,8 +77,6 @@ def test_every_link_leads_somewhere(name: str):
             continue
         file, _, anchor = target.partition("#")
         path = (ROOT / name).parent / file if file else ROOT / name
-        if str(path.resolve().relative_to(ROOT)) in TO_COME:
-            continue
         assert path.exists(), f"{name}: {target}"
         assert not anchor or anchor in anchors(path), f"{name}: {target} is none of {sorted(anchors(path))}"
 
