@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from distrib.commands.evaluate import subject_of
+from distrib.commands.models import ModelFinder
 from distrib.commands.prepare import prepared
 from distrib.config.file import parse
 from distrib.data.beton import open_split
@@ -87,11 +87,11 @@ def direct(job: dict, uri: str, cores: int) -> tuple[float, dict[int, int]]:
     whole = parse(job, [], "benchmark")
     suite, display = whole.evaluation, Display()
     folder = prepared(whole, display)
-    test = open_split(folder, "test", "evaluation").card
-    order = chosen(test.count, suite.n, suite.seed)
+    test = open_split(folder, "test", "evaluation")
+    order = chosen(test.card.count, suite.n, suite.seed)
     cpu = torch.device("cpu")
     x, y, index = points(folder, "auto", cores, order, cpu)
-    model = subject_of(job["model"], test, uri, False, display).load(cpu)
+    model = ModelFinder(test, whole.loader, uri, False, display.say).at(job["model"]).load(cpu)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     norm = "Linf" if suite.threat.norm == "linf" else "L2"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distrib.cluster.map import map_tasks
+from distrib.cluster.map import Workers, map_tasks
 from distrib.config.cluster import Cluster
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
@@ -126,13 +126,14 @@ def evaluate(
     count = len(task.order())
     starts = range(0, count, task.suite.shard_size)
     kept.mkdir(parents=True, exist_ok=True)
+    workers = Workers(cluster, task.cuda)
 
     def judged(function: Callable, files: dict[int, Path], given: Callable[[int], tuple]) -> dict[int, ShardResult]:
         """Every shard's result by ``function``, which takes what is ``given``; those that lie in ``files`` are read."""
         done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
         progress(sum(len(result.position) for result in done.values()), count)
         left = ((start, *given(start)) for start in starts if start not in done)
-        for (start, *_), (result, images) in map_tasks(function, task, left, cluster, task.cuda):
+        for (start, *_), (result, images) in map_tasks(function, task, left, workers):
             write_bytes(files[start].with_suffix(".safetensors"), images)
             write_json(files[start], result.as_json())
             done[start] = result
@@ -148,7 +149,7 @@ def evaluate(
         tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
     again = ((start, tensors[start].read_bytes()) for start in starts)
     disagree: list[int] = []
-    for (start, _), margins in map_tasks(score_again, task, again, cluster, task.cuda):
+    for (start, _), margins in map_tasks(score_again, task, again, workers):
         disagree += done[start].disagreeing(margins)
     evidence = gather([done[start] for start in starts], task.suite, count, len(card.classes), disagree)
     return Judged(evidence, [tensors[start] for start in starts])

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -14,19 +15,29 @@ from distrib.errors import DistribError, RunError
 HOUR = 3600
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Where tasks run: as many at a time as the job has workers, on its device."""
+
+    cluster: Cluster
+    use_gpu: bool
+    fresh: bool = False
+    """A process that used a GPU ends with its call, and leaves the GPU's memory to whatever comes next. Otherwise it
+    takes the next item: to start another one takes seconds."""
+
+
 def map_tasks(
-    function: Callable, shared: object, items: Iterable[tuple], cluster: Cluster, cuda: bool, fresh: bool = False
+    function: Callable, shared: object, items: Iterable[tuple], workers: Workers
 ) -> Iterator[tuple[tuple, Any]]:
     """(item, ``function(shared, *item)``) as they come, with at most one task a worker under way.
 
-    With ``fresh`` a process that used a GPU ends with its call, and leaves the GPU's memory to whatever comes next.
-    Otherwise it takes the next item: to start another one takes seconds.
     A task whose process or machine is lost is begun again after the others, up to ``cluster.max_failures`` times; by
     Ray's own count, tasks that its memory monitor ends are begun again without end.
     Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
     """
+    cluster = workers.cluster
     # not by .options(), which drops max_calls (Ray 2.60); 0 is without end
-    gpu = {"num_gpus": cluster.gpus_per_worker, "max_calls": 1 if fresh else 0} if cuda else {}
+    gpu = {"num_gpus": cluster.gpus_per_worker, "max_calls": 1 if workers.fresh else 0} if workers.use_gpu else {}
     remote: Any = ray.remote(num_cpus=cluster.cpus_per_worker, max_retries=0, **gpu)(function)
     stored, running = ray.put(shared), {}
     waiting, again = ((item, 0) for item in items), deque()

@@ -1,4 +1,4 @@
-"""A notice board between the workers and the driver: an actor that holds what the workers post until it is fetched."""
+"""Messages of the workers to the driver: an actor holds them until they are fetched."""
 
 import pickle
 import threading
@@ -18,7 +18,7 @@ from distrib.cluster.memory import shortage
 LIMIT = 10_000
 POLL_SECONDS = 0.2
 FETCH_SECONDS = 60
-"""For one answer of the board, before it is said that reports are late."""
+"""For one answer of the mailbox, before it is said that reports are late."""
 LAST_SECONDS = 30
 """For the listener to end: longer than MLflow is tried for (see ``tracking.BRIEF``)."""
 
@@ -46,48 +46,48 @@ class Note:
     text: str
 
 
-class Board:
-    """Holds at most ``LIMIT`` notices, the newest ones."""
+class Mailbox:
+    """Holds at most ``LIMIT`` messages, the newest ones."""
 
     def __init__(self):
-        self.notices: deque = deque(maxlen=LIMIT)
+        self.messages: deque = deque(maxlen=LIMIT)
 
-    def post(self, phase: str, notice: bytes) -> None:
-        """Puts up a notice."""
-        self.notices.append((phase, notice))
+    def post(self, phase: str, message: bytes) -> None:
+        """Takes a message in."""
+        self.messages.append((phase, message))
 
     def fetch(self) -> list[tuple[str, bytes]]:
-        """Takes all notices down."""
-        taken = list(self.notices)
-        self.notices.clear()
+        """Gives all messages out."""
+        taken = list(self.messages)
+        self.messages.clear()
         return taken
 
 
-def post(board: ActorHandle, phase: str, notice: object) -> None:
-    """Puts up a notice of a phase (robust or natural) of the run.
+def post(mailbox: ActorHandle, phase: str, message: object) -> None:
+    """Sends a message of a phase (robust or natural) of the run.
 
-    It travels sealed: a board that looked into it would have to import torch.
+    It travels sealed: a mailbox that looked into it would have to import torch.
     """
-    board.post.remote(phase, pickle.dumps(notice))
+    mailbox.post.remote(phase, pickle.dumps(message))
 
 
 Listener = Callable[[str, object], None]
-"""Takes each phase and notice that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd.
+"""Takes each phase and message that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd.
 
-A Note without a phase is of the board itself."""
+A Note without a phase is of the mailbox itself."""
 
 
 @contextmanager
 def listening(listen: Listener) -> Iterator[ActorHandle]:
-    """A new board; a thread hands what is posted to ``listen``, until the block ends, and then once more.
+    """A new mailbox; a thread hands what is posted to ``listen``, until the block ends, and then once more.
 
-    The board is on the driver's own node, so that no other node takes it along when it is lost.
-    What ``listen`` raises is raised at the end of the block, unless the block raises itself. A board that is slow to
+    The mailbox is on the driver's own node, so that no other node takes it along when it is lost.
+    What ``listen`` raises is raised at the end of the block, unless the block raises itself. A mailbox that is slow to
     answer is asked again; where it is lost nothing more is heard: what counts is also in the checkpoints. ``listen`` is
     told of both.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
     ended, failures = threading.Event(), []
 
     def loop() -> None:
@@ -96,9 +96,9 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
             while True:
                 if answer is None:
                     last = ended.wait(POLL_SECONDS)
-                    answer = board.fetch.remote()
+                    answer = mailbox.fetch.remote()
                 try:
-                    notices = ray.get(answer, timeout=FETCH_SECONDS)
+                    messages = ray.get(answer, timeout=FETCH_SECONDS)
                 except (GetTimeoutError, ActorUnavailableError) as error:
                     if tried:
                         return
@@ -106,12 +106,12 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
                     if not told:
                         listen("", Note("warning: live reports of the workers are late; the work goes on"))
                     told = True
-                    if isinstance(error, ActorUnavailableError):  # a late answer is waited for: it took notices down
+                    if isinstance(error, ActorUnavailableError):  # a late answer is waited for: it gives messages out
                         answer = None
                     continue
                 answer = None
-                for phase, notice in notices:
-                    listen(phase, pickle.loads(notice))
+                for phase, message in messages:
+                    listen(phase, pickle.loads(message))
                 if last:
                     return
         except RayError as error:
@@ -123,7 +123,7 @@ def listening(listen: Listener) -> Iterator[ActorHandle]:
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
-        yield board
+        yield mailbox
     finally:
         ended.set()
         thread.join(timeout=LAST_SECONDS)

@@ -6,6 +6,7 @@ data, and they are those that the driver packed. MLflow is not among it: the dri
 
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ def check_nodes(resources: Resources, run: Path, data: Path, cluster: Cluster) -
     probe.mkdir()
     try:
         (probe / "driver").write_text(word)
-        cards = {split: open_split(data, split, "evaluation").card.sha256 for split in SPLITS}
+        hashes: dict[Split, str] = {split: open_split(data, split, "evaluation").card.sha256 for split in SPLITS}
+        sights = Sights(probe, word, data, hashes, cluster.stage)
         task: Any = ray.remote(num_cpus=0, max_retries=1)(check_node)
         answers = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(node["NodeManagerAddress"], probe, word, data, cards, cluster.stage)
+            ).remote(node["NodeManagerAddress"], sights)
             for node in nodes
         }
         for node in nodes:
@@ -54,25 +56,41 @@ def check_nodes(resources: Resources, run: Path, data: Path, cluster: Cluster) -
             probe.rmdir()
 
 
-def check_node(node: str, probe: Path, word: str, data: Path, cards: dict[Split, str], stage: str | None) -> None:
+@dataclass(frozen=True)
+class Sights:
+    """What every machine must see as the driver does."""
+
+    probe: Path
+    """A folder in that of the run, which holds what the driver wrote, and gets a file of each machine."""
+    word: str
+    """What the driver wrote into it."""
+    data: Path
+    """The folder of the betons."""
+    sha256: dict[Split, str]
+    """Of each beton."""
+    stage: str | None
+    """The folder of a machine's own disk that the data are copied into."""
+
+
+def check_node(node: str, sights: Sights) -> None:
     """Runs on ``node`` (its address). Raises :class:`InputError` for what it does not see."""
     try:
-        seen = (probe / "driver").read_text()
-        (probe / node).write_text(word)
+        seen = (sights.probe / "driver").read_text()
+        (sights.probe / node).write_text(sights.word)
     except OSError:
         seen = ""
-    if seen != word:
-        raise _unshared(node, probe.parent)
+    if seen != sights.word:
+        raise _unshared(node, sights.probe.parent)
     try:
-        for split, sha256 in cards.items():
-            beton = open_split(data, split, "evaluation")
+        for split, sha256 in sights.sha256.items():
+            beton = open_split(sights.data, split, "evaluation")
             if beton.card.sha256 != sha256 or beton.path.stat().st_size != beton.card.size_bytes:
                 raise InputError("other data than the driver packed")
-        staged(data, stage)
+        staged(sights.data, sights.stage)
     except (OSError, InputError) as error:
         raise InputError(
-            f"data.store: on node {node} the packed data in {data} cannot be used ({error}); name a folder that every "
-            "machine sees"
+            f"data.store: on node {node} the packed data in {sights.data} cannot be used ({error}); name a folder "
+            "that every machine sees"
         ) from None
 
 

@@ -54,7 +54,7 @@ class WorkOrder:
 def worker(config: dict) -> None:
     """One rank's whole run: for each phase the state (loaded or new), then epochs, each validated, saved, reported."""
     order: WorkOrder = config["order"]
-    board = config["board"]
+    mailbox = config["mailbox"]
     job = order.job
     device = get_device()
     torch.set_num_threads(job.cluster.cpus_per_worker)
@@ -70,8 +70,8 @@ def worker(config: dict) -> None:
     height, width, channels = train.card.image
     for phase, part in order.phases.items():
 
-        def tell(notice: object, phase: str = phase) -> None:
-            post(board, order.label + phase, notice)
+        def tell(message: object, phase: str = phase) -> None:
+            post(mailbox, order.label + phase, message)
 
         loader = TrainLoader(readers[0], train.card.count, part.seed, part.optim.batch_size, part.augment, world)
         with torch.random.fork_rng():
@@ -154,11 +154,11 @@ def newest(run: Path, world: World, say: Callable[[str], None]) -> Checkpoint | 
     raise InputError(f"storage: the workers see unlike checkpoints in {run}; name a folder that all of them see")
 
 
-def fit(order: WorkOrder, use_gpu: bool, board: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(order: WorkOrder, use_gpu: bool, mailbox: ActorHandle, callbacks: Sequence[UserCallback] = ()) -> None:
     """Trains every phase of ``order`` to its end, going on from its checkpoints. Returns when all are done.
 
-    The workers post what they do on ``board``. Those that are lost are replaced, up to ``cluster.max_failures`` times;
-    where one ends by an error of distrib's own, training ends.
+    The workers send what they do to ``mailbox``. Those that are lost are replaced, up to ``cluster.max_failures``
+    times; where one ends by an error of distrib's own, training ends.
     Raises :class:`DistribError` as the worker raised it, or :class:`RunError` with the first cause.
     """
     cluster = order.job.cluster
@@ -172,7 +172,7 @@ def fit(order: WorkOrder, use_gpu: bool, board: ActorHandle, callbacks: Sequence
     torch_config = PinnedTorchConfig(backend="nccl" if alone else "gloo", timeout_s=cluster.timeout_seconds)
     ray_trainer = Interruptible(
         worker,
-        train_loop_config={"order": order, "board": board},
+        train_loop_config={"order": order, "mailbox": mailbox},
         scaling_config=scaling,
         torch_config=torch_config,
         run_config=RunConfig(

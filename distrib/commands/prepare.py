@@ -9,9 +9,8 @@ from distrib.data.loader import resolve
 from distrib.data.source import DataSource, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError
-from distrib.files import write_json
 from distrib.tracking.display import Display
-from distrib.tracking.folder import nothing_done, read_data, read_record
+from distrib.tracking.folder import nothing_done, read_data, read_record, write_data
 
 
 def run_prepare(job: Prepare, display: Display) -> dict:
@@ -51,7 +50,7 @@ def prepared_for(job: Training | Evaluate | Study, folder: Path, display: Displa
     # of a set's own files where they are here: the card of a read-only store may have one of older code
     source = job.data.fingerprint() if isinstance(job.data, TorchvisionData) else ""
     source = source or open_split(data, "train", "evaluation").card.fingerprint
-    write_json(folder / "data.json", _hashes(data) | {"source": source})
+    write_data(folder, _hashes(data) | {"source": source})
     return data
 
 

@@ -1,202 +1,169 @@
 """A train job, carried out: prepare -> train -> evaluate -> register. Each stage is kept, and not done again."""
 
-import json
 import time
-from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from distrib import checkpoints
 from distrib.checkpoints import Checkpoint
-from distrib.cluster.resources import must_fit
-from distrib.cluster.session import Resources
 from distrib.commands.curves import training_curves
-from distrib.commands.evaluate import Evaluator, card_of, in_figures, keep_card
-from distrib.commands.prepare import must_suffice, prepared_for
-from distrib.config.job import Train, digest
+from distrib.commands.evaluate import Evaluated, card_of, evaluated, in_figures, metrics
+from distrib.commands.opened import OpenRun, opened
+from distrib.commands.prepare import must_suffice
+from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
 from distrib.data.order import chosen
 from distrib.evaluation.card import Card
 from distrib.evaluation.models import Weights
-from distrib.evaluation.result import Result
-from distrib.files import write_bytes, write_json
 from distrib.objective import Natural
 from distrib.registry import store
 from distrib.tracking import client
-from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog, metric_name
-from distrib.tracking.folder import NATURAL, ROBUST, kept_result, resuming, run_folder
-from distrib.tracking.tracker import Tracker, must_answer, tracked
+from distrib.tracking.folder import NATURAL, ROBUST, write_files
 from distrib.world import World
 
 
-def train(
-    phases: dict[str, Train],
-    job: Train,
-    folder: Path,
-    data: Path,
-    tracker: Tracker,
-    resources: Resources,
-    display: Display,
-    clock: Clock,
-) -> EpochLog:
-    """Trains every phase that is not at its end yet. What MLflow has not taken of it is left in the journal."""
-    from distrib.cluster.messages import Note, Started, listening
-    from distrib.cluster.train import WorkOrder, fit
-    from distrib.trainer import EpochEnd, Progress
+@dataclass(frozen=True)
+class Trained:
+    """The model of one phase: at its best epoch, and how it came there."""
 
-    journal = EpochLog(tracker, display)
-    for phase in phases:
-        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
-    if all(journal.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
-        display.say("training: complete already")
-        return journal
-    began = time.perf_counter()
-
-    def listen(phase: str, notice: object) -> None:
-        match notice:
-            case Started():
-                journal.started(notice.rank, notice.ranks, notice.node, notice.precision)
-                if notice.rank == 0:
-                    clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
-                    display.say(
-                        f"{phase} training: {notice.ranks} workers on {notice.device}, {notice.precision}, "
-                        f"{notice.loader} loader"
-                        + (f", resumed after epoch {notice.start_epoch}" if notice.start_epoch else "")
-                    )
-            case Note():
-                display.say(notice.text)
-            case Progress():
-                clock.marks.setdefault("first_step", round(time.perf_counter() - began, 2))
-                epoch = notice.step * phases[phase].optim.epochs / notice.steps
-                detail = f"epoch {epoch:.1f}, loss {notice.loss:.3f}, {notice.images_per_second:.0f} images/s"
-                display.advance(f"{phase} training", notice.step, notice.steps, detail + journal.latest(phase))
-            case EpochEnd():
-                journal.add(phase, notice.epoch, notice.metrics)
-                journal.tell(phase, notice.epoch, phases[phase].optim.epochs)
-
-    with listening(listen) as board:
-        fit(WorkOrder(job, data, folder, phases), resources.use_gpu(job.cluster), board)
-    display.end()
-    for phase in phases:
-        journal.catch_up(phase, checkpoints.history(folder / phase, display.say))
-    return journal
+    best: Checkpoint
+    history: list[dict]
+    """One dict of metrics an epoch."""
+    found: Evaluated
 
 
 def run_train(job: Train, display: Display) -> dict:
     """Trains, judges, registers. A run that is complete is told again from its record."""
-    from distrib.cluster.preflight import check_nodes
-    from distrib.cluster.session import session
-
-    clock = Clock.start()
-    with run_folder(job) as folder:
-        if (result := kept_result(job, folder, display)) is not None:
-            return result
-        must_fit(job.cluster, resuming(folder))
-        # a wrong address is told now, not after hours of packing
-        must_answer(job.tracking)
-        with clock.measure("prepare"):
-            data = prepared_for(job, folder, display)
-        must_suffice(job, data)
-        main = NATURAL if isinstance(job.objective, Natural) else ROBUST
-        phases = {main: job} | ({NATURAL: job.natural_twin()} if job.compare_natural else {})
-        with ExitStack() as stack:
-            with clock.measure("ray_start"):
-                resources = stack.enter_context(session(job.cluster, display.say, resuming(folder)))
-                check_nodes(resources, folder, data, job.cluster)
-            with clock.measure("mlflow_start"):
-                tracker = stack.enter_context(tracked(job, folder, display, device=resources.device))
-            with clock.measure("train"):
-                journal = train(phases, job, folder, data, tracker, resources, display, clock)
-            floor = job.validation.min_clean_accuracy
-            best = {phase: checkpoints.best(folder / phase, floor, display.say) for phase in phases}
-            histories = {phase: checkpoints.history(folder / phase, display.say) for phase in phases}
-            bench = Evaluator(
-                data, job.loader, job.cluster, resources, folder / "evaluation", tracker.uri, False, display
+    with opened(job, display) as run:
+        if run.result is not None:
+            return run.result
+        run.prepare()
+        must_suffice(run.job, run.data)
+        main = NATURAL if isinstance(run.job.objective, Natural) else ROBUST
+        phases = {main: run.job} | ({NATURAL: run.job.natural_twin()} if run.job.compare_natural else {})
+        run.join()
+        run.track()
+        with run.clock.measure("train"):
+            log = train(run, phases)
+        with run.clock.measure("evaluate"):
+            models = {phase: _judged(run, phase) for phase in phases}
+        with client.recorded(f"the {main} model is {in_figures(models[main].found.result, run.folder)}", "registered"):
+            with run.clock.measure("register"):
+                card, files = card_of(run, models[main].found, run.job.model_name)
+                kept = run.keep("card", files)
+                log.settle()
+                registered = _register(run, models[main].best, card, files)
+            _log_results(run, models, models[main].best.epoch, registered.uri)
+            result = _figures(run, main, models)
+            return run.finish(
+                {"model": registered.uri, "champion": registered.champion, **result, "card": str(kept / "card.html")}
             )
-            with clock.measure("evaluate"):
-                verdicts = {
-                    phase: bench.judge(_weights(job, data, best[phase]), job.evaluation, f"the {phase} model")
-                    for phase in phases
-                }
-                claims = {phase: verdict.claim for phase, verdict in verdicts.items()}
-            with client.recorded(f"the {main} model is {in_figures(claims[main], folder)}", "registered"):
-                with clock.measure("register"):
-                    card, files = card_of(verdicts[main], bench, job.model_name, job)
-                    keep_card(files, folder, tracker)
-                    journal.settle()
-                    registered = _register(job, best[main], card, files, data, tracker, display)
-                result = _train_result(job, main, best, claims, histories, registered, tracker.run_id, clock)
-                result |= {"evaluation_key": verdicts[main].key, "card": str(folder / "card" / "card.html")}
-                _log_results(result, claims, histories, tracker, folder)
-        write_json(folder / "result.json", result)
-        return result
 
 
-def _weights(job: Train, data: Path, best: Checkpoint) -> Weights:
-    return Weights.of(job.model.model_dump(mode="json"), open_split(data, "train", "training").card, best.judged)
+def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
+    """Trains every phase that is not at its end yet. What MLflow has not taken of it is left in the log."""
+    from distrib.cluster.messages import Note, Started, listening
+    from distrib.cluster.train import WorkOrder, fit
+    from distrib.trainer import EpochEnd, Progress
+
+    display, clock = run.display, run.clock
+    log = EpochLog(run.tracker, display)
+    for phase in phases:
+        log.catch_up(phase, checkpoints.history(run.folder / phase, display.say))
+    if all(log.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
+        display.say("training: complete already")
+        return log
+    began = time.perf_counter()
+
+    def listen(phase: str, message: object) -> None:
+        match message:
+            case Started():
+                log.started(message.rank, message.ranks, message.node, message.precision)
+                if message.rank == 0:
+                    clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
+                    display.say(
+                        f"{phase} training: {message.ranks} workers on {message.device}, {message.precision}, "
+                        f"{message.loader} loader"
+                        + (f", resumed after epoch {message.start_epoch}" if message.start_epoch else "")
+                    )
+            case Note():
+                display.say(message.text)
+            case Progress():
+                clock.marks.setdefault("first_step", round(time.perf_counter() - began, 2))
+                epoch = message.step * phases[phase].optim.epochs / message.steps
+                detail = f"epoch {epoch:.1f}, loss {message.loss:.3f}, {message.images_per_second:.0f} images/s"
+                display.advance(f"{phase} training", message.step, message.steps, detail + log.latest(phase))
+            case EpochEnd():
+                log.add(phase, message.epoch, message.metrics)
+                log.tell(phase, message.epoch, phases[phase].optim.epochs)
+
+    first = next(iter(phases.values()))
+    with listening(listen) as mailbox:
+        fit(WorkOrder(first, run.data, run.folder, phases), run.use_gpu, mailbox)
+    display.end()
+    for phase in phases:
+        log.catch_up(phase, checkpoints.history(run.folder / phase, display.say))
+    return log
 
 
-def _register(
-    job: Train, best: Checkpoint, card: Card, files: dict[str, bytes], data: Path, tracker: Tracker, display: Display
-) -> store.Registered:
-    validation = open_split(data, "validation", "training")
-    few = chosen(validation.card.count, 4, job.seed)
-    (batch,) = shard(open_reader(validation, job.loader), few, len(few), World())
-    entry = store.Entry(_weights(job, data, best), card, files, batch.x.numpy())
-    registered = store.register(entry, job.model_name, tracker)
-    display.say(f"registered: {registered.uri} ({registered.champion})")
+def _judged(run: OpenRun[Train], phase: str) -> Trained:
+    """The best model of a phase, judged."""
+    folder, say = run.folder / phase, run.display.say
+    best = checkpoints.best(folder, run.job.validation.min_clean_accuracy, say)
+    found = evaluated(run, _weights(run, best), run.job.evaluation, f"the {phase} model")
+    return Trained(best, checkpoints.history(folder, say), found)
+
+
+def _weights(run: OpenRun[Train], best: Checkpoint) -> Weights:
+    card = open_split(run.data, "train", "training").card
+    return Weights.of(run.job.model.model_dump(mode="json"), card, best.judged)
+
+
+def _register(run: OpenRun[Train], best: Checkpoint, card: Card, files: dict[str, bytes]) -> store.Registered:
+    validation = open_split(run.data, "validation", "training")
+    few = chosen(validation.card.count, 4, run.job.seed)
+    (batch,) = shard(open_reader(validation, run.job.loader), few, len(few), World())
+    entry = store.Entry(_weights(run, best), card, files, batch.x.numpy())
+    registered = store.register(entry, run.job.model_name, run.tracker)
+    run.display.say(f"registered: {registered.uri} ({registered.champion})")
     return registered
 
 
-def _train_result(
-    job: Train,
-    main: str,
-    best: dict[str, Checkpoint],
-    claims: dict[str, Result],
-    histories: dict[str, list[dict]],
-    registered: store.Registered,
-    run_id: str,
-    clock: Clock,
-) -> dict:
-    history = histories[main]
+def _figures(run: OpenRun[Train], main: str, models: dict[str, Trained]) -> dict:
+    """What the run came to: the main model, and its natural twin beside it."""
+    one = models[main]
+    history = one.history
     images = sum(entry["images_per_second"] * entry["train_seconds"] for entry in history)
     seconds = sum(entry["train_seconds"] for entry in history)
-    natural = claims.get(NATURAL) if main != NATURAL else None
+    twin = models.get(NATURAL) if main != NATURAL else None
     return {
-        "kind": "train",
-        "name": job.name,
-        "run_id": run_id,
-        "model": registered.uri,
-        "champion": registered.champion,
-        **claims[main].model_dump(mode="json"),
-        "natural": None if natural is None else natural.model_dump(mode="json"),
-        "best_epoch": best[main].epoch,
+        **one.found.result.model_dump(mode="json"),
+        "natural": None if twin is None else twin.found.result.model_dump(mode="json"),
+        "best_epoch": one.best.epoch,
         "epochs": len(history),
-        "num_workers": int(history[-1].get("num_workers", job.cluster.max_workers)),  # as the last epoch ran
-        "seconds": clock.seconds,
+        "num_workers": int(history[-1].get("num_workers", run.job.cluster.max_workers)),  # as the last epoch ran
         "train_seconds": round(seconds, 2),
         "images_per_second": round(images / seconds, 1),
         "data_wait_share": round(float(np.mean([entry["data_wait_share"] for entry in history])), 4),
-        "timings": clock.marks,
-        "weights_sha256": best[main].weights_sha256,
-        "job_digest": digest(job),
-        "checkpoint": str(best[main].folder),
+        "timings": dict(run.clock.marks),
+        "weights_sha256": one.best.weights_sha256,
+        "checkpoint": str(one.best.folder),
+        "evaluation_key": one.found.key,
     }
 
 
-def _log_results(
-    result: dict, claims: dict[str, Result], histories: dict[str, list[dict]], tracker, folder: Path
-) -> None:
-    """Stores the end evaluation, the curves and the result with the MLflow run."""
-    for phase, claim in claims.items():
-        values = {"test/clean_accuracy": claim.clean_accuracy, "test/robust_accuracy": claim.robust_accuracy}
-        values |= {f"test/{name}": value for name, value in claim.attacks.items()}
-        tracker.results({metric_name(phase, name): value for name, value in values.items()}, result["best_epoch"])
-    write_bytes(folder / "training_curves.png", training_curves(histories))
-    tracker.file(folder / "training_curves.png", "plots")
-    tracker.text(json.dumps(result, indent=2), "result.json")
-    tracker.tags({"model": result["model"], "norm": result["norm"], "epsilon": f"{result['epsilon']:.6g}"})
+def _log_results(run: OpenRun[Train], models: dict[str, Trained], best_epoch: int, version: str) -> None:
+    """Stores the end evaluation and the curves with the MLflow run."""
+    for phase, one in models.items():
+        values = metrics(one.found.result)
+        run.tracker.results({metric_name(phase, name): value for name, value in values.items()}, best_epoch)
+    curves = training_curves({phase: one.history for phase, one in models.items()})
+    for path in write_files(run.folder, {"training_curves.png": curves}):
+        run.tracker.file(path, "plots")
+    result = next(iter(models.values())).found.result
+    run.tracker.tags({"model": version, "norm": result.norm, "epsilon": f"{result.epsilon:.6g}"})

@@ -33,7 +33,7 @@ class TrialConfig:
     """Cores or GPUs that the trial takes."""
 
 
-def trial_main(config: dict, board: ActorHandle) -> None:
+def trial_main(config: dict, mailbox: ActorHandle) -> None:
     """Runs a whole trial, which is a distributed training, in the process that Ray Tune starts for it.
 
     An error of our own is written to ``error.txt`` in the trial's folder. Where machines are missing it goes to
@@ -51,7 +51,7 @@ def trial_main(config: dict, board: ActorHandle) -> None:
         shutil.copy(common, run / NO_ROOM_FILE)
         return
     try:
-        fit(work.order, work.use_gpu, board, [TuneReporter(work.score, run / ROBUST, work.units)])
+        fit(work.order, work.use_gpu, mailbox, [TuneReporter(work.score, run / ROBUST, work.units)])
     except NoRoom as error:
         for folder in (run.parent, run):
             write_bytes(folder / NO_ROOM_FILE, str(error).encode())

@@ -1,11 +1,5 @@
-"""The trials of a search: which there are, what each was set to, and how it ended. One file, written whole.
+"""The trials of a search: which there are, what each was set to, and how it ended."""
 
-STORAGE/NAME/
-    trials.json            every trial: number, settings, state, error
-    trials/NAME-0001/      a trial's folder, as that of any train job: job.json, robust/
-"""
-
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +8,8 @@ from distrib import checkpoints
 from distrib.config.job import Tune
 from distrib.config.search import Score
 from distrib.errors import InputError
-from distrib.files import write_json
 from distrib.search.space import Settings
-from distrib.tracking.folder import ROBUST
+from distrib.tracking.folder import ROBUST, read_trials, trial_folder, write_trials
 
 Ending = Literal["finished", "stopped", "failed"]
 """finished: all its epochs; stopped: early, by the stopping rule; failed: with an error."""
@@ -51,18 +44,15 @@ class Trials:
     """All trials of a search, by number; every change is on disk before it counts."""
 
     def __init__(self, job: Tune, folder: Path, units: float):
-        """Reads ``folder``/trials.json if it is there; a trial takes so many ``units`` (cores or GPUs).
+        """Reads those of the run in ``folder``, if it was begun; a trial takes so many ``units`` (cores or GPUs).
 
         Raises :class:`InputError` if the file is damaged.
         """
-        self.job, self.folder, self.file, self.units = job, folder, folder / "trials.json", units
-        self.trials: dict[int, Trial] = {}
-        if self.file.exists():
-            try:
-                found = [Trial(**one) for one in json.loads(self.file.read_bytes())]
-            except (OSError, ValueError, TypeError) as error:
-                raise InputError(f"{self.file}: damaged ({error}); delete {folder} to search anew") from None
-            self.trials = {one.number: one for one in found}
+        self.job, self.folder, self.units = job, folder, units
+        try:
+            self.trials = {one.number: one for one in (Trial(**plain) for plain in read_trials(folder))}
+        except TypeError as error:
+            raise InputError(f"{folder / 'trials.json'}: damaged ({error}); delete {folder} to search anew") from None
 
     def add(self, settings: Settings, *more: Settings) -> Trial:
         """Adds new trials, all in one write, and returns the last of them."""
@@ -78,7 +68,7 @@ class Trials:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.file, [asdict(one) for one in self.trials.values()])
+        write_trials(self.folder, [asdict(one) for one in self.trials.values()])
 
     def name(self, number: int) -> str:
         """The name of a trial's run."""
@@ -86,7 +76,7 @@ class Trials:
 
     def run(self, number: int) -> Path:
         """The folder of a trial's run."""
-        return self.folder / "trials" / self.name(number)
+        return trial_folder(self.folder, self.name(number))
 
     def history(self, number: int) -> list[dict]:
         """The metrics of every epoch of a trial that has a checkpoint."""

@@ -28,11 +28,11 @@ from distrib.search.trials import Trial, Trials, TrialSlots
 from distrib.tracking.folder import ROBUST
 
 
-def search(books: Trials, data: Path, slots: TrialSlots, board: ActorHandle, events: Events) -> None:
+def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, events: Events) -> None:
     """Runs every trial that has not ended; Optuna adds trials of its own.
 
-    Workers post to ``board``. Raises :class:`NoRoom` where machines were missing for some trials: they wait until the
-    search is started again.
+    Workers send what they do to ``mailbox``. Raises :class:`NoRoom` where machines were missing for some trials: they
+    wait until the search is started again.
     """
     job = books.job
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is for distrib's own
@@ -66,7 +66,7 @@ def search(books: Trials, data: Path, slots: TrialSlots, board: ActorHandle, eve
     shutil.rmtree(experiment, ignore_errors=True)
     (books.folder / "trials" / NO_ROOM_FILE).unlink(missing_ok=True)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, board=board), resources),
+        tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, mailbox=mailbox), resources),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=count,
@@ -95,8 +95,8 @@ def search(books: Trials, data: Path, slots: TrialSlots, board: ActorHandle, eve
         raise NoRoom(f"{len(waiting)} of {len(books.trials)} trials wait: {why}")
 
 
-def _of_grid(config: dict, board: ActorHandle) -> None:
-    trial_main(config["trial"], board)
+def _of_grid(config: dict, mailbox: ActorHandle) -> None:
+    trial_main(config["trial"], mailbox)
 
 
 def trial_resources(memories: list[float], concurrent: int) -> dict[str, float]:

@@ -1,17 +1,33 @@
-"""The folder of a run: whose it is, how far it came, and what came out of it.
+"""The folder of a run: whose it is, how far it came, and what came out of it. One drawing of all that is in it.
 
 STORAGE/NAME/
-    job.json          the resolved job, its digest, the MLflow run
+    job.json          the resolved job, its digest, the MLflow run, the device           (every kind of job)
     data.json         the hash of each split's images, and the fingerprint of the files that they came from
-    robust/           checkpoints, epoch by epoch (natural/ for a natural objective)
-    natural/          those of the same model trained without an adversary, if asked for
-    evaluation/       finished shards of the end evaluation
+    .key              what the MLflow run is found by, if a kill comes before job.json says which it is
+    .lock             held while a process runs the job
+    replaced.json     the job.json of a job with nothing done, until the MLflow run of its successor is there
     result.json       the run is complete
+
+    robust/           checkpoints, epoch by epoch (natural/ for a natural objective)      (train)
+    natural/          those of the same model trained without an adversary, if asked for
+    evaluation/       finished shards of the end evaluation, with their images            (train, evaluate)
+    card/             the robustness card
+    training_curves.png
+    CELL/             checkpoints of each training of a capacity study                    (study)
+    parts/            what each task of the study found
+    study/            its table, findings and plots
+    trials.json       every trial: its settings, and how it ended                         (tune)
+    trials/NAME-0001/ the run of a trial, as that of any train job
+    search/           tables of trials and rungs, plots, best.yaml
+
+This module reads and writes every file but those with tensors: checkpoints, and the shards of an evaluation.
 """
 
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +35,7 @@ from pathlib import Path
 from distrib.config.job import AnyRun, Run, differences, dump
 from distrib.data.source import TorchvisionData
 from distrib.errors import InputError, JobError
-from distrib.files import locked
+from distrib.files import locked, write_bytes, write_json
 from distrib.tracking.display import Display
 from distrib.values import MODEL_ADDRESS
 
@@ -127,19 +143,97 @@ def resuming(folder: Path) -> dict | None:
     return record | {"device": None} if record and nothing_done(folder) else record
 
 
+def write_record(folder: Path, record: dict) -> None:
+    """Makes ``record`` what ``job.json`` says."""
+    write_json(folder / "job.json", record)
+
+
 def read_data(folder: Path) -> dict | None:
     """What ``data.json`` of a run's folder says; None where it does not."""
-    try:
-        found = json.loads((folder / "data.json").read_bytes())
-        return found if isinstance(found, dict) else None
-    except (OSError, ValueError):
-        return None
+    return _object(folder / "data.json")
+
+
+def write_data(folder: Path, hashes: dict[str, str]) -> None:
+    """Notes the images that the run works on."""
+    write_json(folder / "data.json", hashes)
 
 
 def read_result(folder: Path) -> dict | None:
     """The result of a run that is complete, else None."""
+    return _object(folder / "result.json")
+
+
+def write_result(folder: Path, result: dict) -> None:
+    """Completes the run."""
+    write_json(folder / "result.json", result)
+
+
+def read_replaced(folder: Path) -> dict | None:
+    """The record of the job that had nothing done, in whose place this run stands; None where there was none."""
+    return _object(folder / REPLACED)
+
+
+def forget_replaced(folder: Path) -> None:
+    """Its MLflow run is closed."""
+    (folder / REPLACED).unlink(missing_ok=True)
+
+
+def run_key(folder: Path) -> str:
+    """What the folder's MLflow run is found by, if a kill comes between its making and its note in ``job.json``."""
+    file = folder / ".key"
+    key = file.read_bytes().decode(errors="replace") if file.exists() else ""
+    if not re.fullmatch("[0-9a-f]{32}", key):  # a damaged one finds nothing, and might not even be asked for
+        key = uuid.uuid4().hex
+        write_bytes(file, key.encode())
+    return key
+
+
+def read_trials(folder: Path) -> list[dict]:
+    """Every trial of a search that was begun, as ``trials.json`` has it. Raises :class:`InputError` if damaged."""
+    file = folder / "trials.json"
     try:
-        return json.loads((folder / "result.json").read_bytes())
+        found = json.loads(file.read_bytes()) if file.exists() else []
+        if not isinstance(found, list):
+            raise ValueError("not a list")
+        return found
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({error}); delete {folder} to search anew") from None
+
+
+def write_trials(folder: Path, trials: list[dict]) -> None:
+    """Notes every trial of a search."""
+    write_json(folder / "trials.json", trials)
+
+
+def trial_folder(folder: Path, name: str) -> Path:
+    """The folder of a trial's run."""
+    return folder / "trials" / name
+
+
+def read_part(folder: Path, name: str) -> dict | None:
+    """What a finished part of a study found, else None."""
+    return _object(folder / "parts" / f"{name}.json")
+
+
+def write_part(folder: Path, name: str, found: dict) -> None:
+    """Keeps what a part of a study found."""
+    (folder / "parts").mkdir(exist_ok=True)
+    write_json(folder / "parts" / f"{name}.json", found)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Writes what a run shows people (its card, study or search) to ``folder``; the paths, in their order."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _object(file: Path) -> dict | None:
+    """The mapping in a JSON file; None where there is none that can be read."""
+    try:
+        found = json.loads(file.read_bytes())
+        return found if isinstance(found, dict) else None
     except (OSError, ValueError):
         return None
 

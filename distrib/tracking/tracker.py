@@ -1,12 +1,9 @@
 """What keeps a record of a job: what a tracker does, and the one that a job gets, for all its restarts.
 
 Another tracker than MLflow takes a module of its own beside :mod:`distrib.tracking.mlflow_run`, and a line in
-:func:`opened` and :func:`must_answer`. Registering a model takes MLflow in any case: see :mod:`distrib.registry`.
+:func:`open_tracker` and :func:`must_answer`. Registering a model takes MLflow in any case: see :mod:`distrib.registry`.
 """
 
-import json
-import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +14,9 @@ from distrib.config.cluster import Tracking
 from distrib.config.file import job_yaml
 from distrib.config.job import Run, digest, dump
 from distrib.errors import DistribError, TrackingError
-from distrib.files import write_bytes, write_json
 from distrib.tracking import client, provenance
 from distrib.tracking.display import Display
-from distrib.tracking.folder import REPLACED, read_record
+from distrib.tracking.folder import forget_replaced, read_record, read_replaced, run_key, write_record
 from distrib.tracking.mlflow_run import RUN_KEY, MLflowRun
 
 
@@ -86,7 +82,7 @@ def must_answer(where: Tracking) -> None:
     client.connect(client.address(where.uri), where.experiment)
 
 
-def opened(
+def open_tracker(
     job: Run,
     folder: Path,
     tags: dict[str, str] | None = None,
@@ -103,7 +99,7 @@ def opened(
     known = record.get("run_id") if record.get("tracking_uri") == uri else None
     tags = {
         **(tags or {}),
-        RUN_KEY: _key(folder),
+        RUN_KEY: run_key(folder),
         "distrib.job_digest": digest(job),
         "distrib.kind": job.kind,
         "distrib.version": __version__,
@@ -116,7 +112,7 @@ def opened(
         "job": dump(job), "job_digest": digest(job), "tracking_uri": uri, "run_id": tracker.run_id,
         "pins": pins or {}, "device": device, "described": described,
     }  # fmt: skip
-    write_json(folder / "job.json", record)
+    write_record(folder, record)
     if not described:
         try:
             with client.in_words():
@@ -127,29 +123,16 @@ def opened(
             with suppress(DistribError):
                 tracker.close(_status(error))
             raise
-        write_json(folder / "job.json", record | {"described": True})
+        write_record(folder, record | {"described": True})
     return tracker
 
 
 def _fail_replaced(folder: Path, tracker: Tracker) -> None:
     """Leaves the MLflow run of a job that had nothing done, and in whose place this one stands, as FAILED."""
-    file = folder / REPLACED
-    if not file.exists():
-        return
-    before = json.loads(file.read_bytes())
-    if before.get("tracking_uri") == tracker.uri:
+    before = read_replaced(folder)
+    if before is not None and before.get("tracking_uri") == tracker.uri:
         tracker.fail(before["run_id"])
-    file.unlink()
-
-
-def _key(folder: Path) -> str:
-    """What the folder's MLflow run is found by, if a kill comes between its making and its note in ``job.json``."""
-    file = folder / ".key"
-    key = file.read_bytes().decode(errors="replace") if file.exists() else ""
-    if not re.fullmatch("[0-9a-f]{32}", key):  # a damaged one finds nothing, and might not even be asked for
-        key = uuid.uuid4().hex
-        write_bytes(file, key.encode())
-    return key
+    forget_replaced(folder)
 
 
 def _status(error: BaseException) -> str:
@@ -163,7 +146,7 @@ def tracked(
 ) -> Iterator[Tracker]:
     """The job's MLflow run, closed as FINISHED, FAILED or KILLED; it also records the use of this machine."""
     known = (read_record(folder) or {}).get("run_id")
-    tracker = opened(job, folder, pins=pins, device=device)
+    tracker = open_tracker(job, folder, pins=pins, device=device)
     display.say(f"mlflow: run {tracker.run_id} in {tracker.uri}{' (resumed)' if known == tracker.run_id else ''}")
     if (place := tracker.elsewhere()) is not None:
         display.say(

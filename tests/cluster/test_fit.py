@@ -50,8 +50,8 @@ def fitted(trainer: type, cluster: dict, use_gpu: bool, folder: Path, monkeypatc
 
 def start(cluster: dict, use_gpu: bool, folder: Path) -> None:
     job: Any = parse(changed(TRAIN, {"cluster": cluster}), [], "here").resolved()
-    board: Any = None
-    train.fit(train.WorkOrder(job, folder, folder, {}), use_gpu, board)
+    mailbox: Any = None
+    train.fit(train.WorkOrder(job, folder, folder, {}), use_gpu, mailbox)
 
 
 def test_ctrl_c_stays_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

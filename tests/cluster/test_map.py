@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from documents import TUNE, changed
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.remote_function import RemoteFunction
 
-from distrib.cluster.map import map_tasks
+from distrib.cluster.map import Workers, map_tasks
 from distrib.config.cluster import Cluster
 from distrib.errors import RunError
 
@@ -43,9 +44,10 @@ def test_processes_of_a_search_s_timing_leave_the_gpu(asked: dict[str, Any], mon
     job: Any = changed(TUNE, {"cluster": {"device": "cuda"}})
     monkeypatch.setattr(run.cost, "kinds", lambda job: {"kind": None})
     monkeypatch.setattr(run, "open_split", lambda *args: type("Split", (), {"card": None}))
-    display: Any = None
+    search = run.Tune.model_validate(job, strict=False)
+    opened: Any = SimpleNamespace(job=search, data=None, use_gpu=True, workers=Workers(search.cluster, True))
     with pytest.raises(Asked):
-        run._weigh(run.Tune.model_validate(job, strict=False), job, True, 1, 1, display)
+        run._weigh(opened, 1, 1)
     assert (asked["num_gpus"], asked["max_calls"]) == (1, 1)
 
 
@@ -53,7 +55,7 @@ def test_processes_of_a_search_s_timing_leave_the_gpu(asked: dict[str, Any], mon
 def test_a_task_takes_a_worker_s_place(cuda: bool, sharing: int, gpus: float | None, asked: dict[str, Any]):
     cluster = Cluster(cpus_per_worker=3, workers_per_gpu=sharing, max_failures=5)
     with pytest.raises(Asked):
-        next(map_tasks(lambda shared, n: n, None, [(1,)], cluster, cuda))
+        next(map_tasks(lambda shared, n: n, None, [(1,)], Workers(cluster, cuda)))
     assert asked.get("num_gpus") == gpus
     assert (asked["num_cpus"], asked["max_calls"]) == (3, 0)
     assert asked["max_retries"] == 0, "Ray would begin a task that its memory monitor ended again without end"
@@ -77,8 +79,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, answer: Callable[[int, int], object
     monkeypatch.setattr(ray, "put", lambda shared: shared)
     monkeypatch.setattr(ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(ray, "get", get)
-    items = [(1,), (2,), (3,)]
-    return [found for _, found in map_tasks(lambda shared, n: n, None, items, Cluster(num_workers=2, **fields), False)]
+    workers = Workers(Cluster(num_workers=2, **fields), False)
+    return [found for _, found in map_tasks(lambda shared, n: n, None, [(1,), (2,), (3,)], workers)]
 
 
 def test_a_task_whose_process_is_lost_is_begun_again_after_the_others(monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distrib.cluster.preflight import check_node, check_nodes
+from distrib.cluster.preflight import Sights, check_node, check_nodes
 from distrib.cluster.resources import Node, Resources
 from distrib.config.cluster import Cluster
 from distrib.data.beton import open_split
@@ -31,7 +31,7 @@ def cards(digits: Path) -> Cards:
 
 def test_a_machine_that_sees_the_folder_and_the_data_says_so(probe: Path, digits: Path, cards: Cards, tmp_path: Path):
     stage = tmp_path / "stage"
-    check_node("10.0.0.7", probe, "word", digits, cards, str(stage))
+    check_node("10.0.0.7", Sights(probe, "word", digits, cards, str(stage)))
     assert (probe / "10.0.0.7").read_text() == "word"
     assert list(stage.iterdir()), "its own copy of the data is made now"
 
@@ -43,20 +43,20 @@ def test_another_folder_than_the_driver_s_is_refused(probe: Path, digits: Path, 
         (probe / "driver").write_text(seen)
     told = rf"^storage: {probe.parent} on node 10\.0\.0\.7 is not the folder that the driver has; .*--set storage="
     with pytest.raises(InputError, match=told):
-        check_node("10.0.0.7", probe, "word", digits, cards, None)
+        check_node("10.0.0.7", Sights(probe, "word", digits, cards, None))
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(probe: Path, digits: Path, cards: Cards):
     (probe / "10.0.0.7").mkdir()
     with pytest.raises(InputError, match=r"^storage: "):
-        check_node("10.0.0.7", probe, "word", digits, cards, None)
+        check_node("10.0.0.7", Sights(probe, "word", digits, cards, None))
 
 
 def test_other_data_than_the_driver_packed_are_refused(probe: Path, digits: Path, cards: Cards):
     with pytest.raises(InputError, match=r"^data\.store: on node 10\.0\.0\.7 .*other data than the driver packed"):
-        check_node("10.0.0.7", probe, "word", digits, cards | {"test": "0" * 64}, None)
+        check_node("10.0.0.7", Sights(probe, "word", digits, cards | {"test": "0" * 64}, None))
     with pytest.raises(InputError, match=r"^data\.store: on node 10\.0\.0\.7 .*name a folder that every machine sees"):
-        check_node("10.0.0.7", probe, "word", probe, cards, None)
+        check_node("10.0.0.7", Sights(probe, "word", probe, cards, None))
 
 
 def test_on_this_machine_alone_there_is_nothing_to_prove(tmp_path: Path):

@@ -31,8 +31,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     def run(job: Train, data: Path) -> list[object]:
         posted: list[object] = []
-        monkeypatch.setattr(train, "post", lambda board, phase, notice: posted.append(notice))
-        train.worker({"order": WorkOrder(job, data, tmp_path / "run", {"robust": job}), "board": None})
+        monkeypatch.setattr(train, "post", lambda mailbox, phase, message: posted.append(message))
+        train.worker({"order": WorkOrder(job, data, tmp_path / "run", {"robust": job}), "mailbox": None})
         return posted
 
     return run
@@ -112,7 +112,7 @@ def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
 ):
     job = train_job(sorted_by_class, model={"arch": arch, "width": 0.0625}, optim__epochs=1)
     first = work(job, sorted_by_class)
-    assert not [notice for notice in first if isinstance(notice, Note)]
+    assert not [message for message in first if isinstance(message, Note)]
     whole = checkpoints.latest
 
     def of_before(*arguments):
@@ -122,7 +122,7 @@ def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
         return replace(stored, history=[{name: value for name, value in last.items() if value is not None}])
 
     monkeypatch.setattr(checkpoints, "latest", of_before)
-    notes = [notice.text for notice in work(job, sorted_by_class) if isinstance(notice, Note)]
+    notes = [message.text for message in work(job, sorted_by_class) if isinstance(message, Note)]
     assert len(notes) == bool(words) and all(words in note for note in notes)
 
 
@@ -159,5 +159,5 @@ def test_epochs_that_an_older_version_compared_on_other_images_are_told(
 
         monkeypatch.setattr(checkpoints, "latest", of_before)
     posted = work(train_job(sorted_by_class, **changes, optim__epochs=epochs), sorted_by_class)
-    notes = [notice.text for notice in posted if isinstance(notice, Note)]
+    notes = [message.text for message in posted if isinstance(message, Note)]
     assert len(notes) == told and all("warning: epoch 1 was compared on other held-out images" in one for one in notes)

@@ -1,130 +1,75 @@
-"""The model of an address: what is not one, or was made for other images, is refused before anything starts."""
+"""An end evaluation without Ray: what it is kept under, and what it refuses."""
 
-import io
-import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-from distrib.commands.evaluate import Evaluator, subject_of
-from distrib.config.cluster import Cluster
-from distrib.data.beton import Beton, open_split
-from distrib.errors import CheckpointError, InputError
-from distrib.evaluation.models import in_folder
+from distrib.cluster import evaluate as spread
+from distrib.cluster.resources import Node, Resources
+from distrib.commands.evaluate import card_of, evaluated, in_figures
+from distrib.commands.models import ModelFinder
+from distrib.config.file import parse
+from distrib.data.beton import open_split
+from distrib.errors import JobError
+from distrib.evaluation.models import Weights
 from distrib.tracking.display import Display
 
 
-@pytest.fixture(scope="module")
-def split(digits: Path) -> Beton:
-    return open_split(digits, "test", "evaluation")
-
-
-class Net(nn.Module):
-    """Images of any size to so many classes."""
-
-    def __init__(self, classes: int, channels: int = 1):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, classes, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x).mean(dim=(2, 3))
-
-
-def program(module: nn.Module, channels: int = 1, dynamic: bool = True) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.export, about its own internals
-        shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic else None
-        exported = torch.export.export(module, (torch.rand(4, channels, 8, 8),), dynamic_shapes=shapes)
-        torch.export.save(exported, file)
-    return file.getvalue()
-
-
-def found(path: Path, split: Beton, trusted: bool = False):
-    return subject_of(str(path), split, "memory", "sqlite:///none.db", trusted, Display())
-
-
-def test_a_program_that_fits_is_taken(tmp_path: Path, split: Beton):
-    (tmp_path / "net.pt2").write_bytes(program(Net(10)))
-    for path in (tmp_path / "net.pt2", tmp_path):
-        module = found(path, split).load(torch.device("cpu"))
-        assert module(torch.rand(7, 1, 8, 8)).shape == (7, 10)
-
-
-@pytest.mark.parametrize(
-    ("build", "words"),
-    [
-        (lambda: program(Net(7)), r"gives \(2, 7\) for 2 images, not \[2, 10\]"),
-        (lambda: program(Net(10, 3), 3), r"does not take float32 images \[B, 1, 8, 8\]"),
-        (lambda: program(Net(10), dynamic=False), "export it for any batch size"),
-        (lambda: b"no program", "cannot be read"),
-    ],
-    ids=["other classes", "other channels", "a fixed batch", "damaged"],
-)
-def test_a_program_that_does_not_fit_is_refused(tmp_path: Path, split: Beton, build, words: str):
-    (tmp_path / "net.pt2").write_bytes(build())
-    with pytest.raises(InputError, match=words):
-        found(tmp_path / "net.pt2", split)
-
-
-def test_a_pickle_is_loaded_only_if_trusted(tmp_path: Path, split: Beton):
-    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), tmp_path / "net.pt")
-    with pytest.raises(CheckpointError, match="trust_pickle: true"):
-        found(tmp_path / "net.pt", split)
-    assert found(tmp_path / "net.pt", split, trusted=True).load(torch.device("cpu"))(torch.rand(3, 1, 8, 8)).shape == (
-        3,
-        10,
+@pytest.fixture
+def run(digits: Path, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What of an open run counts here: an evaluate job on digits, whose tasks run in this process."""
+    monkeypatch.setattr(
+        spread, "map_tasks", lambda function, shared, items, workers: ((one, function(shared, *one)) for one in items)
     )
-    torch.save({"a": 1}, tmp_path / "dict.pth")
-    with pytest.raises(CheckpointError, match=r"is a dict, not a torch module.*load_state_dict.*torch\.export\.save"):
-        found(tmp_path / "dict.pth", split, trusted=True)
-    (tmp_path / "bad.pt").write_bytes(b"no pickle")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
-        found(tmp_path / "bad.pt", split, trusted=True)
+    evaluation = {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [{"attack": "fgsm"}], "n": 20}
+    document = {"kind": "evaluate", "name": "e", "model": "m", "data": {"source": "digits"}, "evaluation": evaluation}
+    job: Any = parse(document, ["loader=memory"], "here")
+    test = open_split(digits, "test", "evaluation")
+    return SimpleNamespace(
+        job=job.resolved(), data=digits, folder=tmp_path, display=Display(), test=test, use_gpu=False,
+        resources=Resources((Node(1),), local=True), models=ModelFinder(test, "memory", "", False, print),
+    )  # fmt: skip
 
 
-def test_what_is_no_model_is_named(tmp_path: Path, split: Beton):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no model"):
-        found(tmp_path / "empty", split)
-    with pytest.raises(CheckpointError, match=r"nowhere is not there; name models:/NAME/VERSION"):
-        found(tmp_path / "nowhere", split)
+def test_the_same_again_is_not_judged_again_and_another_model_is(
+    run: Any, weights: Weights, monkeypatch: pytest.MonkeyPatch
+):
+    first = evaluated(run, weights, run.job.evaluation, "a model")
+    done: list[object] = []
+    monkeypatch.setattr(spread, "judge_shard", lambda *values: done.append(values))
+    again = evaluated(run, weights, run.job.evaluation, "a model")
+    assert done == [] and (again.key, again.result.attacks) == (first.key, first.result.attacks)
+    assert "judged (clean " in in_figures(first.result, run.folder)
+    with pytest.raises(TypeError):  # judged anew, by the stand-in
+        evaluated(
+            run, replace(weights, num_classes=10, path=_other(weights, run.folder)), run.job.evaluation, "another"
+        )
+    assert done
 
 
-class Particular(nn.Module):
-    """Takes images that are not all black and lie in memory as a new tensor does."""
+def _other(weights: Weights, folder: Path) -> Path:
+    from safetensors.torch import load_file, save_file
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not x.any():
-            raise ValueError("black images")
-        return x.view(x.size(0), -1)[:, :10]
-
-
-def test_a_model_is_tried_on_the_images_that_it_will_be_judged_on(tmp_path: Path, digits: Path):
-    torch.save(Particular(), tmp_path / "net.pt")
-    resources: Any = None
-    bench = Evaluator(digits, "memory", Cluster(), resources, tmp_path, "sqlite:///none.db", True, Display())
-    assert bench.subject(str(tmp_path / "net.pt"))
+    tensors = load_file(weights.path)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, folder / "other.safetensors")
+    return folder / "other.safetensors"
 
 
-def test_of_two_models_none_is_chosen_silently(tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    for name in ("a/first.pt2", "second.pt2"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"holds 2 models, a/first\.pt2, second\.pt2; name the one"):
-        in_folder(tmp_path, False)
-    (tmp_path / "second.pt2").rename(tmp_path / "second.pth")
-    with pytest.raises(CheckpointError, match=r"holds 2 models"):
-        in_folder(tmp_path, True)
+def test_the_card_tells_what_was_judged_and_shows_its_images(run: Any, weights: Weights):
+    found = evaluated(run, weights, run.job.evaluation, "a model")
+    card, files = card_of(run, found, "models:/m/1")
+    assert (card.model, card.data, card.claim.n) == ("models:/m/1", "digits", 20)
+    assert {"card.json", "card.md", "card.html", "examples.csv"} <= set(files)
 
 
-def test_mlflow_s_own_place_holds_its_model(tmp_path: Path):
-    for folder in ("data", "extra_files"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "MLmodel").touch()
-    (tmp_path / "data" / "model.pt2").write_bytes(b"the model")
-    (tmp_path / "extra_files" / "a.pt2").write_bytes(b"another one")
-    assert in_folder(tmp_path, True).content() == b"the model"
+def test_a_model_does_not_attack_itself(run: Any, weights: Weights, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ModelFinder, "at", lambda self, address: weights)
+    transfer = {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [{"attack": "transfer", "source": "it"}]}
+    document = {"kind": "evaluate", "name": "e", "model": "m", "data": {"source": "digits"}, "evaluation": transfer}
+    job: Any = parse(document, [], "here")
+    with pytest.raises(JobError, match="it is the judged model itself"):
+        evaluated(run, weights, job.resolved().evaluation, "a model")

@@ -1,6 +1,8 @@
 """distrib.commands.train: what a job hands on, without Ray and MLflow."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_cla
 
     monkeypatch.setattr(train.store, "register", register)
     monkeypatch.setattr(train, "_weights", lambda *arguments: None)
-    nothing: dict = dict.fromkeys(("best", "card", "files", "tracker"))
-    train._register(job(), **nothing, data=sorted_by_class, display=Display())
+    run: Any = SimpleNamespace(job=job(), data=sorted_by_class, display=Display(), tracker=None)
+    nothing: dict = dict.fromkeys(("best", "card", "files"))
+    train._register(run, **nothing)
     reader = MemoryReader(open_split(sorted_by_class, "validation", "training"))
     images = reader.image.permute(0, 3, 1, 2).float() / 255
     labels = {int(reader.label[(images == image).flatten(1).all(1)][0]) for image in torch.from_numpy(examples[0])}
@@ -43,15 +46,7 @@ def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | 
     epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
     history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
     stored = Checkpoint(tmp_path, 2, 2, history, {}, "", "")
-    registered = train.store.Registered("t", "1", "champion")
-    result = train._train_result(
-        asked,
-        "robust",
-        {"robust": stored},
-        {"robust": claim(0.5)},
-        {"robust": history},
-        registered,
-        "id",
-        Clock.start(),
-    )
+    run: Any = SimpleNamespace(job=asked, clock=Clock.start())
+    found: Any = SimpleNamespace(result=claim(0.5), key="")
+    result = train._figures(run, "robust", {"robust": train.Trained(stored, history, found)})
     assert result["num_workers"] == told and type(result["num_workers"]) is int

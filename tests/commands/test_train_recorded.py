@@ -18,7 +18,7 @@ from distrib.cli.dispatch import run
 from distrib.cluster import evaluate, messages, preflight, session
 from distrib.cluster import train as training
 from distrib.cluster.session import Node, Resources
-from distrib.commands import train
+from distrib.commands import opened
 from distrib.config.file import parse
 from distrib.config.job import Train, digest, dump
 from distrib.errors import JobError, RunError
@@ -142,7 +142,7 @@ def test_end_results_are_logged_once_though_a_kill_came_before_they_were_noted(
     without_ray(lambda: None)
     monkeypatch.setattr(store, "register", lambda entry, name, tracker: Registered(name, "1", "champion"))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "write_json", killed)
+        patch.setattr(opened, "write_result", killed)
         with pytest.raises(KeyboardInterrupt):
             run(job, Lines())
     monkeypatch.setattr(training, "fit", None)

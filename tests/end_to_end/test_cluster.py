@@ -119,21 +119,21 @@ def wait_until_gone(cluster: Hosts, nodes: int) -> None:
 
 BOARDS = """
 import ray
-from distrib.cluster.board import listening, post
+from distrib.cluster.mailbox import listening, post
 
 ray.init(address="auto", log_to_driver=False)
 here, heard, where = ray.get_runtime_context().get_node_id(), [], []
 for turn in range(6):
-    with listening(lambda phase, notice: heard.append(notice)) as board:
-        where.append(ray.get(board.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60))
-        post(board, "robust", turn)
+    with listening(lambda phase, message: heard.append(message)) as box:
+        where.append(ray.get(box.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()), timeout=60))
+        post(box, "robust", turn)
 assert heard == [0, 1, 2, 3, 4, 5], heard
 assert where == [here] * 6, (here, where)
 """
 
 
-def test_the_notice_board_stays_with_the_driver(cluster: Hosts):
-    """Else the loss of another machine takes the board along, and the run with it."""
+def test_the_message_mailbox_stays_with_the_driver(cluster: Hosts):
+    """Else the loss of another machine takes the mailbox along, and the run with it."""
     done = cluster.run(1, [sys.executable, "-c", BOARDS])
     assert done.returncode == 0, done.stderr[-2000:]
 

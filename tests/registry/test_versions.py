@@ -21,7 +21,7 @@ from distrib.evaluation.models import Weights
 from distrib.files import file_sha256, write_json
 from distrib.registry import versions
 from distrib.tracking import client
-from distrib.tracking.tracker import opened
+from distrib.tracking.tracker import open_tracker
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
@@ -69,7 +69,7 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began
     ).resolved()  # fmt: skip
     folder.mkdir()
     first, pins = versions.pinned(job, uri, print)
-    opened(first, folder, pins=pins).close("KILLED")
+    open_tracker(first, folder, pins=pins).close("KILLED")
     register(weights, uri, claim(0.6), name="began")
     assert aliases(uri, "began")["champion"] == "2"
     told: list[str] = []

@@ -11,7 +11,7 @@ from distrib.config.job import Train, dump
 from distrib.errors import JobError
 from distrib.files import write_json
 from distrib.tracking.folder import home, read_record, run_folder
-from distrib.tracking.tracker import opened
+from distrib.tracking.tracker import open_tracker
 
 
 def job(storage: Path, **optim: int) -> Train:
@@ -76,14 +76,14 @@ def test_the_mlflow_run_of_a_job_that_did_nothing_is_left_as_failed(tmp_path: Pa
     first = job(tmp_path).model_copy(update={"tracking": job(tmp_path).tracking.model_copy(update={"uri": uri})})
     second = first.model_copy(update={"optim": first.optim.model_copy(update={"batch_size": 32})})
     with run_folder(first) as folder:
-        before = opened(first, folder)  # and a kill
+        before = open_tracker(first, folder)  # and a kill
     with run_folder(second) as folder:
-        after = opened(second, folder)
+        after = open_tracker(second, folder)
     assert home(second) == home(first) and after.run_id != before.run_id
     client = after.client
     assert [client.get_run(one.run_id).info.status for one in (before, after)] == ["FAILED", "RUNNING"]
     assert client.get_run(after.run_id).data.params["optim.batch_size"] == "32"
     with run_folder(second) as folder:
-        assert opened(second, folder).run_id == after.run_id
+        assert open_tracker(second, folder).run_id == after.run_id
     assert client.get_run(before.run_id).info.status == "FAILED" and checkpoints.stored_epochs(folder) == []
     after.close("FINISHED")

@@ -16,9 +16,9 @@ from distrib.errors import RunError
 from distrib.tracking import client as tracking
 from distrib.tracking import tracker as record
 from distrib.tracking.display import Display
-from distrib.tracking.folder import read_record
+from distrib.tracking.folder import read_record, run_key
 from distrib.tracking.mlflow_run import MLflowRun
-from distrib.tracking.tracker import opened, tracked
+from distrib.tracking.tracker import open_tracker, tracked
 
 
 def job(folder: Path, **cluster: int) -> Train:
@@ -36,16 +36,16 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, call, busy)
         with pytest.raises(RunError, match="too many requests"):
-            opened(job(tmp_path), tmp_path)
+            open_tracker(job(tmp_path), tmp_path)
     found = read_record(tmp_path)
     assert found is not None
     client = tracking.connect(found["tracking_uri"])
     assert client.get_run(found["run_id"]).info.status == "FAILED"
-    tracker = opened(job(tmp_path, num_workers=2), tmp_path)
+    tracker = open_tracker(job(tmp_path, num_workers=2), tmp_path)
     assert tracker.run_id == found["run_id"]
     described(tracker, "1" if call == "log_text" else "2")
     tracker.close("FINISHED")
-    again = opened(job(tmp_path, num_workers=3), tmp_path, device="cuda")
+    again = open_tracker(job(tmp_path, num_workers=3), tmp_path, device="cuda")
     assert (read_record(tmp_path) or {})["device"] == "cuda", "the next start looks for it"
     assert again.run_id == found["run_id"]
     described(again, "1" if call == "log_text" else "2")
@@ -57,8 +57,8 @@ def test_a_key_that_is_damaged_is_made_anew(tmp_path: Path):
     """A crash of the machine may leave it empty, or full of anything."""
     for damage in (b"\xff\xfe", b"", b"it's no key"):
         (tmp_path / ".key").write_bytes(damage)
-        key = record._key(tmp_path)
-        assert re.fullmatch("[0-9a-f]{32}", key) and record._key(tmp_path) == key
+        key = run_key(tmp_path)
+        assert re.fullmatch("[0-9a-f]{32}", key) and run_key(tmp_path) == key
 
 
 def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -66,14 +66,14 @@ def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "write_json", killed)
+        patch.setattr(record, "write_record", killed)
         with pytest.raises(KeyboardInterrupt):
-            opened(job(tmp_path), tmp_path)
+            open_tracker(job(tmp_path), tmp_path)
     assert read_record(tmp_path) is None
-    tracker = opened(job(tmp_path), tmp_path)
+    tracker = open_tracker(job(tmp_path), tmp_path)
     described(tracker, "1")
     (tmp_path / "other").mkdir()
-    other = opened(job(tmp_path), tmp_path / "other")
+    other = open_tracker(job(tmp_path), tmp_path / "other")
     assert other.run_id != tracker.run_id
     found = tracker.client.search_runs([tracker.client.get_run(tracker.run_id).info.experiment_id])
     assert {one.info.run_id for one in found} == {tracker.run_id, other.run_id}
