@@ -1,4 +1,4 @@
-"""What a search will cost, before it starts: a few steps of every kind of trial, timed where the trials will run."""
+"""Estimates what a search will cost: times a few steps of every kind of trial, on the machines that will train."""
 
 import itertools
 import json
@@ -21,26 +21,26 @@ from distrib.step import update
 from distrib.world import World
 
 SECONDS = 2.0
-"""Of timing, for each kind of trial, after its first step."""
+"""How long a kind of trial is timed after its first step, which warms up."""
 AT_MOST = 50
-"""Steps."""
+"""The most steps that are timed."""
 COMBINED = 32
 """The most combinations of a sampler's choices that are timed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Core-hours (GPU-hours on GPUs) of training and validation; start-up is not in it."""
+    """Core-hours of training and validation (GPU-hours on GPUs), without start-up."""
 
     at_most: float
-    """Where no trial is stopped early, and each that a sampler will choose is as dear as the dearest."""
+    """The cost if no trial is stopped early and a sampler chooses the most expensive kind each time."""
     about: float
-    """Where the stopping rule stops as many as it is made for."""
+    """The cost if the stopping rule stops the share of trials that it is set to stop."""
     trials: int
 
 
 def kind_of(training: Training) -> str:
-    """What the time of a step depends on: trials of one kind are timed once."""
+    """A key of everything that the time of a step depends on: trials of one kind are timed once."""
     whole = dump(training)
     objective = {**whole["objective"], "epsilon_warmup_epochs": 0}
     attack = objective.pop("attack", None)
@@ -50,7 +50,7 @@ def kind_of(training: Training) -> str:
 
 
 def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: bool) -> float:
-    """Images per second of one worker of such a trial, on random images; runs on the cluster."""
+    """Images per second of one worker of this training, on random images. It runs on a worker of the cluster."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if cuda else "cpu")
     height, width, channels = card.image
@@ -77,9 +77,9 @@ def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: 
 
 
 def plausible(job: Tune) -> list[Training]:
-    """The trials; where a sampler will choose them, all that differ in what they cost, but no more than ``COMBINED``.
+    """The trials that will run. Where a sampler chooses them: one for each cost, and at most ``COMBINED`` in all.
 
-    Of a range that matters, its ends.
+    A range is represented by its ends, and only where they differ in cost.
     """
     known = drawn(job)
     if known is not None:
@@ -97,7 +97,7 @@ def plausible(job: Tune) -> list[Training]:
 
 
 def _sound(job: Tune, settings: list[Settings]) -> list[Training]:
-    """The trainings of those settings that go together."""
+    """The trainings of these settings, without those that are refused."""
     found = []
     for one in settings:
         with suppress(JobError):
@@ -111,7 +111,7 @@ def kinds(job: Tune) -> dict[str, Training]:
 
 
 def estimate(job: Tune, speeds: dict[str, float], card: DataCard, held_out: int, units: float) -> Estimate:
-    """From the images per second of one worker for each kind; ``units`` cores or GPUs a trial."""
+    """The cost, from one worker's images per second by kind; a trial takes ``units`` cores or GPUs."""
     hours = []
     for training in plausible(job):
         passes = _passes(training)
@@ -131,7 +131,7 @@ def _passes(training: Training) -> int:
 
 
 def _share(job: Tune) -> float:
-    """The part of all epochs that is trained where every rung lets the best 1/reduction_factor through."""
+    """The share of all epochs that is trained if every rung lets the best 1/reduction_factor of the trials go on."""
     if not isinstance(job.stopping, Asha):
         return 1.0
     total, factor = job.train.optim.epochs, job.stopping.reduction_factor

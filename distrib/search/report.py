@@ -1,4 +1,4 @@
-"""What a search leaves: its trials and rungs as tables, and the plots that are drawn from them."""
+"""The files that a search leaves: its trials and rungs as tables, and plots of them."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsil
 
 
 def report_files(job: Tune, books: Trials, outcomes: list[TrialOutcome]) -> dict[str, bytes]:
-    """Every table and plot, by file name."""
+    """The content of every table and plot, by file name."""
     found = {"trials.csv": trials_csv(job, books), "trials.json": trials_json(job, books)}
     if isinstance(job.stopping, Asha):
         found["rungs.csv"] = _csv(rungs(job, books))
@@ -73,7 +73,7 @@ def _number(value: object) -> object:
 
 
 def trials_csv(job: Tune, books: Trials) -> bytes:
-    """Every trial, also those that failed before their first epoch."""
+    """A row for every trial, also for those that failed before their first epoch."""
     known = {one.trial.number: row(job, one) for one in books.outcomes()}
     empty = {"epochs": 0, "best_epoch": "", "robust_accuracy": "", "clean_accuracy": "", "score": "", "cost_hours": 0}
     return _csv([
@@ -85,7 +85,7 @@ def trials_csv(job: Tune, books: Trials) -> bytes:
 
 
 def trials_json(job: Tune, books: Trials) -> bytes:
-    """Every trial, with the accuracies of every epoch."""
+    """Every trial with its settings and the accuracies of every epoch."""
     names = ("validation_robust_accuracy", "validation_clean_accuracy", "train_loss")
     rows = [
         {
@@ -98,7 +98,7 @@ def trials_json(job: Tune, books: Trials) -> bytes:
 
 
 def rungs(job: Tune, books: Trials) -> list[dict]:
-    """What the stopping rule decided at every rung: the score there (best epoch so far), and who went on."""
+    """A row for every trial at every rung: its score there (of its best epoch so far), and whether it went on."""
     assert isinstance(job.stopping, Asha)
     places, found = [float(job.stopping.grace_epochs)], []
     while (further := places[-1] * job.stopping.reduction_factor) < job.train.optim.epochs:

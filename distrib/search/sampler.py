@@ -1,4 +1,4 @@
-"""The search's only door to Optuna: distributions, samplers, and the importance of what was searched."""
+"""Translates a search to Optuna and back: distributions, samplers, and the importance of each field."""
 
 import math
 import warnings
@@ -20,11 +20,11 @@ from distrib.search.trials import Trial, TrialOutcome
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"robust": "maximize", "clean": "maximize", "cost": "minimize"}
 STUDY = "search"
 LEAST_OUTCOMES = 8
-"""Trials below which nothing is said about importance."""
+"""Importance is computed from this many trials on."""
 
 
 def distributions(space: dict[str, Domain]) -> dict[str, BaseDistribution]:
-    """Optuna's distribution for each field; of a choice, the place in its list."""
+    """Optuna's distribution for each field. A choice is a categorical over the places in its list."""
     return {path: _distribution(domain) for path, domain in space.items()}
 
 
@@ -39,7 +39,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
         case Uniform(step=float(step)):
             low, high = domain.uniform
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a bound that is off its steps by the sixteenth digit
+                warnings.simplefilter("ignore")  # a bound may be off its steps by the sixteenth digit
                 return FloatDistribution(low, low + step * math.floor((high - low) / step + 1e-9), step=step)
         case Uniform():
             return FloatDistribution(*domain.uniform)
@@ -48,7 +48,7 @@ def _distribution(domain: Domain) -> BaseDistribution:
 
 
 def settings_of(space: dict[str, Domain], chosen: dict[str, Any]) -> Settings:
-    """What Optuna chose, as settings."""
+    """The settings that Optuna chose."""
     found = {}
     for path, domain in space.items():
         value = chosen[path]
@@ -63,7 +63,7 @@ def settings_of(space: dict[str, Domain], chosen: dict[str, Any]) -> Settings:
 
 
 def raw(space: dict[str, Domain], settings: Settings) -> dict[str, Any]:
-    """Settings as Optuna knows them."""
+    """Settings as Optuna holds them; the inverse of :func:`settings_of`."""
     return {path: _raw(domain, settings[path]) for path, domain in space.items()}
 
 
@@ -85,7 +85,7 @@ def _listed(domain: Choice | Grid) -> tuple:
 
 
 def sampler(search: SearchMethod, several: bool, known: int) -> optuna.samplers.BaseSampler:
-    """TPE, or NSGA-II for several objectives. ``known`` trials are in the books: it does not begin to draw anew."""
+    """TPE, or NSGA-II for several objectives. ``known`` trials shift its seed, so that a restart repeats no draw."""
     assert isinstance(search, Optuna)
     seed = search.seed + known
     if several:
@@ -94,7 +94,7 @@ def sampler(search: SearchMethod, several: bool, known: int) -> optuna.samplers.
 
 
 def memory(job: Tune, outcomes: list[TrialOutcome], left: list[Trial]) -> optuna.storages.InMemoryStorage:
-    """A study named ``STUDY`` that knows what trials came to, and will ask for those that are ``left`` first."""
+    """Storage with a study named ``STUDY``, which knows the outcomes and proposes the trials ``left`` first."""
     _quiet()
     storage, names = optuna.storages.InMemoryStorage(), job.score.objectives
     study = optuna.create_study(study_name=STUDY, storage=storage, directions=[DIRECTIONS[name] for name in names])
@@ -117,14 +117,14 @@ def _quiet() -> None:
 
 
 def importance(space: Space, outcomes: list[TrialOutcome]) -> dict[str, float]:
-    """How much of the differences in robust accuracy each field explains (fANOVA); they sum to 1.
+    """The share of the differences in robust accuracy that each field explains (fANOVA); the shares sum to 1.
 
-    Empty where there are too few trials or they do not differ.
+    Empty where there are too few trials, or where they do not differ.
     """
     if len(outcomes) < LEAST_OUTCOMES or len({one.robust_accuracy for one in outcomes}) < 2:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of experimental parts
+        warnings.simplefilter("ignore")  # Optuna warns that the evaluator is experimental
         _quiet()
         study = optuna.create_study(direction="maximize")
         for one in outcomes:

@@ -1,4 +1,4 @@
-"""From domains to settings, and from settings to the training of one trial."""
+"""Draws settings from the domains of a search, and turns settings into the training of one trial."""
 
 import itertools
 import json
@@ -17,9 +17,9 @@ from distrib.errors import JobError
 
 TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 FIXED = ("evaluation", "data", "loader", "keep_checkpoints", "seed")
-"""Parts of a training that are the same for every trial: what is measured on what."""
+"""Parts of a training that are the same for every trial, or the trials could not be compared."""
 DIGITS = 6
-"""Of a drawn number, so that a trial's job file can be read and written again."""
+"""Significant digits of a drawn number: few enough to be read and copied from a trial's job file."""
 
 Settings = dict[str, Setting]
 """What one trial sets, by field."""
@@ -64,7 +64,7 @@ def must_suffice_for_all(job: Tune, data: Path) -> None:
 
 
 def ends(domain: Domain) -> list[Setting]:
-    """What a domain's values are, or the lowest and the highest of them."""
+    """Every value of a grid or a choice; of a range, the lowest and the highest."""
     match domain:
         case Grid():
             return list(domain.grid)
@@ -78,7 +78,7 @@ def ends(domain: Domain) -> list[Setting]:
 
 
 def settle(job: Tune, settings: Settings) -> Training:
-    """The training that these settings give. Raises :class:`JobError`."""
+    """The training with these settings. Raises :class:`JobError` if they do not go together."""
     document = dump(job.train)
     for path, value in settings.items():
         _put(document, path, value)
@@ -97,7 +97,7 @@ def settle(job: Tune, settings: Settings) -> Training:
 
 
 def drawn(job: Tune) -> list[Settings] | None:
-    """The settings of every trial, in their order; None where each waits for the outcome of others."""
+    """The settings of every trial in order; None if a sampler chooses each by the outcome of others."""
     if isinstance(job.search, Optuna):
         return None
     grids = {path: domain.grid for path, domain in job.space.items() if isinstance(domain, Grid)}
@@ -132,7 +132,7 @@ def _draw(domain: Domain, generator: np.random.Generator) -> Setting:
 
 
 def number(domain: Uniform | LogUniform, value: float) -> float:
-    """The number of the domain next to ``value``."""
+    """The number of the domain that is nearest to ``value``."""
     low, high = domain.bounds
     if domain.step is not None:
         most = math.floor((high - low) / domain.step + 1e-9)
@@ -141,7 +141,7 @@ def number(domain: Uniform | LogUniform, value: float) -> float:
 
 
 def round_to(value: float) -> float:
-    """``value`` to so many significant digits as a trial's job file shows."""
+    """``value`` rounded to ``DIGITS`` significant digits."""
     return float(f"{value:.{DIGITS}g}")
 
 

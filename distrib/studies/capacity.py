@@ -141,7 +141,7 @@ def _expectations(study: CapacityStudy, rows: list[dict]) -> list[Expectation]:
 
 
 def _better(large: dict, small: dict, name: str) -> bool | None:
-    """Whether one accuracy is above the other; None where chance alone (two standard errors) may explain that."""
+    """Whether the large net's accuracy is above the small one's; None where it may be chance (two standard errors)."""
     gain, variance = large[name] - small[name], sum(row[name] * (1 - row[name]) / row["n"] for row in (large, small))
     if large is small or 0 < gain <= 2 * math.sqrt(variance):
         return None

@@ -1,7 +1,7 @@
-"""Accuracy against epsilon in both norms (Madry et al., Figure 6), with a witness that sees no gradient.
+"""Accuracy against epsilon in both norms (Madry et al., Figure 6), by PGD and by an attack that sees no gradient.
 
 The paper's L2 curve of its MNIST model is known to be too high: the model's thresholds hide the gradient from PGD.
-Square Attack needs none, so where it breaks more, the curve by PGD is not to be believed.
+Square Attack needs no gradient: where it breaks more images than PGD, the curve by PGD is not to be believed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.threat import L2, Linf
 
 MASKED = 0.05
-"""So much lower an accuracy under Square than under PGD says that gradients mislead."""
+"""The gradients mislead where the accuracy under Square Attack is lower than under PGD by this much."""
 
 
 @final
@@ -35,7 +35,7 @@ class AccuracyCurves:
     study: CurvesStudy
 
     def models(self, job: Study) -> Mapping[str, str | Train]:
-        """Those that the study names."""
+        """The models that the study names."""
         return addresses(self.study.models)
 
     def parts(self, count: int) -> list[tuple]:
@@ -57,7 +57,7 @@ class AccuracyCurves:
         threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
         attack = PGD(threat=threat, num_steps=study.num_steps, step_size=OfEpsilon(of_epsilon=2.5 / study.num_steps))
         clean = predicted(logits_of(model, x, len(x))) == y
-        by_pgd, by_square = clean.clone(), clean.clone()
+        by_pgd, by_square = clean.clone(), clean.clone()  # an image that is misclassified as it is counts as broken
         rows = clean.nonzero()[:, 0]
         if epsilon > 0 and len(rows):
             x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))

@@ -1,4 +1,4 @@
-"""What a study leaves: a table, plots, and a sheet that holds what was expected against what was found."""
+"""What a study leaves: a table, plots, and a sheet of the paper's statements beside what was found."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ class Expectation(Value):
     achieved: str
     """What was found, in figures."""
     met: bool | None
-    """None: it cannot be decided from this study."""
+    """None where this study cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Findings:
     """PNG files by name."""
 
     def files(self, title: str) -> dict[str, bytes]:
-        """Everything as files: table.csv, table.json, sheet.md, plots."""
+        """The content of every file by its name: table.csv, table.json, sheet.md and the plots."""
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(self.rows[0]), lineterminator="\n")
         table.writeheader()
@@ -44,7 +44,7 @@ class Findings:
 
 
 def sheet(title: str, expectations: list[Expectation]) -> str:
-    """Target against achieved, in Markdown."""
+    """A table in Markdown: what the paper says, what was found, and whether they agree."""
     word = {True: "yes", False: "**no**", None: "cannot be told"}
     rows = [f"| {one.target} | {one.achieved} | {word[one.met]} |" for one in expectations]
     return "\n".join([f"# {title}", "", "| target | achieved | met |", "|---|---|---|", *rows, ""])

@@ -23,7 +23,7 @@ from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask
 
 SEGMENTS, ALONG = 20, 11
-"""Pairs of maxima that are joined, and the points on each segment."""
+"""How many pairs of maxima are joined by a segment, and at how many points of each the loss is taken."""
 
 
 @final
@@ -34,11 +34,11 @@ class LossLandscape:
     study: LandscapeStudy
 
     def models(self, job: Study) -> Mapping[str, str | Train]:
-        """Those that the study names."""
+        """The models that the study names."""
         return addresses(self.study.models)
 
     def parts(self, count: int) -> list[tuple]:
-        """Every chunk of every example's restarts, for each model; ``count`` images hold more than the examples."""
+        """Every chunk of every example's restarts, for each model, whatever the ``count`` of images."""
         return [
             (label, example, chunk)
             for label in addresses(self.study.models)
@@ -53,6 +53,7 @@ class LossLandscape:
         one = task.batch(study.examples, study.seed, example, example + 1)
         size = min(study.chunk, study.restarts - chunk * study.chunk)
         x, y = one.x.expand(size, -1, -1, -1), one.y.expand(size)
+        # noise is drawn by the number of the restart: how the restarts are cut into chunks changes nothing
         places = torch.arange(chunk * study.chunk, chunk * study.chunk + size, device=x.device)
         noise = Noise.of(places, study.seed, "landscape", int(one.index))
         begun = study.attack.threat.sample(x, noise)
@@ -140,7 +141,7 @@ def climb(model: nn.Module, attack: PGD, x: Tensor, y: Tensor, x_adv: Tensor) ->
 
 @torch.no_grad()
 def _between(model: nn.Module, x: Tensor, ended: Tensor, begun: Tensor, label: int) -> dict:
-    """How far apart the maxima lie, at what angle seen from the image, and the loss on the way between them."""
+    """Distances between the end points, the angles they make at the image, and the loss on segments between them."""
     delta, other = (ended - x).flatten(1).double(), (begun - x).flatten(1).double()
     pairs = torch.triu_indices(len(delta), len(delta), 1)
     direction = F.normalize(delta, dim=1)
@@ -161,9 +162,9 @@ def _between(model: nn.Module, x: Tensor, ended: Tensor, begun: Tensor, label: i
 
 
 def _expectations(rows: list[dict], labels: list[str]) -> list[Expectation]:
-    """What the paper says of its adversarially trained networks, asked of every model here.
+    """The paper's statements on its adversarially trained networks, put to every model of the study.
 
-    Where the loss does not rise, no maxima were found, and what is said of them is neither met nor missed.
+    Where the loss does not rise, no maxima were found: the statements on maxima can then not be told.
     """
     found = []
     for label in labels:
@@ -217,7 +218,7 @@ def _expectations(rows: list[dict], labels: list[str]) -> list[Expectation]:
 
 
 def _share(part: float, whole: float) -> float:
-    """Of a loss that may be 0, where float32 sees no doubt at all."""
+    """``part / whole`` of losses; ``whole`` is 0 where the model is surer than float32 can tell."""
     return part / whole if whole else 0.0 if not part else math.inf
 
 
