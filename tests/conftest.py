@@ -1,6 +1,7 @@
 """What tests of several parts share: one thread, no addresses, prepared data, picture trees, a linear model."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,10 +73,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     return Weights(value.model_dump(mode="json"), (8, 8, 1), 10, path)
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's SQLite file as it is made, with nothing in it. To be copied: MLflow takes more than a second for it."""
+    from distrib.tracking.database import make
+
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    make(file)
+    return file
+
+
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
     """An MLflow database of the module's own."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path_factory.mktemp('mlflow'))}"
 
 
 @pytest.fixture(scope="session")
