@@ -18,7 +18,7 @@ from distrib.evaluation.probes import PROBED
 
 
 def _gradients(evidence: Evidence) -> Iterator[Flag]:
-    """Of the gradient that most attacks climb: it is there, and it leads somewhere."""
+    """Checks that the gradient which most attacks follow exists, and that many steps along it break more than one."""
     zero = np.array([flat for shard in evidence.shards for flat in shard.probes.zero_gradient])
     share = (zero & evidence.clean).sum() / max(1, evidence.clean.sum())
     if share > 0.01 and (zero & evidence.clean).sum() >= 3:
@@ -45,7 +45,7 @@ def _gradients(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _black_box(evidence: Evidence) -> Iterator[Flag]:
-    """Of attacks without the model's gradient: what they break, those with it must break too."""
+    """Checks that attacks with the model's gradient break what those without it break."""
     white, tried = np.zeros(len(evidence.label), dtype=bool), np.zeros(len(evidence.label), dtype=bool)
     for attack in evidence.evaluation.attacks:
         if not isinstance(attack, WITHOUT_GRADIENT) and attack.name != "autoattack":
@@ -77,7 +77,7 @@ def _by_square(evidence: Evidence) -> np.ndarray:
 
 
 def _listed_attacks(evidence: Evidence) -> Iterator[Flag]:
-    """Of the listed attacks: what the evaluation's own probe breaks at epsilon, they must break too."""
+    """Checks that the listed attacks break what the evaluation's own probe breaks at epsilon."""
     fell = np.array([one for shard in evidence.shards for one in shard.probes.fell])
     outcomes = np.stack(list(evidence.outcomes.values()))
     tried = (np.arange(len(fell)) < PROBED) & (outcomes != NOT_ASKED).all(axis=0)
@@ -97,7 +97,7 @@ def _listed_attacks(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _convergence(evidence: Evidence) -> Iterator[Flag]:
-    """Of the attacks' strength: twice as much of it must change nothing."""
+    """Checks that twice the steps, or twice the restarts, break hardly more."""
     for weak in evidence.evaluation.attacks:
         for strong in evidence.evaluation.attacks:
             if not isinstance(weak, Pgd) or not isinstance(strong, Pgd):
@@ -127,7 +127,7 @@ def _gain(name: str, gain: int, count: int, what: str) -> Iterator[Flag]:
 
 
 def _curve(evidence: Evidence) -> Iterator[Flag]:
-    """Of growing epsilon: the accuracy falls, and reaches chance at last, for anything can be drawn there."""
+    """Checks that accuracy falls as epsilon grows, down to chance: in the whole box any image can become any other."""
     curve = epsilon_curve(evidence.shards)
     if not curve:
         return
@@ -145,7 +145,7 @@ def _curve(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _figures(evidence: Evidence) -> Iterator[Flag]:
-    """Of the figures themselves: the same images, scored again, give them again."""
+    """Checks that the stored images score again as they did, and in bfloat16 as in float32."""
     for name in evidence.outcomes:
         count = sum(shard.projected.get(name, 0) for shard in evidence.shards)
         if count:
@@ -168,7 +168,7 @@ def _figures(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _classes(evidence: Evidence) -> Iterator[Flag]:
-    """Of AutoAttack: it ran whole."""
+    """Checks that AutoAttack ran whole."""
     parts = {part for shard in evidence.shards for part in shard.parts}
     if "autoattack" not in evidence.outcomes or not parts:
         return

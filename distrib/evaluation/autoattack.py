@@ -50,7 +50,7 @@ def autoattack(
             found, label = package.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))
             fooled = (found != x[rows]).flatten(1).any(dim=1) & (label != y[rows])
             # The package takes NaN for class 0: an image without a prediction counts as broken by the part that met it
-            lost = torch.tensor([row in model.met for row in rows.tolist()], device=x.device)
+            lost = torch.tensor([row in model.unpredicted for row in rows.tolist()], device=x.device)
             found, fooled = model.worst(x)[rows].where(lost.view(-1, 1, 1, 1), found), fooled | lost
             x_adv[rows[fooled]] = found[fooled].detach()
             for row in rows[fooled].tolist():

@@ -1,7 +1,7 @@
 """Measurements of the model as a function of its image: whether it is continuous, and its gradient its own.
 
-An attack by gradient sees nothing of a function that jumps: of a decision turned into constants, or of another network
-for images on 8 bits than for those between them. Each measurement takes a few images, forwards and no labels.
+An attack by gradient sees nothing where a function jumps: where the decision is turned into constants, or where images
+on 8 bits meet another network than those between them. Each measurement takes a few images and no labels.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from distrib.noise import Noise
 from distrib.threat import Threat, outside
 
 HALVINGS = 12
-"""Of a segment, to the place where the decision changes: what is left is 1/4096 of it."""
+"""How often a segment is halved to find where the decision changes: what is left is 1/4096 of it."""
 STEP = 1e-3
 """A quarter of a level of 8 bits: the step of finite differences, and off an image's own levels."""
 LEVELS = 255
@@ -43,10 +43,10 @@ def jumps(model: nn.Module, x: Tensor, worst: Tensor) -> list[float]:
 
 
 def _segments(x: Tensor, worst: Tensor, label: Tensor, changed: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(images, what they are led to, their class); the two ends are classified differently."""
-    told = (changed != label).nonzero()[:, 0]
-    if len(told):
-        yield x[told], worst[told], label[told]
+    """(starts, ends, the class of the starts); the two ends of a segment are classified differently."""
+    broken = (changed != label).nonzero()[:, 0]
+    if len(broken):
+        yield x[broken], worst[broken], label[broken]
     for shift in range(1, len(x)):
         other = (label.roll(-shift) != label).nonzero()[:, 0]
         if len(other) > len(x) // 2:
@@ -80,7 +80,7 @@ def gradient_errors(model: nn.Module, x: Tensor, threat: Threat, noise: Noise) -
     point = threat.sample(x, noise).clamp(STEP, 1 - STEP).detach().requires_grad_()
     with torch.enable_grad():
         logits = model(point)
-        # Of logits in half precision so small a difference cannot be told
+        # Logits in half precision cannot show so small a difference
         resolution = max(1e-6, torch.finfo(getattr(model, "dtype", logits.dtype)).eps)
         top, second = logits.detach().topk(2, dim=1).indices.unbind(dim=1)
         gradient = input_gradient((_at(logits, top) - _at(logits, second)).sum(), point)
@@ -89,10 +89,10 @@ def gradient_errors(model: nn.Module, x: Tensor, threat: Threat, noise: Noise) -
     for sign in (torch.where(gradient < 0, -1.0, 1.0), torch.where(noise.uniform(x.shape[1:]) < 0.5, -1.0, 1.0)):
         plus, minus = _logits(model, point + STEP * sign), _logits(model, point - STEP * sign)
         rise = _at(plus, top) - _at(plus, second) - _at(minus, top) + _at(minus, second)
-        measured, told = rise / (2 * STEP), (gradient * sign).flatten(1).sum(dim=1)
+        measured, given = rise / (2 * STEP), (gradient * sign).flatten(1).sum(dim=1)
         rounding = resolution * plus.abs().amax(dim=1) / STEP
-        scale = torch.stack([measured.abs(), told.abs(), size]).amax(dim=0)
-        worst = worst.maximum(((measured - told).abs() - rounding).clamp_min(0) / scale.clamp_min(1e-12))
+        scale = torch.stack([measured.abs(), given.abs(), size]).amax(dim=0)
+        worst = worst.maximum(((measured - given).abs() - rounding).clamp_min(0) / scale.clamp_min(1e-12))
     return worst.tolist()
 
 

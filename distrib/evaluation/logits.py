@@ -10,7 +10,8 @@ LOWEST_LOGIT = -1e30
 """Stands for a logit of minus infinity while an attack computes with it."""
 
 PATIENCE = 5000
-"""Images without a prediction that are looked at in vain: those of rows that are known come again at every forward."""
+"""So many images without a prediction are compared in vain before no more are: those of known rows come again at every
+forward."""
 
 
 class Logits(nn.Module):
@@ -23,7 +24,7 @@ class Logits(nn.Module):
     def __init__(self, model: nn.Module, x: Tensor | None = None, threat: Threat | None = None):
         super().__init__()
         self.model, self.x, self.threat = model, x, threat
-        self.met: dict[int, Tensor] = {}
+        self.unpredicted: dict[int, Tensor] = {}
         """By its row in ``x``, the first image within the threat that had no prediction."""
         self.patience = PATIENCE
         self.dtype = torch.float32
@@ -45,22 +46,22 @@ class Logits(nn.Module):
 
     def worst(self, x_adv: Tensor) -> Tensor:
         """``x_adv``, one a row of ``x``; in its place the image without a prediction, where one was met."""
-        if not self.met:
+        if not self.unpredicted:
             return x_adv
         x_adv = x_adv.clone()
-        for row, image in self.met.items():
+        for row, image in self.unpredicted.items():
             x_adv[row] = image
         return x_adv
 
     def _remember(self, images: Tensor) -> None:
         assert self.x is not None and self.threat is not None
         for image in images:
-            rows = [row for row in range(len(self.x)) if row not in self.met]
+            rows = [row for row in range(len(self.x)) if row not in self.unpredicted]
             if not rows or self.patience == 0:
                 return
             x = self.x[rows]
             near = (~outside(self.threat, x, image.expand_as(x))).nonzero()[:, 0].tolist()
-            self.met |= {rows[one]: image.clone() for one in near}
+            self.unpredicted |= {rows[one]: image.clone() for one in near}
             self.patience -= not near
 
 

@@ -23,7 +23,7 @@ GRADIENT_ERROR = 0.5
 
 
 def _finite(evidence: Evidence) -> Iterator[Flag]:
-    """Of the logits: they are numbers. Where no class can be told from them, the image counts as misclassified."""
+    """Checks that logits are numbers. An image whose class cannot be told from them counts as misclassified."""
     lost = np.array([one for shard in evidence.shards for one in shard.lost], dtype=bool)
     infinite = np.array([one for shard in evidence.shards for one in shard.infinite], dtype=bool)
     if lost.any():
@@ -37,7 +37,7 @@ def _finite(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _output(evidence: Evidence) -> Iterator[Flag]:
-    """Of the model as a function: the same for the same image, logits, no work of its own on the gradient."""
+    """Checks that a call can be repeated, judges each image by itself, changes nothing, and gives logits to climb."""
     probes = [shard.probes for shard in evidence.shards]
     repeat = max(probe.repeat_change for probe in probes)
     company = max(probe.company_change for probe in probes)
@@ -63,7 +63,7 @@ def _output(evidence: Evidence) -> Iterator[Flag]:
 
 
 def _labels(evidence: Evidence) -> Iterator[Flag]:
-    """Of labels and predictions: the accuracy of a model that answers another question means nothing."""
+    """Checks labels against predictions: the accuracy of a model that answers another question means nothing."""
     share, answered = evidence.clean.mean(), evidence.predicted >= 0
     if len(evidence.label) < FEWEST_IMAGES or not answered.any():
         return
@@ -91,12 +91,12 @@ def _labels(evidence: Evidence) -> Iterator[Flag]:
 
 
 def needs_harder_attacks(evidence: Evidence) -> bool:
-    """Whether a probe of the model as a function was set off: then its figure takes harder attacks."""
+    """Whether the model as a function of the image raises a flag: then attacks by gradient say too little of it."""
     return any(True for _ in _geometry(evidence))
 
 
 def _geometry(evidence: Evidence) -> Iterator[Flag]:
-    """Of the model as a function of the image: continuous, with a gradient of its own, the same on 8 bits."""
+    """Checks the model as a function of the image: it is continuous, its gradient is its own, 8 bits decide nothing."""
     probes = [shard.probes for shard in evidence.shards]
     said = [
         (

@@ -1,4 +1,4 @@
-"""The model that is judged, as something that can be sent to another process."""
+"""A stored model: weights, an exported program or a pickle, which can be sent to another process and loaded there."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ class Weights:
         return cls(model, card.image, len(card.classes), path)
 
     def content(self) -> bytes:
-        """What identifies the model."""
+        """The bytes whose hash identifies the model."""
         return self.path.read_bytes()
 
     def load(self, device: torch.device) -> nn.Module:
@@ -56,7 +56,7 @@ class Exported:
     trusted: bool = False
 
     def content(self) -> bytes:
-        """What identifies the model."""
+        """The bytes whose hash identifies the model."""
         return self.program
 
     def load(self, device: torch.device) -> nn.Module:
@@ -80,7 +80,7 @@ class Pickled:
     module: bytes
 
     def content(self) -> bytes:
-        """What identifies the model."""
+        """The bytes whose hash identifies the model."""
         return self.module
 
     def load(self, device: torch.device) -> nn.Module:
@@ -107,9 +107,9 @@ class Pickled:
 StoredModel = Weights | Exported | Pickled
 
 
-def fingerprint(subject: StoredModel) -> str:
+def fingerprint(model: StoredModel) -> str:
     """A hash of the model's tensors, whether in a checkpoint, an exported program or a pickle, under any names."""
-    state = subject.load(torch.device("cpu")).state_dict().values()
+    state = model.load(torch.device("cpu")).state_dict().values()
     each = sorted(
         hashlib.sha256(f"{tuple(one.shape)}".encode() + one.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
         for one in state

@@ -52,9 +52,9 @@ class Probes:
     fell: list[bool]
     """For each image: that PGD-40 at the evaluation's own epsilon was tried, and broke it."""
     float32_right: int
-    """Of the probed worst images, how many are classified rightly in float32."""
+    """Of the probed worst images, how many are classified correctly in float32."""
     bfloat16_right: int
-    """Of the probed worst images, how many are classified rightly with the forward in bfloat16."""
+    """Of the probed worst images, how many are classified correctly with the forward in bfloat16."""
     jumps: list[float]
     """For each segment tried: :func:`distrib.evaluation.geometry.jumps`."""
     ledges: list[float]
@@ -62,7 +62,7 @@ class Probes:
     gradient_errors: list[float]
     """For each point tried: :func:`distrib.evaluation.geometry.gradient_errors`."""
     reduced: int
-    """How many images that were."""
+    """How many worst images were classified in both."""
 
 
 def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, evaluation: Evaluation) -> Probes:
@@ -197,7 +197,7 @@ def _epsilon_curve(
 
 @torch.no_grad()
 def _precision(model: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int, int]:
-    """How many of ``x`` are right in float32, how many with the forward in bfloat16, and how many could be tried."""
+    """How many of ``x`` are classified correctly in float32 and in bfloat16, and how many could be tried."""
     if len(x) == 0:
         return 0, 0, 0
     exact = predicted(model(x))

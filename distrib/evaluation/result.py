@@ -21,12 +21,13 @@ class Result(Value):
 
     tier: Tier | Literal["custom"]
     clean_accuracy: float
-    """Over all ``n_clean`` images."""
+    """The share of all ``n_clean`` images that are classified correctly without an attack."""
     n_clean: int
     robust_accuracy: float
-    """Of the worst case, image by image, over all attacks; on the ``n`` images that every attack was asked for."""
+    """The share that stands under every attack (the worst case, image by image), of the ``n`` images that every attack
+    was asked for."""
     interval: tuple[float, float]
-    """Of robust_accuracy: Wilson's, 95 %."""
+    """The Wilson score interval of robust_accuracy, 95 %."""
     n: int
     attacks: dict[str, float]
     """Accuracy under each attack by itself; of those in ``cumulative``: under it and all before it."""
@@ -35,7 +36,7 @@ class Result(Value):
     cumulative: tuple[str, ...]
     """Attacks that met only the images that still stood."""
     attack_seconds: dict[str, float]
-    """Of computation on all workers together."""
+    """Seconds of computation, on all workers together."""
     largest_change: dict[str, float]
     stages: dict[str, float]
     """Accuracy after each part of AutoAttack, in its order; on the images that AutoAttack was asked for."""

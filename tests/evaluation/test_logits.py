@@ -156,7 +156,7 @@ def test_images_without_a_prediction_that_are_known_are_not_searched_for_ever(mo
     touched = x[:1] * 0.95
     for _ in range(50):
         model(touched)
-    assert list(model.met) == [0] and looked[0] == 4 and len(looked) == 11
+    assert list(model.unpredicted) == [0] and looked[0] == 4 and len(looked) == 11
     model = logits.Logits(Centred(nan, 4), x, Linf(epsilon=0.1))
     model(x * 0.95)
-    assert sorted(model.met) == [0, 1, 2, 3] and torch.equal(model.worst(x), x * 0.95)
+    assert sorted(model.unpredicted) == [0, 1, 2, 3] and torch.equal(model.worst(x), x * 0.95)

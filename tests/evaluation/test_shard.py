@@ -141,29 +141,29 @@ def test_what_is_misclassified_is_not_robust_and_not_attacked(linear: Build, mon
 
 def test_shards_of_any_size_tell_the_same():
     """PGD's outcome of an image depends on the seed and the image; the result on nothing else either."""
-    model, x = network(), pixels(10, side=8)
+    model, x = network(), pixels(8, side=8)
     with torch.no_grad():
         y = model(x).argmax(dim=1)
     pgd = Pgd(attack="pgd", num_steps=5, restarts=2)
     evaluation = evaluation_of(FGSM, pgd, threat=Linf(epsilon=0.01), batch_size=4)
-    whole, positions = batch(x, y), np.arange(10)
+    whole, positions = batch(x, y), np.arange(8)
 
     def shards(size: int) -> list[ShardResult]:
         cut = [Batch(*parts) for parts in zip(*(field.split(size) for field in whole), strict=True)]
         return [
             attack_shard(model, part, where, evaluation)[0]
-            for part, where in zip(cut, np.split(positions, range(size, 10, size)), strict=True)
+            for part, where in zip(cut, np.split(positions, range(size, 8, size)), strict=True)
         ]
 
-    cuts = [shards(size) for size in (10, 4, 1)]
-    results = [concluded(cut, evaluation, 10, 10) for cut in cuts]
+    cuts = [shards(size) for size in (8, 3, 1)]
+    results = [concluded(cut, evaluation, 8, 10) for cut in cuts]
     assert len({(r.clean_accuracy, r.robust_accuracy, tuple(r.attacks.items()), r.flags) for r in results}) == 1
-    assert results[0].clean_accuracy == 1 and results[0].n == 10
-    other = concluded(list(reversed(cuts[1])), evaluation, 10, 10)
+    assert results[0].clean_accuracy == 1 and results[0].n == 8
+    other = concluded(list(reversed(cuts[1])), evaluation, 8, 10)
     assert other.attacks == results[0].attacks
     for wrong in (cuts[1][1:], [*cuts[1], cuts[1][0]]):
         with pytest.raises(RunError, match="exactly once"):
-            concluded(wrong, evaluation, 10, 10)
+            concluded(wrong, evaluation, 8, 10)
 
 
 def test_the_model_is_left_as_it_was():
