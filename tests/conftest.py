@@ -11,8 +11,9 @@ import torch
 from drive import INHERITED
 from torch import Tensor, nn
 
-from distrib.data.beton import ffcv_usable, prepare
+from distrib.data.packing import prepare
 from distrib.data.source import Digits, Folder
+from distrib.data.writer import ffcv_usable
 from distrib.evaluation.models import Weights
 from distrib.models import SmallCNN
 from distrib.models.weights import save_weights

@@ -8,8 +8,9 @@ from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.prepare import must_be_there, must_suffice
 from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, differences, digest
-from distrib.data.beton import folder_of, open_split
+from distrib.data.beton import open_split
 from distrib.data.loader import resolve
+from distrib.data.packing import folder_of
 from distrib.errors import JobError
 from distrib.search import space
 from distrib.search.space import must_suffice_for_all

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from distrib.config.job import Evaluate, Prepare, Study, Train, Training, digest, dump
 from distrib.config.study import CapacityStudy, LandscapeStudy
-from distrib.data.beton import folder_of, open_split, prepare
+from distrib.data.beton import open_split
 from distrib.data.loader import resolve
+from distrib.data.packing import folder_of, prepare
 from distrib.data.source import DataSource, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError

@@ -5,7 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from distrib.data.beton import WAIT, DataCard, open_split
+from distrib.data.beton import DataCard, open_split
+from distrib.data.packing import WAIT
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
 from distrib.files import locked

@@ -13,7 +13,8 @@ from distrib.cli.dispatch import run
 from distrib.cli.dry_run import plan
 from distrib.config.file import parse, read
 from distrib.config.job import Prepare, Train, digest, dump
-from distrib.data.beton import DataCard, folder_of
+from distrib.data.beton import DataCard
+from distrib.data.packing import folder_of
 from distrib.errors import DataError, InputError, JobError
 from distrib.files import write_json
 from distrib.tracking.display import Display

@@ -10,7 +10,7 @@ import pytest
 from distrib.commands.prepare import must_be_the_same, must_suffice, prepared, prepared_for
 from distrib.config.file import parse
 from distrib.config.job import Study, dump
-from distrib.data import beton
+from distrib.data import packing
 from distrib.data.beton import open_split
 from distrib.data.split import SPLITS
 from distrib.errors import JobError
@@ -103,7 +103,7 @@ def test_a_complete_run_on_a_read_only_store_of_older_code_keeps_its_result(
     def refuse(*words: object, **fields: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(beton, "locked", refuse)
+    monkeypatch.setattr(packing, "locked", refuse)
     assert prepared_for(job, run, Display()) == folder
     write_json(run / "result.json", {"done": True})
     assert kept_result(job, run, Display()) == {"done": True}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distrib.data import beton
-from distrib.data.beton import folder_of, open_split, prepare
+from distrib.data import packing
+from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
+from distrib.data.packing import folder_of, prepare
 from distrib.data.source import DataSource, Folder, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError
@@ -118,7 +119,7 @@ def test_a_read_only_store_serves_for_the_images_that_are_packed_in_it(
     def refuse(*words: object, **fields: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(beton, "locked", refuse)
+    monkeypatch.setattr(packing, "locked", refuse)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
     said: list[str] = []
     for _ in range(2):
@@ -162,13 +163,13 @@ def test_a_change_behind_a_link_is_seen(tmp_path: Path, pictures: Callable[..., 
 def test_files_that_change_while_they_are_packed_are_refused(
     tmp_path: Path, pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    from distrib.data import beton
+    from distrib.data import packing
 
     root = pictures(tmp_path / "images", [(8, 8)] * 4)
     data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.25)
-    hashed = beton.file_sha256
+    hashed = packing.file_sha256
     monkeypatch.setattr(
-        beton, "file_sha256", lambda path: (os.utime(root / "test/cat/000.png", ns=(1, 1)), hashed(path))[1]
+        packing, "file_sha256", lambda path: (os.utime(root / "test/cat/000.png", ns=(1, 1)), hashed(path))[1]
     )
     with pytest.raises(DataError, match=r"data\.root: files changed while they were packed"):
         pack(data)

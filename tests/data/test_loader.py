@@ -15,12 +15,13 @@ import pytest
 import torch
 
 import distrib
-from distrib.data import beton as beton_module
 from distrib.data import loader as loader_module
+from distrib.data import packing as packing_module
 from distrib.data.augment import Augment
-from distrib.data.beton import open_split, prepare
+from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, MemoryReader, Raw, Reader, TrainLoader, open_reader, resolve, shard
 from distrib.data.order import epoch_order
+from distrib.data.packing import prepare
 from distrib.data.source import Folder
 from distrib.errors import DataError
 from distrib.world import World
@@ -273,7 +274,7 @@ def test_auto_means_ffcv_where_it_can_be_imported(digits_beton: Path, digits: Pa
 
 
 def test_without_ffcv_what_needs_it_is_refused(digits_beton: Path, digits: Path, monkeypatch: pytest.MonkeyPatch):
-    for module in (beton_module, loader_module):
+    for module in (packing_module, loader_module):
         monkeypatch.setattr(module, "ffcv_usable", lambda: False)
     assert resolve("auto") == resolve("memory") == "memory"
     with pytest.raises(DataError, match=r"loader: ffcv cannot be imported here.*distrib doctor"):
@@ -311,7 +312,9 @@ def test_ffcv_leaves_the_number_of_torch_threads_and_numba_alone(digits_beton: P
 WITHOUT = """
 import json, sys
 from pathlib import Path
-from distrib.data.beton import ffcv_usable, open_split, prepare
+from distrib.data.writer import ffcv_usable
+from distrib.data.beton import open_split
+from distrib.data.packing import prepare
 from distrib.data.loader import TrainLoader, open_reader, resolve
 from distrib.data.source import Digits
 sys.path.insert(0, sys.argv[2])

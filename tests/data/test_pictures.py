@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distrib.data.beton import prepare
+from distrib.data.packing import prepare
 from distrib.data.source import Folder
 from distrib.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distrib.data import split as split_module
-from distrib.data.beton import prepare
+from distrib.data.packing import prepare
 from distrib.data.source import Digits, in_memory
 from distrib.data.split import stratified
 from distrib.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from distrib.config.file import parse
-from distrib.data.beton import prepare
+from distrib.data.packing import prepare
 from distrib.data.source import Folder
 from distrib.errors import DataError, JobError
 

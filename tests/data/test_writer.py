@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrib.data import beton as beton_module
-from distrib.data.beton import ffcv_usable, folder_of, open_split, prepare
+from distrib.data import packing as packing_module
+from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader
+from distrib.data.packing import folder_of, prepare
 from distrib.data.source import Digits, Part, Samples
-from distrib.data.writer import write_beton
+from distrib.data.writer import ffcv_usable, write_beton
 
 
 class Spoilt(Digits):
@@ -66,7 +67,7 @@ def outcome(work: Callable[[], object]) -> str:
         process.join()
 
 
-def packed(data: Digits, packing: beton_module.Packing = "ffcv") -> Path:
+def packed(data: Digits, packing: packing_module.Packing = "ffcv") -> Path:
     return prepare(data, packing, {}, "", lambda _: None)
 
 
@@ -87,7 +88,7 @@ def test_a_writing_process_that_dies_or_fails_ends_the_packing(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("packing", ["ffcv", "memory"])
-def test_a_disk_that_fills_while_packing_ends_it(tmp_path: Path, packing: beton_module.Packing):
+def test_a_disk_that_fills_while_packing_ends_it(tmp_path: Path, packing: packing_module.Packing):
     """FFCV's one page of 2 MiB is cut short, which its writer does not see."""
 
     def work() -> Path:
