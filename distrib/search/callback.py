@@ -28,9 +28,9 @@ def number_of(config: dict) -> int:
 class TrialCallback(TrialProgressCallback):
     """Records what Ray Tune does with each trial. It takes the place of Ray's own callback, which prints it."""
 
-    def __init__(self, books: Trials, events: Events):
+    def __init__(self, trials: Trials, events: Events):
         super().__init__()
-        self.books, self.events = books, events
+        self.trials, self.events = trials, events
 
     def __getstate__(self) -> dict:
         """Nothing: Ray keeps a copy for Tuner.restore, which is not used here."""
@@ -42,21 +42,21 @@ class TrialCallback(TrialProgressCallback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial begins, or begins again."""
         number = number_of(trial.config)
-        if self.books.trials[number].state != "running":
-            self.books.note(number, "running")
-        self.events.started(self.books.trials[number])
+        if self.trials.trials[number].state != "running":
+            self.trials.note(number, "running")
+        self.events.started(self.trials.trials[number])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped, or failed with an error of our own."""
         number = number_of(trial.config)
-        run = self.books.run(number)
+        run = self.trials.run(number)
         if (run / NO_ROOM_FILE).exists():
-            self.books.note(number, "waiting", (run / NO_ROOM_FILE).read_text())
+            self.trials.note(number, "waiting", (run / NO_ROOM_FILE).read_text())
         elif (run / ERROR_FILE).exists():
             self._end(number, "failed", (run / ERROR_FILE).read_text())
         else:
-            epochs = len(self.books.history(number))
-            whole = trial_job(self.books.job, number, self.books.trials[number].settings).optim.epochs
+            epochs = len(self.trials.history(number))
+            whole = trial_job(self.trials.job, number, self.trials.trials[number].settings).optim.epochs
             self._end(number, "finished" if epochs >= whole else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -65,5 +65,5 @@ class TrialCallback(TrialProgressCallback):
         self._end(number_of(trial.config), "failed", str(shortage(text) or text.splitlines()[-1]))
 
     def _end(self, number: int, state: str, error: str = "") -> None:
-        self.books.note(number, state, error)
-        self.events.ended(self.books.trials[number])
+        self.trials.note(number, state, error)
+        self.events.ended(self.trials.trials[number])

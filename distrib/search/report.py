@@ -16,11 +16,11 @@ EPSILON, WIDTH = "objective.attack.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
 
 
-def report_files(job: Tune, books: Trials, outcomes: list[TrialOutcome]) -> dict[str, bytes]:
+def report_files(job: Tune, trials: Trials, outcomes: list[TrialOutcome]) -> dict[str, bytes]:
     """The content of every table and plot, by file name."""
-    found = {"trials.csv": trials_csv(job, books), "trials.json": trials_json(job, books)}
+    found = {"trials.csv": trials_csv(job, trials), "trials.json": trials_json(job, trials)}
     if isinstance(job.stopping, Asha):
-        found["rungs.csv"] = _csv(rungs(job, books))
+        found["rungs.csv"] = _csv(rungs(job, trials))
     rows = [
         row(job, one) | {path: _number(_plain(value)) for path, value in one.trial.settings.items()} for one in outcomes
     ]
@@ -72,44 +72,44 @@ def _number(value: object) -> object:
         return value
 
 
-def trials_csv(job: Tune, books: Trials) -> bytes:
+def trials_csv(job: Tune, trials: Trials) -> bytes:
     """A row for every trial, also for those that failed before their first epoch."""
-    known = {one.trial.number: row(job, one) for one in books.outcomes()}
+    known = {one.trial.number: row(job, one) for one in trials.outcomes()}
     empty = {"epochs": 0, "best_epoch": "", "robust_accuracy": "", "clean_accuracy": "", "score": "", "cost_hours": 0}
     return _csv([
         known.get(number)
         or {"trial": number, "state": trial.state, **{path: _plain(one) for path, one in trial.settings.items()},
             **empty, "error": trial.error}
-        for number, trial in books.trials.items()
+        for number, trial in trials.trials.items()
     ])  # fmt: skip
 
 
-def trials_json(job: Tune, books: Trials) -> bytes:
+def trials_json(job: Tune, trials: Trials) -> bytes:
     """Every trial with its settings and the accuracies of every epoch."""
     names = ("validation_robust_accuracy", "validation_clean_accuracy", "train_loss")
     rows = [
         {
             "trial": number, "state": trial.state, "settings": trial.settings, "error": trial.error,
-            "epochs": [{name: epoch[name] for name in names} for epoch in books.history(number)],
+            "epochs": [{name: epoch[name] for name in names} for epoch in trials.history(number)],
         }
-        for number, trial in books.trials.items()
+        for number, trial in trials.trials.items()
     ]  # fmt: skip
     return json.dumps(rows, indent=2).encode()
 
 
-def rungs(job: Tune, books: Trials) -> list[dict]:
+def rungs(job: Tune, trials: Trials) -> list[dict]:
     """A row for every trial at every rung: its score there (of its best epoch so far), and whether it went on."""
     assert isinstance(job.stopping, Asha)
     places, found = [float(job.stopping.grace_epochs)], []
     while (further := places[-1] * job.stopping.reduction_factor) < job.train.optim.epochs:
         places.append(further)
-    histories = {number: books.history(number) for number in books.trials}
+    histories = {number: trials.history(number) for number in trials.trials}
     for rung in places:
-        for number, trial in books.trials.items():
+        for number, trial in trials.trials.items():
             history = histories[number]
             if len(history) >= rung:
                 at = history[: math.ceil(rung)]
-                score = TrialOutcome.of(job, trial, at, books.units).score
+                score = TrialOutcome.of(job, trial, at, trials.units).score
                 # A stopped trial was stopped at the last rung it reached; an epoch more may have been under way
                 ended = trial.state == "stopped" and rung == max(place for place in places if len(history) >= place)
                 found.append({"rung_epoch": len(at), "trial": number, "score": score,

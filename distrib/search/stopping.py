@@ -11,13 +11,13 @@ from distrib.search.callback import number_of
 from distrib.search.trials import Trials, trial_metrics
 
 
-def stopping_rule(books: Trials) -> TrialScheduler:
+def stopping_rule(trials: Trials) -> TrialScheduler:
     """The rule that the job names, told of every epoch of the trials that have ended."""
-    job = books.job
+    job = trials.job
     match job.stopping:
         case Asha():
             rule = ResumableAsha(
-                books,
+                trials,
                 time_attr="epoch", metric="score", mode="max", max_t=job.train.optim.epochs,
                 grace_period=job.stopping.grace_epochs, reduction_factor=job.stopping.reduction_factor,
                 stop_last_trials=False,
@@ -31,15 +31,15 @@ def stopping_rule(books: Trials) -> TrialScheduler:
             )  # fmt: skip
         case _:
             return FIFOScheduler()
-    for number, trial in books.trials.items():
-        history = books.history(number)
+    for number, trial in trials.trials.items():
+        history = trials.history(number)
         if not trial.ended or not history:
             continue
         ended: Any = EndedTrial(f"ended-{number}")
         nobody: Any = None
         rule.on_trial_add(nobody, ended)
         for epochs in range(1, len(history) + 1):
-            said = rule.on_trial_result(nobody, ended, trial_metrics(job.score, history[:epochs], books.units))
+            said = rule.on_trial_result(nobody, ended, trial_metrics(job.score, history[:epochs], trials.units))
             if said == TrialScheduler.STOP and isinstance(rule, ResumableMedian):
                 break  # it refuses further results of a trial that it has stopped
     return rule
@@ -52,16 +52,16 @@ class ResumableAsha(ASHAScheduler):
     was judged before the restart, so it is judged at the next epoch.
     """
 
-    def __init__(self, books: Trials, **fields: Any):
+    def __init__(self, trials: Trials, **fields: Any):
         super().__init__(**fields)
-        self.books = books
+        self.trials = trials
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Called when a trial is new to this process."""
         super().on_trial_add(tune_controller, trial)
         if not isinstance(trial, EndedTrial):
-            score, units = self.books.job.score, self.books.units
-            history = self.books.history(number_of(trial.config))
+            score, units = self.trials.job.score, self.trials.units
+            history = self.trials.history(number_of(trial.config))
             for epochs in range(1, len(history)):
                 self.on_trial_result(tune_controller, trial, trial_metrics(score, history[:epochs], units))
 

@@ -14,20 +14,20 @@ from distrib.search.trials import Trial, Trials
 class RecordedOptuna(OptunaSearch):
     """Optuna, as Ray Tune asks it. Every trial that it chooses is recorded before it starts."""
 
-    def __init__(self, books: Trials, config: Callable[[Trial], dict], left: list[Trial]):
+    def __init__(self, trials: Trials, config: Callable[[Trial], dict], left: list[Trial]):
         """``config`` gives Ray Tune's configuration of a trial; those ``left`` by an earlier process come first."""
-        job = books.job
+        job = trials.job
         several = len(job.score.objectives) > 1
-        ended = [one for one in books.outcomes() if one.trial.state in ("finished", "stopped")]
+        ended = [one for one in trials.outcomes() if one.trial.state in ("finished", "stopped")]
         super().__init__(
             distributions(job.space),
             metric=list(job.score.objectives) if several else "score",
             mode=[DIRECTIONS[name][:3] for name in job.score.objectives] if several else "max",
-            sampler=sampler(job.search, several, len(books.trials)),
+            sampler=sampler(job.search, several, len(trials.trials)),
             storage=memory(job, ended, left),
             study_name=STUDY,
         )
-        self.books, self.config, self.left = books, config, list(left)
+        self.trials, self.config, self.left = trials, config, list(left)
         self.numbers: dict[str, int] = {}
         """The number of each trial by Ray Tune's id of it."""
 
@@ -40,16 +40,16 @@ class RecordedOptuna(OptunaSearch):
         sound = (
             result is not None
             and "score" in result
-            and not (self.books.run(self.numbers[trial_id]) / ERROR_FILE).exists()
+            and not (self.trials.run(self.numbers[trial_id]) / ERROR_FILE).exists()
         )
         super().on_trial_complete(trial_id, result if sound else None, error or not sound)
 
     def suggest(self, trial_id: str) -> dict:
         """The configuration of the next trial: one that was begun before a restart, else a new one."""
-        if (self.books.folder / "trials" / NO_ROOM_FILE).exists():
+        if (self.trials.folder / "trials" / NO_ROOM_FILE).exists():
             return Searcher.FINISHED  # pyright: ignore[reportReturnType]  # as Ray's own searchers do
         chosen = super().suggest(trial_id)
         assert chosen is not None
-        new = self.left.pop(0) if self.left else self.books.add(settings_of(self.books.job.space, chosen))
+        new = self.left.pop(0) if self.left else self.trials.add(settings_of(self.trials.job.space, chosen))
         self.numbers[trial_id] = new.number
         return self.config(new)

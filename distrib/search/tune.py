@@ -28,13 +28,13 @@ from distrib.search.trials import Trial, Trials, TrialSlots
 from distrib.tracking.folder import ROBUST
 
 
-def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, events: Events) -> None:
+def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, events: Events) -> None:
     """Runs every trial that has not ended; Optuna adds trials of its own.
 
     Workers send what they do to ``mailbox``. Raises :class:`NoRoom` where machines were missing for some trials: they
     wait until the search is started again.
     """
-    job = books.job
+    job = trials.job
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is for distrib's own
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
@@ -44,17 +44,17 @@ def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, e
         try:
             order = trial_job(job, trial.number, trial.settings)
         except JobError as error:  # only Optuna can choose what does not go together: space.check tried the rest
-            books.run(trial.number).mkdir(parents=True, exist_ok=True)
-            write_bytes(books.run(trial.number) / ERROR_FILE, str(error).encode())
+            trials.run(trial.number).mkdir(parents=True, exist_ok=True)
+            write_bytes(trials.run(trial.number) / ERROR_FILE, str(error).encode())
             return {"number": trial.number, "work": None}
-        told = WorkOrder(order, data, books.run(trial.number), {ROBUST: order}, f"{trial.number}/")
-        return {"number": trial.number, "work": TrialConfig(told, slots.use_gpu, job.score, books.units)}
+        told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/")
+        return {"number": trial.number, "work": TrialConfig(told, slots.use_gpu, job.score, trials.units)}
 
-    left = [trial for trial in books.trials.values() if not trial.ended]
+    left = [trial for trial in trials.trials.values() if not trial.ended]
     several = len(job.score.objectives) > 1
     if isinstance(job.search, Optuna):
-        algorithm = RecordedOptuna(books, config, left)
-        space, count = {}, job.search.num_trials - len(books.trials) + len(left)
+        algorithm = RecordedOptuna(trials, config, left)
+        space, count = {}, job.search.num_trials - len(trials.trials) + len(left)
     else:
         algorithm, space, count = None, {"trial": tune.grid_search([config(trial) for trial in left])}, 1
     if not left and (algorithm is None or count < 1):
@@ -62,9 +62,9 @@ def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, e
     memories = [node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]]
     # nodes that an autoscaling cluster will add are not there yet
     resources = trial_resources(memories, 1 if job.cluster.autoscaling else slots.concurrent)
-    experiment = books.folder / ".tune"
+    experiment = trials.folder / ".tune"
     shutil.rmtree(experiment, ignore_errors=True)
-    (books.folder / "trials" / NO_ROOM_FILE).unlink(missing_ok=True)
+    (trials.folder / "trials" / NO_ROOM_FILE).unlink(missing_ok=True)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial_main if algorithm else _of_grid, mailbox=mailbox), resources),
         param_space=space,
@@ -72,14 +72,14 @@ def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, e
             num_samples=count,
             max_concurrent_trials=slots.concurrent,
             search_alg=algorithm,
-            scheduler=FIFOScheduler() if several else stopping_rule(books),
+            scheduler=FIFOScheduler() if several else stopping_rule(trials),
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(experiment),
             failure_config=tune.FailureConfig(max_failures=job.cluster.max_failures),
-            callbacks=[TrialCallback(books, events)],
+            callbacks=[TrialCallback(trials, events)],
             verbose=0,
         ),
     )
@@ -89,10 +89,10 @@ def search(books: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, e
         raise RunError(f"the search failed: {str(error).strip().splitlines()[-1]}") from None
     finally:
         shutil.rmtree(experiment, ignore_errors=True)
-    waiting = [trial for trial in books.trials.values() if not trial.ended]
+    waiting = [trial for trial in trials.trials.values() if not trial.ended]
     if waiting:
         why = next((trial.error for trial in waiting if trial.error), "they were not begun")
-        raise NoRoom(f"{len(waiting)} of {len(books.trials)} trials wait: {why}")
+        raise NoRoom(f"{len(waiting)} of {len(trials.trials)} trials wait: {why}")
 
 
 def _of_grid(config: dict, mailbox: ActorHandle) -> None:

@@ -54,7 +54,6 @@ PROVED_ELSEWHERE = {
 STILL_TO_MIRROR = {
     "config.file", "config.search",
     "tracking.clock", "tracking.display", "tracking.provenance",
-    "studies.run",
 }  # fmt: skip
 """Modules whose tests stand in the file of another one: this list only grows shorter."""
 
