@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import servers
 from cluster_runs import call, epochs, lose_a_machine, record_of, submission
 from drive import JOB, command, result_of, wait_for
 from hosts import DASHBOARD, POSSIBLE, WHY_NOT, Hosts, network
@@ -79,13 +80,23 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def submitted_before(cluster: Hosts) -> str:
+    """The cluster's jobs before the first refusal."""
+    return call(cluster, "jobs", "--address", cluster.dashboard, "--json").stdout
+
+
+@pytest.mark.usefixtures("submitted_before")
 @pytest.mark.parametrize(("more", "environment", "told"), REFUSED, ids=lambda case: "")
-def test_what_cannot_run_is_refused_before_it_is_submitted(cluster: Hosts, more: list, environment: dict, told: str):
-    before = call(cluster, "jobs", "--address", cluster.dashboard, "--json").stdout
+def test_what_cannot_run_is_refused(cluster: Hosts, more: list, environment: dict, told: str):
     done = call(cluster, *submission(cluster, "refused", *more), **environment)
     assert done.returncode == 2 and re.search(told, done.stderr), done.stderr
     assert "Traceback" not in done.stderr and "secret" not in done.stderr and done.stdout == ""
-    assert call(cluster, "jobs", "--address", cluster.dashboard, "--json").stdout == before
+
+
+def test_nothing_that_was_refused_was_submitted(cluster: Hosts, submitted_before: str):
+    """Ray keeps every job that it was ever given; this one stands right after the refusals."""
+    assert call(cluster, "jobs", "--address", cluster.dashboard, "--json").stdout == submitted_before != ""
 
 
 def test_a_folder_that_one_machine_does_not_see_is_told_before_training(cluster: Hosts):
@@ -138,6 +149,7 @@ def test_the_message_mailbox_stays_with_the_driver(cluster: Hosts):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.skipif(servers.POSSIBLE, reason="test_team loses a machine too, and asks more of the run")
 def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
     """The run is as if nothing had been."""
     lose_a_machine(cluster, "lost")
