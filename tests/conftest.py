@@ -84,6 +84,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def database(empty_database: Path) -> Callable[[Path], str]:
+    """``database(folder)``: the address of an empty MLflow database there."""
+    return lambda folder: f"sqlite:///{shutil.copy(empty_database, folder)}"
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
     """An MLflow database of the module's own."""

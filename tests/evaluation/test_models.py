@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distrib.attack import fgsm
-from distrib.data.beton import open_split
+from distrib.data.beton import DataCard, open_split
 from distrib.errors import CheckpointError
 from distrib.evaluation.models import Exported, Weights, fingerprint
 from distrib.models import SmallCNN
@@ -123,3 +123,13 @@ def test_a_damaged_program_is_refused(program: bytes, damage: str):
     }[damage]
     with pytest.raises(CheckpointError, match="exported program cannot be read"):
         Exported(content).load(CPU)
+
+
+def test_card_of_data_is_enough_to_name_a_model(tmp_path: Path):
+    card = DataCard(
+        distrib_version="0", job={}, job_digest="", split="train", count=1, classes=("a", "b"), image=(8, 8, 1),
+        encoding="array", file="train.beton", size_bytes=1, sha256="", content_sha256="", mean=(0.0,), std=(1.0,),
+        fingerprint="",
+    )  # fmt: skip
+    subject = Weights.of({"arch": "small_cnn"}, card, tmp_path / "none")
+    assert (subject.image, subject.num_classes) == ((8, 8, 1), 2)

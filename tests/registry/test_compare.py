@@ -1,26 +1,25 @@
 """Two versions, image by image: McNemar's test, and the refusal to compare what cannot be compared."""
 
-from pathlib import Path
-
 import pytest
-from cards import STANDARD, claim, fates, register
+from cards import STANDARD, claim, fates, judged
 
 from distrib.cli.text import comparison
 from distrib.errors import RegistryError
-from distrib.evaluation.models import Weights
-from distrib.evaluation.result import Result
 from distrib.registry.compare import compare
 
 
-def versions(weights: Weights, uri: str, name: str, *whole: tuple[Result, str]) -> list[str]:
-    return [register(weights, uri, claimed, name, examples=examples).uri for claimed, examples in whole]
+def pair(uri: str, name: str, *whole: dict) -> list[str]:
+    """The addresses of two versions, each with its card."""
+    for weights, terms in zip("ab", whole, strict=True):
+        judged(uri, name, terms.pop("claimed", claim(0.5)), weights, **({"examples": fates("1")} | terms))
+    return [f"models:/{name}/{number}" for number in (1, 2)]
 
 
-def test_paired_counts_and_mcnemars_exact_p(weights: Weights, uri: str):
+def test_paired_counts_and_mcnemars_exact_p(uri: str):
     """Of 12 that differ, 10 stand only in the first: p = 2 (C(12,0) + C(12,1) + C(12,2)) / 2^12 = 158 / 4096."""
     a = fates("1" * 10 + "0" * 2 + "1" * 30 + "0" * 8 + ".")
     b = fates("0" * 10 + "1" * 2 + "1" * 30 + "0" * 8 + ".")
-    one, other = versions(weights, uri, "paired", (claim(0.8), a), (claim(0.64), b))
+    one, other = pair(uri, "paired", {"claimed": claim(0.8), "examples": a}, {"claimed": claim(0.64), "examples": b})
     found = compare(one, other, uri)
     robust = found["robust"]
     assert (robust["n"], robust["only_a"], robust["only_b"]) == (50, 10, 2)
@@ -46,30 +45,28 @@ def test_paired_counts_and_mcnemars_exact_p(weights: Weights, uri: str):
         ({"examples_sha256": "0" * 64}, "examples_sha256"),
     ],
 )
-def test_other_terms_are_refused(weights: Weights, uri: str, changes: dict, term: str):
-    one, other = versions(
-        weights, uri, f"terms-{next(iter(changes))}", (claim(0.5), fates("1")), (claim(0.5, **changes), fates("1"))
-    )
+def test_other_terms_are_refused(uri: str, changes: dict, term: str):
+    one, other = pair(uri, f"terms-{next(iter(changes))}", {}, {"claimed": claim(0.5, **changes)})
     with pytest.raises(RegistryError, match=f"cannot be compared.*{term}"):
         compare(one, other, uri)
 
 
-def test_other_attacks_are_refused_also_by_the_same_names(weights: Weights, uri: str):
+def test_other_attacks_are_refused_also_by_the_same_names(uri: str):
     weak = [one.model_copy(update={"step_size": 1e-6}) if one.name == "pgd-20" else one for one in STANDARD.attacks]
     suites = (STANDARD, STANDARD.model_copy(update={"attacks": tuple(weak)}))
-    pair = [register(weights, uri, claim(0.5), "settings", examples=fates("1"), suite=one).uri for one in suites]
+    addresses = pair(uri, "settings", *({"suite": suite} for suite in suites))
     with pytest.raises(RegistryError, match=r"the attacks autoattack,fgsm,pgd-20 with other settings"):
-        compare(*pair, uri)
+        compare(*addresses, uri)
 
 
-def test_other_data_are_refused(weights: Weights, uri: str):
-    pair = [register(weights, uri, claim(0.5), "data", data=letter * 64, examples=fates("1")).uri for letter in "ab"]
+def test_other_data_are_refused(uri: str):
+    addresses = pair(uri, "data", *({"data": letter * 64} for letter in "ab"))
     with pytest.raises(RegistryError, match="data_sha256"):
-        compare(*pair, uri)
+        compare(*addresses, uri)
 
 
-def test_a_tier_that_was_not_run_is_named(weights: Weights, uri: str, tmp_path: Path):
-    (one,) = versions(weights, uri, "tiers", (claim(0.5), fates("1")))
+def test_a_tier_that_was_not_run_is_named(uri: str):
+    one, _ = pair(uri, "tiers", {}, {})
     with pytest.raises(RegistryError, match=r"no robustness card of tier paranoid \(its tiers: standard\)"):
         compare(one, one, uri, "paranoid")
     with pytest.raises(RegistryError, match="registered there"):

@@ -1,34 +1,27 @@
 """A model becomes a version, whole and with its card, or none at all."""
 
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from cards import claim, entry, register
+from cards import FLAGGED, claim, entry, register
 
-from distrib.data.beton import DataCard
 from distrib.errors import RunError
-from distrib.evaluation.flags import Flag
 from distrib.evaluation.models import Weights
-from distrib.registry import champion as promotion
 from distrib.registry import store, versions
-from distrib.tracking import client
+from distrib.registry.champion import decision_history
+from distrib.tracking.client import connect
 from distrib.tracking.mlflow_run import MLflowRun
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
-    return {alias: str(number) for alias, number in client.connect(uri).get_registered_model(name).aliases.items()}
-
-
-def test_a_version_says_what_it_is(weights: Weights, uri: str):
-    registered = register(weights, uri, claim(0.5), name="told")
-    found = client.connect(uri).get_model_version("told", registered.version)
-    assert found.tags["robust_accuracy"] == "0.5000" and found.tags["accuracy.autoattack"] == "0.5000 (n=100)"
-    assert found.tags["norm"] == "linf" and found.tags["epsilon"] == "0.1" and found.tags["n"] == "100"
-    assert "| autoattack (on what still stood) | 50.00% | 100 |" in found.description
-    assert "40.38 to 59.62" in found.description and "None." in found.description
-    (row,) = [row for row in versions.list_versions(uri) if row["model"] == registered.uri]
-    assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
+    return {alias: str(number) for alias, number in connect(uri).get_registered_model(name).aliases.items()}
 
 
 def test_a_later_evaluation_gives_a_version_its_card(weights: Weights, uri: str):
@@ -41,12 +34,11 @@ def test_a_later_evaluation_gives_a_version_its_card(weights: Weights, uri: str)
         card = entry(weights, claim(robust, tier=tier)).card
         assert store.attach(registered.uri, card, tracker) == decision
         tracker.close("FINISHED")
-        tags = client.connect(uri).get_model_version("later", "1").tags
+        tags = connect(uri).get_model_version("later", "1").tags
         assert (tags["tier"], tags["robust_accuracy"]) == ("standard", "0.5000")
         assert tags[f"card.{tier}"] == tracker.run_id
-    flagged = claim(0.5, flags=(Flag(name="zero_gradients", blocking=True, detail=""),))
     tracker = MLflowRun(uri, "tests", "flagged", None, {})
-    decision = store.attach(registered.uri, entry(weights, flagged).card, tracker)
+    decision = store.attach(registered.uri, entry(weights, claim(0.5, flags=FLAGGED)).card, tracker)
     tracker.close("FINISHED")
     assert decision.startswith("champion stays, though flagged: zero_gradients")
 
@@ -69,7 +61,7 @@ def test_a_registration_that_was_interrupted_goes_on(weights: Weights, uri: str,
     tracker.close("FINISHED")
     assert registered.version == "1" and "none before" in registered.champion
     assert aliases(uri, "interrupted") == {"champion": "1", "latest-robust": "1"}
-    assert len(promotion.decision_history("interrupted", uri)) == 1
+    assert len(decision_history("interrupted", uri)) == 1
 
 
 def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weights, uri: str, monkeypatch):
@@ -84,6 +76,12 @@ def test_the_stored_model_is_the_evaluated_one_and_needs_no_pickle(weights: Weig
     assert card["claim"]["robust_accuracy"] == 0.5
 
 
+def test_the_newest_version_is_the_latest_robust_one_whatever_becomes_of_champion(weights: Weights, uri: str):
+    for number, robust in (("1", 0.5), ("2", 0.4)):
+        assert register(weights, uri, claim(robust), name="newest").uri == f"models:/newest/{number}"
+        assert aliases(uri, "newest") == {"champion": "1", "latest-robust": number}
+
+
 def test_a_stored_model_that_differs_is_not_registered(weights: Weights, uri: str, monkeypatch):
     other = weights.load(torch.device("cpu"))
     with torch.no_grad():
@@ -91,14 +89,63 @@ def test_a_stored_model_that_differs_is_not_registered(weights: Weights, uri: st
     monkeypatch.setattr(store, "load_version", lambda address: other)
     with pytest.raises(RunError, match="differ from the evaluated"):
         register(weights, uri, claim(0.5), name="differs")
-    assert client.connect(uri).search_model_versions("name = 'differs'") == []
+    assert connect(uri).search_model_versions("name = 'differs'") == []
 
 
-def test_card_of_data_is_enough_to_name_a_model(tmp_path: Path):
-    card = DataCard(
-        distrib_version="0", job={}, job_digest="", split="train", count=1, classes=("a", "b"), image=(8, 8, 1),
-        encoding="array", file="train.beton", size_bytes=1, sha256="", content_sha256="", mean=(0.0,), std=(1.0,),
-        fingerprint="",
-    )  # fmt: skip
-    subject = Weights.of({"arch": "small_cnn"}, card, tmp_path / "none")
-    assert (subject.image, subject.num_classes) == ((8, 8, 1), 2)
+ROOT = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Iterator[str]:
+    """The address of a server that keeps artifacts, as MLflow's own does."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+
+    class Keeper(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            file = kept / self.path.removeprefix(ROOT).strip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            length = self.headers["Content-Length"]
+            file.write_bytes(self.rfile.read(int(length)) if length else b"")  # an empty file travels in chunks: none
+            self.close_connection = True
+            self.answer(b"{}")
+
+        def do_GET(self) -> None:
+            asked = urlsplit(self.path)
+            name = asked.path.removeprefix(ROOT).strip("/")
+            if name:
+                self.answer((kept / name).read_bytes())
+                return
+            folder = kept / parse_qs(asked.query)["path"][0]
+            found = folder.iterdir() if folder.is_dir() else ()
+            listed = [{"path": one.name, "is_dir": one.is_dir()} for one in found]
+            self.answer(json.dumps({"files": listed}).encode())
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Keeper)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}{ROOT}/models"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_registration_leaves_nothing_in_the_temporary_folder(
+    weights: Weights, database: Callable[[Path], str], artifacts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where artifacts travel over HTTP, as through any MLflow server."""
+    uri = database(tmp_path)
+    connect(uri).create_experiment("tests", artifacts)
+    room = tmp_path / "temporary"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    assert register(weights, uri, claim(0.5)).version == "1"
+    assert any((tmp_path / "kept").rglob("model.pt2"))
+    assert not list(room.rglob("*.pt2")) and not list(room.rglob("*.safetensors"))

@@ -6,12 +6,14 @@ import json
 import runpy
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
-from cards import claim, register
+from cards import FLAGGED, attach, claim, judged, register
+from mlflow import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from distrib.cli.dry_run import plan
@@ -19,28 +21,50 @@ from distrib.config.job import Evaluate
 from distrib.errors import InputError, JobError, RegistryError
 from distrib.evaluation.models import Weights
 from distrib.files import file_sha256, write_json
-from distrib.registry import versions
-from distrib.tracking import client
+from distrib.registry import champion, store, versions
+from distrib.tracking.client import connect
 from distrib.tracking.tracker import open_tracker
 
 
-def aliases(uri: str, name: str) -> dict[str, str]:
-    return {alias: str(number) for alias, number in client.connect(uri).get_registered_model(name).aliases.items()}
+def moved(uri: str, name: str) -> None:
+    """A new version of ``name``, at which both aliases point; without files and card."""
+    registry = connect(uri)
+    if not registry.search_registered_models(f"name = '{name}'"):
+        registry.create_registered_model(name)
+    number = registry.create_model_version(name, "file:///nowhere").version
+    for alias in (store.LATEST, champion.CHAMPION):
+        registry.set_registered_model_alias(name, alias, number)
 
 
-def test_no_model_is_left_out_of_a_long_list(tmp_path: Path):
-    """MLflow gives a hundred registered models at a time."""
-    own = f"sqlite:///{tmp_path / 'long.db'}"
-    names = [f"model-{number:03d}" for number in range(101)]
+def test_a_version_says_what_it_is(uri: str):
+    judged(uri, "says", claim(0.5), "a")
+    found = connect(uri).get_model_version("says", "1")
+    assert found.tags["robust_accuracy"] == "0.5000" and found.tags["accuracy.autoattack"] == "0.5000 (n=100)"
+    assert found.tags["norm"] == "linf" and found.tags["epsilon"] == "0.1" and found.tags["n"] == "100"
+    assert "| autoattack (on what still stood) | 50.00% | 100 |" in found.description
+    assert "40.38 to 59.62" in found.description and "None." in found.description
+    (row,) = [row for row in versions.list_versions(uri) if row["model"] == "models:/says/1"]
+    assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
+
+
+def test_no_model_is_left_out_of_a_long_list(
+    tmp_path: Path, database: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+):
+    """MLflow gives so many registered models at a time: a hundred, and here two."""
+    own, search = database(tmp_path), MlflowClient.search_registered_models
+    monkeypatch.setattr(
+        MlflowClient, "search_registered_models", lambda self, **page: search(self, **{"max_results": 2} | page)
+    )
+    names = ["a", "b", "c", "d", "e"]
     for name in names:
-        client.connect(own).create_registered_model(name)
-        client.connect(own).create_model_version(name, source="file:///nowhere")
+        connect(own).create_registered_model(name)
+        connect(own).create_model_version(name, source="file:///nowhere")
     assert [row["model"] for row in versions.list_versions(own)] == [f"models:/{name}/1" for name in names]
 
 
-def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
+def test_an_alias_is_pinned_when_a_job_begins(uri: str):
     """What it names while the job runs, or when it is run again, is another matter."""
-    register(weights, uri, claim(0.5), name="race")
+    moved(uri, "race")
     job = Evaluate.model_validate(
         {"kind": "evaluate", "name": "x", "model": "models:/race@champion", "data": {"source": "digits"},
          "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [
@@ -48,7 +72,7 @@ def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
     )  # fmt: skip
     told: list[str] = []
     before, _ = versions.pinned(job, uri, told.append)
-    register(weights, uri, claim(0.6), name="race")
+    moved(uri, "race")
     after, pins = versions.pinned(job, uri, told.append)
     assert (before.model, after.model) == ("models:/race/1", "models:/race/2")
     assert [one.evaluation.attacks[1].source for one in (before, after)] == ["models:/race/1", "models:/race/2"]
@@ -57,10 +81,8 @@ def test_an_alias_is_pinned_when_a_job_begins(weights: Weights, uri: str):
     assert versions.pinned(before, uri, told.append) == (before, {})
 
 
-def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began_with(
-    weights: Weights, uri: str, tmp_path: Path
-):
-    register(weights, uri, claim(0.5), name="began")
+def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began_with(uri: str, tmp_path: Path):
+    moved(uri, "began")
     folder = tmp_path / "x"
     job = Evaluate.model_validate(
         {"kind": "evaluate", "name": "x", "storage": str(tmp_path), "model": "models:/began@champion",
@@ -70,8 +92,7 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began
     folder.mkdir()
     first, pins = versions.pinned(job, uri, print)
     open_tracker(first, folder, pins=pins).close("KILLED")
-    register(weights, uri, claim(0.6), name="began")
-    assert aliases(uri, "began")["champion"] == "2"
+    moved(uri, "began")
     told: list[str] = []
     assert versions.pinned(job, uri, told.append) == (first, pins) and "would start anew" in plan(job)
     assert told == ["models:/began@champion: models:/began/1"]
@@ -104,6 +125,18 @@ def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path,
     assert len(ast.literal_eval(capsys.readouterr().out)) == 4
 
 
+def test_a_new_card_takes_the_place_of_the_old_one_whole(weights: Weights, uri: str, tmp_path: Path):
+    """Tags, description, and what is pulled."""
+    more = {"fgsm": 0.9, "pgd-20": 0.8, "autoattack": 0.5, "pgd-100x20": 0.77}
+    old = register(weights, uri, claim(0.5, attacks=more, attacks_n=dict.fromkeys(more, 100)), name="whole")
+    attach(weights, uri, old.uri, claim(0.2, flags=FLAGGED))
+    after = connect(uri).get_model_version("whole", "1").tags
+    assert "accuracy.pgd-100x20" not in after and after["accuracy.pgd-20"] == "0.2000 (n=100)"
+    card = versions.pull(old.uri, tmp_path / "here", uri)
+    assert (card["claim"]["robust_accuracy"], card["claim"]["flags"][0]["name"]) == (0.2, FLAGGED[0].name)
+    assert FLAGGED[0].name in (tmp_path / "here" / "card.md").read_text()
+
+
 def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str, tmp_path: Path):
     """Whoever may write artifacts could have changed it: the program, and the script that the pull recommends."""
     register(weights, uri, claim(0.5), name="changed")
@@ -123,7 +156,7 @@ def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str,
             archive.writestr(name, file.getvalue() if name.endswith("sample_inputs/model.pt") else part)
     with pytest.raises(RegistryError, match=r"data/model\.pt2 is not what was stored"):
         versions.pull("models:/changed/1", tmp_path / "second", uri)
-    client.connect(uri).delete_model_version_tag("changed", "1", "files_sha256")  # as of an earlier distrib
+    connect(uri).delete_model_version_tag("changed", "1", "files_sha256")  # as of an earlier distrib
     with pytest.raises(
         RegistryError, match=r"^models:/changed/1: model/data/model\.pt2: data/sample_inputs/model\.pt: "
     ):
@@ -143,8 +176,8 @@ def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str,
         ("runs:/abc/model", "models:/NAME/VERSION"),
     ],
 )
-def test_a_wrong_address_is_explained(address: str, words: str, weights: Weights, uri: str, tmp_path: Path):
-    register(weights, uri, claim(0.5), name="told")
+def test_a_wrong_address_is_explained(address: str, words: str, uri: str, tmp_path: Path):
+    moved(uri, "told")
     with pytest.raises(RegistryError, match=words):
         versions.pull(address, tmp_path / "here", uri)
     assert list(tmp_path.iterdir()) == []

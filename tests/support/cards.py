@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import Evaluation, Transfer
 from distrib.evaluation.card import Card, Origin, markdown
+from distrib.evaluation.flags import Flag
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result, wilson
 from distrib.files import file_sha256
@@ -18,6 +19,7 @@ from distrib.threat import Linf
 from distrib.tracking.mlflow_run import MLflowRun
 
 NUMBER = count(1)
+FLAGGED = (Flag(name="zero_gradients", blocking=True, detail="x"),)
 STANDARD = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
 
 

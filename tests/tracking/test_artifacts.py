@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from distrib.errors import RegistryError, RunError
 from distrib.evaluation.models import Weights
 from distrib.registry import versions
-from distrib.tracking import client as tracking
+from distrib.tracking.client import connect
 from distrib.tracking.mlflow_run import MLflowRun
 
 GONE = [
@@ -28,7 +28,7 @@ GONE = [
 def version(weights: Weights, uri: str) -> tuple[str, Path]:
     """(the address of a version, the folder of its files)."""
     registered = register(weights, uri, claim(0.5), name="files")
-    place = tracking.connect(uri).get_model_version_download_uri("files", registered.version)
+    place = connect(uri).get_model_version_download_uri("files", registered.version)
     return registered.uri, Path(urlparse(place).path)
 
 
@@ -86,7 +86,7 @@ def test_a_version_whose_later_card_is_gone_is_not_pulled_with_the_earlier_one(
 ):
     registered = register(weights, uri, claim(0.5), name="later-card")
     attach(weights, uri, registered.uri, claim(0.4))
-    client = tracking.connect(uri)
+    client = connect(uri)
     run = client.get_run(client.get_model_version("later-card", "1").tags["card_run"])
     shutil.rmtree(Path(urlparse(run.info.artifact_uri).path) / "card")
     with pytest.raises(RegistryError, match=f"the card of the run {run.info.run_id} cannot be fetched"):
@@ -106,7 +106,7 @@ def test_what_the_store_does_not_keep_is_not_registered(weights: Weights, uri: s
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", half)
     with pytest.raises(RunError, match=r"does not keep what was stored there \(extra_files/weights.safetensors\)"):
         register(weights, uri, claim(0.5), name="half")
-    assert tracking.connect(uri).search_model_versions("name = 'half'") == []
+    assert connect(uri).search_model_versions("name = 'half'") == []
 
 
 SERVER = "http://mlflow.example.com:5000"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Event, Thread
 
 import pytest
@@ -19,9 +18,8 @@ from distrib.tracking.mlflow_run import MLflowRun
 
 
 @pytest.mark.parametrize("call", ["get_run", "update_run"])
-def test_a_server_that_fails_does_not_make_a_second_run(call: str, tmp_path: Path, monkeypatch):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    first = MLflowRun(uri, "tests", "some", None, {})
+def test_a_server_that_fails_does_not_make_a_second_run(call: str, uri: str, monkeypatch):
+    first = MLflowRun(uri, call, "some", None, {})
 
     def busy(*values: object, **named: object):
         raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
@@ -29,20 +27,20 @@ def test_a_server_that_fails_does_not_make_a_second_run(call: str, tmp_path: Pat
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, call, busy)
         with pytest.raises(RunError, match="too many requests"):
-            MLflowRun(uri, "tests", "some", first.run_id, {})
-    assert MLflowRun(uri, "tests", "some", first.run_id, {}).run_id == first.run_id
-    assert MLflowRun(uri, "tests", "some", "0" * 32, {}).run_id != first.run_id
+            MLflowRun(uri, call, "some", first.run_id, {})
+    assert MLflowRun(uri, call, "some", first.run_id, {}).run_id == first.run_id
+    assert MLflowRun(uri, call, "some", "0" * 32, {}).run_id != first.run_id
     assert len(first.client.search_runs([first.client.get_run(first.run_id).info.experiment_id])) == 2
 
 
-def test_a_run_is_not_put_into_another_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_not_put_into_another_experiment(uri: str, monkeypatch: pytest.MonkeyPatch):
     def busy(*values: object, **named: object):
         raise MlflowException("too many requests", TEMPORARILY_UNAVAILABLE)
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "create_experiment", busy)
         with pytest.raises(RunError, match="too many requests"):
-            MLflowRun(f"sqlite:///{tmp_path / 'mlflow.db'}", "tests", "some", None, {})
+            MLflowRun(uri, "another", "some", None, {})
 
 
 def test_a_model_of_another_program_in_the_environment_takes_no_metrics(uri: str, monkeypatch: pytest.MonkeyPatch):

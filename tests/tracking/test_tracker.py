@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,18 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from distrib.config.file import parse
 from distrib.config.job import Train
 from distrib.errors import RunError
-from distrib.tracking import client as tracking
-from distrib.tracking import tracker as record
+from distrib.tracking import tracker
+from distrib.tracking.client import connect
 from distrib.tracking.display import Display
 from distrib.tracking.folder import read_record, run_key
 from distrib.tracking.mlflow_run import MLflowRun
 from distrib.tracking.tracker import open_tracker, tracked
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path: Path, database: Callable[[Path], str]) -> None:
+    """The database of every job here, which MLflow would take a second to make."""
+    database(tmp_path)
 
 
 def job(folder: Path, **cluster: int) -> Train:
@@ -39,12 +46,12 @@ def test_a_run_that_could_not_be_described_is_closed_and_described_later(
             open_tracker(job(tmp_path), tmp_path)
     found = read_record(tmp_path)
     assert found is not None
-    client = tracking.connect(found["tracking_uri"])
+    client = connect(found["tracking_uri"])
     assert client.get_run(found["run_id"]).info.status == "FAILED"
-    tracker = open_tracker(job(tmp_path, num_workers=2), tmp_path)
-    assert tracker.run_id == found["run_id"]
-    described(tracker, "1" if call == "log_text" else "2")
-    tracker.close("FINISHED")
+    run = open_tracker(job(tmp_path, num_workers=2), tmp_path)
+    assert run.run_id == found["run_id"]
+    described(run, "1" if call == "log_text" else "2")
+    run.close("FINISHED")
     again = open_tracker(job(tmp_path, num_workers=3), tmp_path, device="cuda")
     assert (read_record(tmp_path) or {})["device"] == "cuda", "the next start looks for it"
     assert again.run_id == found["run_id"]
@@ -66,31 +73,32 @@ def test_a_kill_before_the_run_is_noted_makes_no_second_one(tmp_path: Path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "write_record", killed)
+        patch.setattr(tracker, "write_record", killed)
         with pytest.raises(KeyboardInterrupt):
             open_tracker(job(tmp_path), tmp_path)
     assert read_record(tmp_path) is None
-    tracker = open_tracker(job(tmp_path), tmp_path)
-    described(tracker, "1")
+    run = open_tracker(job(tmp_path), tmp_path)
+    described(run, "1")
     (tmp_path / "other").mkdir()
     other = open_tracker(job(tmp_path), tmp_path / "other")
-    assert other.run_id != tracker.run_id
-    found = tracker.client.search_runs([tracker.client.get_run(tracker.run_id).info.experiment_id])
-    assert {one.info.run_id for one in found} == {tracker.run_id, other.run_id}
+    assert other.run_id != run.run_id
+    found = run.client.search_runs([run.client.get_run(run.run_id).info.experiment_id])
+    assert {one.info.run_id for one in found} == {run.run_id, other.run_id}
 
 
-def described(tracker: MLflowRun, workers: str) -> None:
+def described(run: MLflowRun, workers: str) -> None:
     """The parameters are those of the first start that could log them."""
-    run = tracker.client.get_run(tracker.run_id)
-    assert run.info.status == "RUNNING" and run.data.params["cluster.num_workers"] == workers
-    names = {one.path for one in tracker.client.list_artifacts(tracker.run_id)}
+    found = run.client.get_run(run.run_id)
+    assert found.info.status == "RUNNING" and found.data.params["cluster.num_workers"] == workers
+    names = {one.path for one in run.client.list_artifacts(run.run_id)}
     assert {"job.yaml", "environment.txt"} <= names
 
 
-def test_a_copied_database_says_where_its_files_go(tmp_path: Path):
+def test_a_copied_database_says_where_its_files_go(tmp_path: Path, database: Callable[[Path], str]):
     """Its experiments name the folder that it was copied from."""
     for name in ("first", "copy"):
         (tmp_path / name / "run").mkdir(parents=True)
+    database(tmp_path / "first")
     lines: list[str] = []
     display = Display()
     display.say = lines.append
