@@ -24,7 +24,7 @@ from distrib.noise import Noise
 from distrib.threat import L2, Linf
 
 EPSILON = 0.1
-SUITE = Evaluation(
+EVALUATION = Evaluation(
     threat=Linf(epsilon=EPSILON),
     attacks=(
         Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20), Pgd(attack="pgd", num_steps=40),
@@ -74,21 +74,21 @@ def robust() -> nn.Module:
     return trained(built(SmallCNN()), EPSILON)
 
 
-def judged(model: nn.Module, suite: Evaluation = SUITE, y: Tensor = Y, count: int = 200) -> Result:
+def judged(model: nn.Module, evaluation: Evaluation = EVALUATION, y: Tensor = Y, count: int = 200) -> Result:
     """The result on the first ``count`` images, which no model here was trained on."""
     x, label = X[:count], y[:count]
     shards, disagree = [], []
     for rows in torch.arange(len(x)).split(100):
-        result, worst = attack_shard(model, Batch(x[rows], label[rows], rows), rows.numpy(), suite)
-        margins, far = score_images(model, x[rows], worst, label[rows], suite.threat)
+        result, worst = attack_shard(model, Batch(x[rows], label[rows], rows), rows.numpy(), evaluation)
+        margins, far = score_images(model, x[rows], worst, label[rows], evaluation.threat)
         assert far == 0
         disagree += result.disagreeing(margins)
         shards.append(result)
-    return conclude(gather(shards, suite, len(x), 10, disagree))
+    return conclude(gather(shards, evaluation, len(x), 10, disagree))
 
 
-def names(claim: Result) -> set[str]:
-    return {flag.name for flag in claim.flags}
+def names(result: Result) -> set[str]:
+    return {flag.name for flag in result.flags}
 
 
 class Wrapped(nn.Module):
@@ -248,7 +248,7 @@ BROKEN = [
 ]
 
 
-QUICK = SUITE.model_copy(update={"attacks": SUITE.attacks[:2]})
+QUICK = EVALUATION.model_copy(update={"attacks": EVALUATION.attacks[:2]})
 """Enough where the model itself is measured: restarts, Square and noise take most of an evaluation's time."""
 
 
@@ -268,7 +268,7 @@ def test_a_broken_defence_is_caught_by_name(results: dict[type, Result], defence
     assert any(one.blocking for one in result.flags)
 
 
-WIDE = SUITE.model_copy(update={"threat": Linf(epsilon=0.15), "attacks": SUITE.attacks[:2]})
+WIDE = EVALUATION.model_copy(update={"threat": Linf(epsilon=0.15), "attacks": EVALUATION.attacks[:2]})
 """Where the robust network is a lightly robust one."""
 
 
@@ -282,9 +282,9 @@ def test_functions_that_no_gradient_sees_through_are_flagged(natural: nn.Module,
         (Decision(robust), {"discontinuous_output"}),
         (TwoNetworks(natural, robust), {"discontinuous_output", "rounding_breaks"}),
     ):
-        result, _ = attack_shard(model, on_8_bits(), np.arange(100), WIDE)
-        claim = conclude(gather([result], WIDE, 100, 10))
-        assert flags <= {flag.name for flag in claim.flags if flag.blocking}, claim.flags
+        shard, _ = attack_shard(model, on_8_bits(), np.arange(100), WIDE)
+        result = conclude(gather([shard], WIDE, 100, 10))
+        assert flags <= {flag.name for flag in result.flags if flag.blocking}, result.flags
 
 
 @pytest.mark.slow
@@ -295,44 +295,44 @@ def test_harder_attacks_bring_the_figure_near_the_truth(natural: nn.Module, robu
 
     batch, strong = on_8_bits(), Pgd(attack="pgd", num_steps=40, loss="cw_margin", restarts=5)
     for model, inside, above in ((Decision(robust), robust, 0.25), (TwoNetworks(natural, robust), natural, 0.1)):
-        result, worst = attack_shard(model, batch, np.arange(100), WIDE)
-        before = conclude(gather([result], WIDE, 100, 10))
-        assert needs_harder_attacks(gather([result], WIDE, 100, 10))
-        result, worst = try_harder(model, batch, result, worst, WIDE)
+        shard, worst = attack_shard(model, batch, np.arange(100), WIDE)
+        before = conclude(gather([shard], WIDE, 100, 10))
+        assert needs_harder_attacks(gather([shard], WIDE, 100, 10))
+        shard, worst = try_harder(model, batch, shard, worst, WIDE)
         margins, far = score_images(model, batch.x, worst, batch.y, WIDE.threat)
-        claim = conclude(gather([result], WIDE, 100, 10, result.disagreeing(margins)))
+        result = conclude(gather([shard], WIDE, 100, 10, shard.disagreeing(margins)))
         truth = judged(inside, WIDE.model_copy(update={"attacks": (strong,)})).robust_accuracy
-        assert far == 0 and claim.robust_accuracy < min(truth + above, before.attacks["pgd-20"] - 0.2)
-        assert claim.attacks["gradient-estimate"] == claim.robust_accuracy
-        assert "stored_examples_disagree" not in names(claim)
+        assert far == 0 and result.robust_accuracy < min(truth + above, before.attacks["pgd-20"] - 0.2)
+        assert result.attacks["gradient-estimate"] == result.robust_accuracy
+        assert "stored_examples_disagree" not in names(result)
 
 
 def test_a_list_of_attacks_that_is_too_weak_is_told(natural: nn.Module):
     """The evaluation's own probe at epsilon finds what the tier quick does not."""
     assert "listed_attacks_too_weak" not in names(judged(natural, QUICK))
-    claim = judged(Sigmoid(natural), QUICK)
-    (flag,) = [flag for flag in claim.flags if flag.name == "listed_attacks_too_weak"]
-    at_epsilon = dict((epsilon, accuracy) for epsilon, accuracy, _ in claim.epsilon_curve)[EPSILON]
-    assert flag.blocking and claim.robust_accuracy > at_epsilon + 0.05
+    result = judged(Sigmoid(natural), QUICK)
+    (flag,) = [flag for flag in result.flags if flag.name == "listed_attacks_too_weak"]
+    at_epsilon = dict((epsilon, accuracy) for epsilon, accuracy, _ in result.epsilon_curve)[EPSILON]
+    assert flag.blocking and result.robust_accuracy > at_epsilon + 0.05
 
 
 def test_wrong_labels_are_told_from_a_bad_model(natural: nn.Module):
-    renamed = judged(natural, y=(Y + 3) % 10)
+    renamed = judged(natural, QUICK, (Y + 3) % 10)
     assert "wrong_labels" in names(renamed) and renamed.clean_accuracy < 0.05
     assert "0 -> 7" in next(flag.detail for flag in renamed.flags if flag.name == "wrong_labels")
     shuffled = Y[torch.randperm(len(Y), generator=torch.Generator().manual_seed(1))]
-    assert "clean_accuracy_at_chance" in names(judged(natural, y=shuffled))
+    assert "clean_accuracy_at_chance" in names(judged(natural, QUICK, shuffled))
 
 
 def test_where_no_gradient_comes_through_autoattack_is_not_whole(natural: nn.Module):
-    suite = SUITE.model_copy(update={"attacks": (AutoAttack(attack="autoattack", n=20),)})
-    claim = judged(WithoutGradient(natural), suite)
-    assert "attacks_left_out" in names(claim) and list(claim.stages) == ["square"]
+    only_autoattack = EVALUATION.model_copy(update={"attacks": (AutoAttack(attack="autoattack"),)})
+    result = judged(WithoutGradient(natural), only_autoattack, count=20)
+    assert "attacks_left_out" in names(result) and list(result.stages) == ["square"]
 
 
 MARGIN = Pgd(attack="pgd", num_steps=40, loss="cw_margin")
 """Without it the figure of the linear model is too high."""
-WHOLE = SUITE.model_copy(update={"attacks": (*SUITE.attacks, MARGIN)})
+WHOLE = EVALUATION.model_copy(update={"attacks": (*EVALUATION.attacks, MARGIN)})
 
 
 def nothing_to_say(result: Result) -> None:
@@ -364,5 +364,5 @@ def test_of_a_healthy_model_there_is_nothing_to_say(kind: str):
 
 
 def test_of_a_healthy_model_there_is_nothing_to_say_under_l2(robust: nn.Module):
-    claim = judged(robust, SUITE.model_copy(update={"threat": L2(epsilon=0.5)}))
-    assert claim.flags == () and claim.robust_accuracy < claim.clean_accuracy
+    result = judged(robust, EVALUATION.model_copy(update={"threat": L2(epsilon=0.5)}))
+    assert result.flags == () and result.robust_accuracy < result.clean_accuracy
