@@ -1,6 +1,6 @@
 # One image for head, workers, submitter and MLflow server. Built from the repository's root:
 #
-#   docker build -t registry.example.com/distrib:0.1.0 .
+#   docker build -t registry.example.com/distrib:0.2.0 .
 #   docker build -t distrib:cpu --build-arg BASE_IMAGE=rayproject/ray:2.60.0-py311-cpu .
 #
 # Everything that Python needs is in /opt/distrib, as requirements.lock pins it, Ray too: the base gives Python 3.11, the
@@ -36,7 +36,7 @@ FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="distrib" \
       org.opencontainers.image.description="Distributed training of image classifiers that withstand adversarial attack" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="0.2.0"
 USER 0
 COPY --from=build /opt/distrib /opt/distrib
 # What FFCV was linked against, found out above, and OpenCV's Python package; KubeRay's older probes call wget.

@@ -67,8 +67,8 @@ def main() -> None:
         batch = Batch(
             torch.rand(options.batch, *shape), torch.randint(0, 10, (options.batch,)), torch.arange(options.batch)
         )
-        attack = PGD(threat=Linf(epsilon=epsilon), num_steps=steps, step_size=OfEpsilon(of_epsilon=0.25))
-        objective = Madry(method="madry", attack=attack)
+        attack = PGD(num_steps=steps, step_size=OfEpsilon(of_epsilon=0.25))
+        objective = Madry(method="madry", threat=Linf(epsilon=epsilon), attack=attack)
         state = State(models[0], SGD(name="sgd", lr=0.01, epochs=10, batch_size=options.batch), steps_per_epoch=1000)
         optimiser = torch.optim.SGD(models[1].parameters(), lr=0.01, momentum=0.9)
 

@@ -3,4 +3,4 @@
 Start reading at :mod:`distrib.step`, the saddle-point problem of Madry et al. (arXiv 1706.06083) on one screen.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

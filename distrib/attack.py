@@ -2,13 +2,18 @@
 
     x^{t+1} = Proj_{x + S}( x^t + step_size * ascent( grad_x L(theta, x^t, y) ) )
 
-FGSM (Goodfellow et al., arXiv 1412.6572) is the same with one step. An attack is a frozen value; it runs on a bare
-module (never on a DDP wrapper, so no collectives), takes no weight gradients and leaves no trace in the model.
+:class:`PGD` says how far and how often it steps, a threat what it may reach; together they are an :class:`Adversary`:
+
+    Adversary(Linf(epsilon=8 / 255), PGD(num_steps=20)).perturb(model, x, y, noise)      max over delta in S
+
+FGSM (Goodfellow et al., arXiv 1412.6572) is PGD with one step. An attack is a frozen value; it runs on a bare module
+(never on a DDP wrapper, so no collectives), takes no weight gradients and leaves no trace in the model.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -35,14 +40,12 @@ class OfEpsilon(Value):
 
 
 class PGD(Value):
-    """Projected gradient descent (on the negative loss), as strong as its fields say."""
+    """Projected gradient descent (on the negative loss), as strong as its fields say; the threat stands beside it."""
 
-    threat: Threat
     num_steps: Annotated[int, Field(ge=1)] = 10
-    step_size: Radius | OfEpsilon = OfEpsilon(of_epsilon=0.25)
-    """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}. Not given (in training,
-    validation, a search's score): a quarter of epsilon, whatever num_steps; an evaluation's attacks have another
-    default."""
+    step_size: Radius | OfEpsilon | None = None
+    """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}. None: 2.5 epsilon / num_steps,
+    which reaches every point of the ball from every other, with a quarter to spare."""
     step_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the step size falls to 0 over the steps, if it does."""
     random_start: bool = True
@@ -74,18 +77,19 @@ class PGD(Value):
         aim = "" if self.target == "none" else f"-{self.target.replace('_', '-')}"
         return f"{family}-{self.num_steps}{f'x{self.restarts}' if self.restarts > 1 else ''}{kappa}{aim}"
 
-    def scaled(self, strength: float) -> "PGD":
-        """The same attack with epsilon and step size times ``strength`` in [0, 1]."""
-        if strength == 1:
-            return self
-        threat = self.threat.model_copy(update={"epsilon": self.threat.epsilon * strength})
-        step_size = self.step_size if isinstance(self.step_size, OfEpsilon) else self.step_size * strength
-        return self.model_copy(update={"threat": threat, "step_size": step_size})
+    @property
+    def length(self) -> Radius | OfEpsilon:
+        """The step size, also where none is given."""
+        return OfEpsilon(of_epsilon=2.5 / self.num_steps) if self.step_size is None else self.step_size
 
-    def step(self, i: int) -> float:
-        """The step size of step ``i`` (from 0), in pixel units."""
-        size = self.step_size
-        size = size.of_epsilon * self.threat.epsilon if isinstance(size, OfEpsilon) else size
+    def resolved(self) -> "PGD":
+        """This attack with its step size written out."""
+        return self.model_copy(update={"step_size": self.length})
+
+    def step(self, threat: Threat, i: int) -> float:
+        """The step size of step ``i`` (from 0) over this threat, in pixel units."""
+        size = self.length
+        size = size.of_epsilon * threat.epsilon if isinstance(size, OfEpsilon) else size
         match self.step_schedule:
             case "constant":
                 return size
@@ -93,6 +97,27 @@ class PGD(Value):
                 return size * (1 - i / self.num_steps)
             case "cosine":
                 return size * (1 + math.cos(math.pi * i / self.num_steps)) / 2
+
+
+FGSM = PGD(num_steps=1, step_size=OfEpsilon(of_epsilon=1.0), random_start=False)
+"""The fast gradient sign method: one step of length epsilon from the image itself."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """A threat and the attack that looks for the worst image within it: the inner maximum, max over delta in S."""
+
+    threat: Threat
+    attack: PGD = field(default_factory=PGD)
+
+    def scaled(self, epsilon_scale: float) -> "Adversary":
+        """This adversary with epsilon and step size times ``epsilon_scale`` in [0, 1]."""
+        if epsilon_scale == 1:
+            return self
+        threat, attack = self.threat, self.attack
+        if attack.step_size is not None and not isinstance(attack.step_size, OfEpsilon):
+            attack = attack.model_copy(update={"step_size": attack.step_size * epsilon_scale})
+        return Adversary(threat.model_copy(update={"epsilon": threat.epsilon * epsilon_scale}), attack)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, loss: Loss | None = None) -> Tensor:
         """The worst images found in the threat around ``x``: float32 ``[B, C, H, W]``, detached.
@@ -111,63 +136,73 @@ class PGD(Value):
         A further start is spent on the images that still stand; where none does, there is none. With ``target: all``
         each start climbs towards one wrong class after the other.
         """
-        with undisturbed(model, self.batch_norm), torch.enable_grad():
+        attack = self.attack
+        with undisturbed(model, attack.batch_norm), torch.enable_grad():
             losses = [loss] if loss else self._own_losses(model, x, y, noise)
-            if self.restarts == len(losses) == 1:
-                yield self._climb(model, x, torch.arange(len(x), device=x.device), losses[0], noise)
+            if attack.restarts == len(losses) == 1:
+                yield self._from_start(model, x, torch.arange(len(x), device=x.device), losses[0], noise)
                 return
             # Losses of several targets do not compare: what they leave standing is told apart by the true class
             common = losses[0] if len(losses) == 1 else self._loss(y, 1.0)
             worst, fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
-            height = torch.full_like(x[:, 0, 0, 0], -math.inf)
-            for restart in range(self.restarts):
+            loss_value = torch.full_like(x[:, 0, 0, 0], -math.inf)
+            for restart in range(attack.restarts):
                 if restart and fooled.all():
                     return
                 for number, one in enumerate(losses, restart * len(losses)):
                     rows = (~fooled).nonzero()[:, 0]
                     if len(rows) == 0:
                         break
-                    found = self._climb(model, x[rows], rows, one, noise.fork(number)[rows] if number else noise)
-                    fooled_now, height_now = _judge(model, found, y[rows], rows, common)
-                    better = fooled_now | (height_now > height[rows])
+                    found = self._from_start(model, x[rows], rows, one, noise.fork(number)[rows] if number else noise)
+                    fooled_now, value_now = _judge(model, found, y[rows], rows, common)
+                    better = fooled_now | (value_now > loss_value[rows])
                     worst[rows[better]] = found[better]
-                    height[rows[better]] = height_now[better].to(height.dtype)  # which autocast may lower
+                    loss_value[rows[better]] = value_now[better].to(loss_value.dtype)  # which autocast may lower
                     fooled[rows] = fooled_now
                 yield worst
 
-    def _climb(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:
-        """One start of the ascent, from ``x`` or a random point around it."""
-        x_adv = self.threat.sample(x, noise) if self.random_start else x
-        for i in range(self.num_steps):
-            x_adv = x_adv.detach().requires_grad_()
-            height = loss(model(x_adv), rows).sum() * GRADIENT_SCALE
-            gradient = input_gradient(height, x_adv)
-            with torch.no_grad():
-                x_adv = self.threat.project(x, x_adv + self.step(i) * self.threat.ascent(gradient))
-        return x_adv.detach()
+    def climb(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One ascent around ``x`` from ``x_adv``: where it ends, detached, and the loss ``[B]`` before each step.
+
+        ``loss`` takes the logits ``[B, K]`` of the images on the way.
+        """
+        values = []
+        with undisturbed(model, self.attack.batch_norm), torch.enable_grad():
+            for i in range(self.attack.num_steps):
+                x_adv = x_adv.detach().requires_grad_()
+                value = loss(model(x_adv))
+                values.append(value.detach())
+                gradient = input_gradient(value.sum() * GRADIENT_SCALE, x_adv)
+                with torch.no_grad():
+                    length = self.attack.step(self.threat, i)
+                    x_adv = self.threat.project(x, x_adv + length * self.threat.ascent(gradient))
+        return x_adv.detach(), values
+
+    def _from_start(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:
+        """The end of one ascent, from ``x`` or a random point around it."""
+        x_adv = self.threat.sample(x, noise) if self.attack.random_start else x
+        return self.climb(model, x, x_adv, lambda logits: loss(logits, rows))[0]
 
     def _own_losses(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> list[Loss]:
-        """What the fields climb: one loss, or one for each wrong class."""
-        if self.target == "none":
+        """What the attack's fields climb: one loss, or one for each wrong class."""
+        target = self.attack.target
+        if target == "none":
             return [self._loss(y, 1.0)]
         with torch.no_grad():
             logits = model(x)
-        if self.target == "all":
+        if target == "all":
             count = logits.shape[1]
             return [self._loss((y + ahead) % count, -1.0) for ahead in range(1, count)]
-        return [self._loss(wrong_class(logits, y, self.target, noise), -1.0)]
+        return [self._loss(wrong_class(logits, y, target, noise), -1.0)]
 
     def _loss(self, label: Tensor, away: float) -> Loss:
-        """The loss that the fields name, away from ``label`` (1.0) or towards it (-1.0)."""
-        if self.loss == "cross_entropy":
+        """The loss that the attack's fields name, away from ``label`` (1.0) or towards it (-1.0)."""
+        if self.attack.loss == "cross_entropy":
             return lambda logits, rows: away * F.cross_entropy(logits, label[rows], reduction="none")
         # Towards a target the margin is that of the target, which shall grow: the same formula, with the other sign.
-        return lambda logits, rows: -F.relu(away * margin(logits, label[rows]) + self.kappa)
-
-
-def fgsm(threat: Threat) -> PGD:
-    """The fast gradient sign method: one step of length epsilon from the image itself."""
-    return PGD(threat=threat, num_steps=1, step_size=OfEpsilon(of_epsilon=1.0), random_start=False)
+        return lambda logits, rows: -F.relu(away * margin(logits, label[rows]) + self.attack.kappa)
 
 
 def predicted(logits: Tensor) -> Tensor:
@@ -195,11 +230,11 @@ def wrong_class(logits: Tensor, y: Tensor, how: Literal["random", "least_likely"
     return logits.scatter(1, y[:, None], float("inf")).argmin(dim=1)
 
 
-def input_gradient(height: Tensor, x: Tensor) -> Tensor:
-    """The gradient of the scalar ``height`` at ``x``; zeros where the model lets none through."""
-    if not height.requires_grad:
+def input_gradient(loss_value: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the scalar ``loss_value`` at ``x``; zeros where the model lets none through."""
+    if not loss_value.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(height, x, allow_unused=True)
+    (gradient,) = torch.autograd.grad(loss_value, x, allow_unused=True)
     return torch.zeros_like(x) if gradient is None else gradient
 
 

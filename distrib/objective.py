@@ -1,25 +1,26 @@
 """The outer minimisation: what is descended, and where the adversary comes in.
 
-Each objective is a frozen value with the same two verbs, which :mod:`distrib.step` calls in turn:
+Each objective is a frozen value with the two verbs of :class:`SaddlePoint`, which :mod:`distrib.step` calls in turn:
 
-    perturb(model, x, y, noise, strength) -> x_adv      the inner maximum, on the bare module
-    loss(forward, x, x_adv, y) -> Outcome               the outer loss, through exactly one forward
+    perturb(model, x, y, noise, epsilon_scale) -> x_adv      the inner maximum, on the bare module
+    loss(forward, x, x_adv, y) -> Outcome                    the outer loss, through exactly one forward
 
-``strength`` in [0, 1] scales epsilon while it warms up. A robust MNIST model at epsilon 0.3 does not train at all
+``epsilon_scale`` in [0, 1] scales epsilon while it warms up. A robust MNIST model at epsilon 0.3 does not train at all
 without such a warm-up (Madry et al. trained for 100,000 steps; here two epochs of it suffice).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from distrib.attack import PGD, undisturbed
+from distrib.attack import PGD, Adversary, OfEpsilon, undisturbed
 from distrib.noise import Noise
+from distrib.threat import Threat
 from distrib.values import Value
 
 Forward = Callable[[Tensor], Tensor]
@@ -33,12 +34,44 @@ class Outcome:
     logits: Tensor
 
 
+class SaddlePoint(Protocol):
+    """What training asks of every objective."""
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """Who is trained against; None: nobody."""
+        ...
+
+    @property
+    def epsilon_warmup_epochs(self) -> float:
+        """Epochs over which epsilon rises linearly from 0 to its value."""
+        ...
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
+        """The images to train on, made from ``x`` by the bare module ``model``."""
+        ...
+
+    def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        """The outer loss, through exactly one ``forward``."""
+        ...
+
+
 class Natural(Value):
     """Ordinary training: no adversary. The baseline."""
 
     method: Literal["natural"]
 
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
+    @property
+    def adversary(self) -> None:
+        """Nobody."""
+        return
+
+    @property
+    def epsilon_warmup_epochs(self) -> float:
+        """None: there is no epsilon."""
+        return 0.0
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
         """The images themselves."""
         return x
 
@@ -48,17 +81,30 @@ class Natural(Value):
         return Outcome(F.cross_entropy(logits, y), logits)
 
 
-class Madry(Value):
-    """Adversarial training with PGD: the saddle-point problem itself (Madry et al., equation 2.1)."""
+class _Adversarial(Value):
+    """What every objective with an adversary is told."""
 
-    method: Literal["madry"]
-    attack: PGD
+    threat: Threat
+    """What the adversary may do: S."""
+    attack: PGD = PGD()
+    """How it looks for the worst image in S."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which epsilon rises linearly from 0 to its value."""
 
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
-        """The attack's worst images."""
-        return self.attack.scaled(strength).perturb(model, x, y, noise)
+    @property
+    def adversary(self) -> Adversary:
+        """Who is trained against."""
+        return Adversary(self.threat, self.attack)
+
+
+class Madry(_Adversarial):
+    """Adversarial training with PGD: the saddle-point problem itself (Madry et al., equation 2.1)."""
+
+    method: Literal["madry"]
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
+        """The adversary's worst images."""
+        return self.adversary.scaled(epsilon_scale).perturb(model, x, y, noise)
 
     def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
         """Cross-entropy on ``x_adv``."""
@@ -74,13 +120,15 @@ class Fast(Madry):
     """
 
     method: Literal["fast"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    attack: PGD = PGD(num_steps=1, step_size=OfEpsilon(of_epsilon=1.25))
+    """One step, of 1.25 epsilon if nothing else is said."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_step(cls, data: object) -> object:
         if isinstance(data, dict) and isinstance(data.get("attack"), dict):
-            attack = {"num_steps": 1, "step_size": {"of_epsilon": 1.25}, **data["attack"]}
-            return {**data, "attack": attack}
+            given = {name: value for name, value in data["attack"].items() if value is not None}
+            return {**data, "attack": {"num_steps": 1, "step_size": {"of_epsilon": 1.25}, **given}}
         return data
 
     @model_validator(mode="after")
@@ -90,17 +138,15 @@ class Fast(Madry):
         return self
 
 
-class Trades(Value):
+class Trades(_Adversarial):
     """TRADES (Zhang et al., arXiv 1901.08573, equation 5): CE(f(x), y) + beta * KL(f(x) || f(x_adv)).
 
     Clean and adversarial images go through the network as one batch of 2B, so BatchNorm sees both halves.
     """
 
     method: Literal["trades"]
-    attack: PGD
     beta: Annotated[float, Field(gt=0)] = 6.0
     """Weight of robustness against clean accuracy (1/lambda in the paper)."""
-    epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _untargeted(self) -> "Trades":
@@ -110,11 +156,11 @@ class Trades(Value):
             raise ValueError("trades needs attack.random_start: at the image itself the divergence is flat")
         return self
 
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, strength: float = 1.0) -> Tensor:
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
         """The images whose predictions diverge most from those on ``x``."""
         with undisturbed(model, self.attack.batch_norm), torch.no_grad():
             clean = model(x).float()
-        return self.attack.scaled(strength).perturb(
+        return self.adversary.scaled(epsilon_scale).perturb(
             model, x, y, noise, lambda logits, rows: divergence(clean[rows], logits.float())
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distrib.data.loader import Batch
 from distrib.noise import Noise
-from distrib.objective import Objective
+from distrib.objective import SaddlePoint
 from distrib.precision import forward_in
 from distrib.state import State
 
@@ -25,7 +25,7 @@ class Sums:
     count: int
 
 
-def update(state: State, batch: Batch, objective: Objective, noise: Noise, epsilon_scale: float) -> Sums:
+def update(state: State, batch: Batch, objective: SaddlePoint, noise: Noise, epsilon_scale: float) -> Sums:
     """One step of training: perturb, then descend. Every rank calls it with its part of the same global batch.
 
     ``noise`` is a stream for each sample; ``epsilon_scale`` in [0, 1] is the part of epsilon that is in force.

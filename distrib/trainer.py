@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from distrib.attack import PGD, predicted, undisturbed
+from distrib.attack import Adversary, predicted, undisturbed
 from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
-from distrib.objective import Objective
+from distrib.objective import SaddlePoint
 from distrib.optim import epsilon_scale_at
 from distrib.precision import exact_float32
 from distrib.state import State
@@ -44,13 +44,13 @@ class EpochEnd:
 
 
 def epochs(
-    state: State, loader: TrainLoader, objective: Objective, seed: int, validation: "ValidationSet"
+    state: State, loader: TrainLoader, objective: SaddlePoint, seed: int, validation: "ValidationSet"
 ) -> Iterator[Progress | EpochEnd]:
     """Trains from where ``state`` stands to the last epoch, and says how it goes. Every rank runs it alike.
 
     Raises :class:`NonFiniteLoss` on every rank, before the epoch is reported.
     """
-    world, warmup = state.world, getattr(objective, "epsilon_warmup_epochs", 0.0)
+    world, warmup = state.world, objective.epsilon_warmup_epochs
     last = state.optim.epochs * loader.steps
     for epoch in range(state.step // loader.steps, state.optim.epochs):
         began = shown = time.perf_counter()
@@ -104,7 +104,7 @@ class ValidationSet:
 
     reader: Reader
     indices: np.ndarray
-    attack: PGD
+    adversary: Adversary
     seed: int
     batch_size: int = 250
 
@@ -114,7 +114,7 @@ class ValidationSet:
         hits = torch.zeros(3, device=world.device)
         for batch in shard(self.reader, self.indices, self.batch_size, world):
             noise = Noise.of(batch.index, self.seed, "validation")
-            x_adv = self.attack.perturb(model, batch.x, batch.y, noise)
+            x_adv = self.adversary.perturb(model, batch.x, batch.y, noise)
             with undisturbed(model, "eval"), torch.no_grad():
                 clean = predicted(model(batch.x)) == batch.y
                 robust = clean & (predicted(model(x_adv)) == batch.y)

@@ -4,6 +4,8 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from distrib.attack import PGD, OfEpsilon, fgsm, margin, undisturbed, wrong_class
+from distrib.attack import FGSM, PGD, Adversary, OfEpsilon, margin, undisturbed, wrong_class
 from distrib.models import SmallCNN
 from distrib.noise import Noise
 from distrib.threat import L2, Linf, outside
@@ -19,7 +21,17 @@ from distrib.threat import L2, Linf, outside
 Build = Callable[..., nn.Module]
 SHAPE = (1, 4, 4)
 PIXELS = math.prod(SHAPE)
-MANY_SHRINKING = {"num_steps": 400, "step_schedule": "linear", "step_size": OfEpsilon(of_epsilon=0.25)}
+QUARTER = OfEpsilon(of_epsilon=0.25)
+MANY_SHRINKING = {"num_steps": 400, "step_schedule": "linear", "step_size": QUARTER}
+
+
+def adversary(threat: Linf | L2, **fields: Any) -> Adversary:
+    return Adversary(threat, PGD(**fields))
+
+
+def but(one: Adversary, **fields: Any) -> Adversary:
+    """The same adversary with some fields of its attack changed."""
+    return replace(one, attack=one.attack.model_copy(update=fields))
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -70,7 +82,7 @@ def test_two_classes_reach_the_exact_worst_case(linear: Build, norm: str, fields
     threat, dual = (Linf(epsilon=0.05), 1) if norm == "linf" else (L2(epsilon=0.25), 2)
     model, y = linear(weight), torch.tensor([0, 1, 0, 1, 0, 1])
     # a random start drifts to the L2 optimum by a factor of 0.8 a step; under Linf ten steps are enough
-    attack = PGD(threat=threat, num_steps=60, **fields)
+    attack = adversary(threat, num_steps=60, **({"step_size": QUARTER} | fields))
     x_adv = attack.perturb(model, x, y, noise(6))
     lost = margins(model, x, y) - margins(model, x_adv, y)
     expected = threat.epsilon * (weight[0] - weight[1]).norm(p=dual).double()
@@ -86,7 +98,7 @@ def test_many_classes_with_one_rival_reach_the_exact_worst_case(linear: Build, t
     bias = torch.full((7,), -60.0)
     bias[[2, 5]] = 0.0
     model, x = linear(weight, bias), images(4)
-    x_adv = PGD(threat=threat, num_steps=60, **loss).perturb(model, x, y, noise(4))
+    x_adv = adversary(threat, num_steps=60, step_size=QUARTER, **loss).perturb(model, x, y, noise(4))
     lost = margins(model, x, y) - margins(model, x_adv, y)
     expected = threat.epsilon * (weight[y] - weight[rival]).norm(p=1 if isinstance(threat, Linf) else 2, dim=1)
     torch.testing.assert_close(lost, expected.double(), rtol=2e-5, atol=0)
@@ -97,7 +109,9 @@ def test_many_classes_end_on_a_vertex_and_never_beyond_the_bound(linear: Build):
     weight, x = torch.randn(6, PIXELS, generator=draws()), images(32)
     model, epsilon = linear(weight), 0.05
     y = torch.arange(32) % 6
-    x_adv = PGD(threat=Linf(epsilon=epsilon), num_steps=60, loss="cw_margin", kappa=1e4).perturb(model, x, y, noise(32))
+    x_adv = adversary(Linf(epsilon=epsilon), num_steps=60, step_size=QUARTER, loss="cw_margin", kappa=1e4).perturb(
+        model, x, y, noise(32)
+    )
     with torch.no_grad():
         before, after = model(x), model(x_adv)
     reach = epsilon * (weight[y][:, None] - weight[None]).abs().sum(dim=2)  # [32, 6], the dual norms
@@ -113,7 +127,7 @@ def test_where_the_box_binds_each_pixel_goes_to_its_own_bound(linear: Build, ran
     weight, x = torch.randn(2, PIXELS, generator=draws()), images(5, 0, 1)
     x[0], x[1] = 0.0, 1.0
     y = torch.tensor([0, 0, 1, 0, 1])
-    x_adv = PGD(threat=Linf(epsilon=0.4), random_start=random_start).perturb(linear(weight), x, y, noise(5))
+    x_adv = adversary(Linf(epsilon=0.4), random_start=random_start).perturb(linear(weight), x, y, noise(5))
     up = ((weight[1 - y] - weight[y]) > 0).view_as(x)
     assert torch.equal(x_adv, torch.where(up, (x + 0.4).clamp_max(1), (x - 0.4).clamp_min(0)))
 
@@ -123,7 +137,7 @@ def test_under_l2_with_a_binding_box_small_steps_reach_the_optimum(linear: Build
     weight, x = torch.randn(2, PIXELS, generator=draws()), images(8, 0, 1)
     y = torch.arange(8) % 2
     epsilon, model = 0.8, linear(weight)
-    x_adv = PGD(threat=L2(epsilon=epsilon), **MANY_SHRINKING).perturb(model, x, y, noise(8))
+    x_adv = adversary(L2(epsilon=epsilon), **MANY_SHRINKING).perturb(model, x, y, noise(8))
     g = (weight[1 - y] - weight[y]).view_as(x).double()
     low, high = torch.zeros(8, 1, 1, 1).double(), torch.full((8, 1, 1, 1), 1e6).double()
     for _ in range(200):
@@ -144,8 +158,8 @@ def test_under_l2_with_a_binding_box_small_steps_reach_the_optimum(linear: Build
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.5)], ids=["linf", "l2"])
 def test_fgsm_is_one_step_of_pgd_and_the_textbook_formula(threat: Linf | L2):
     model, x, y = network(), images(6, 0, 1, (1, 8, 8)), torch.arange(6)
-    x_adv = fgsm(threat).perturb(model, x, y, noise(6))
-    step = PGD(threat=threat, num_steps=1, step_size=threat.epsilon, random_start=False)
+    x_adv = Adversary(threat, FGSM).perturb(model, x, y, noise(6))
+    step = adversary(threat, num_steps=1, step_size=threat.epsilon, random_start=False)
     assert torch.equal(x_adv, step.perturb(model, x, y, noise(6)))
     z = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(z), y, reduction="sum"), z)
@@ -164,10 +178,10 @@ def test_restarts_keep_the_worst_start_of_each_example(loss: str):
     model, count = network(), 24
     x, threat = images(count, 0, 1, (1, 8, 8)), Linf(epsilon=0.02)
     y = model(x).argmax(dim=1).detach()
-    once = PGD(threat=threat, num_steps=2, loss=loss)
+    once = adversary(threat, num_steps=2, loss=loss)
     stream = noise(count)
     starts = [once.perturb(model, x, y, s) for s in (stream, *(noise(count).fork(i) for i in (1, 2, 3)))]
-    x_adv = once.model_copy(update={"restarts": 4}).perturb(model, x, y, noise(count))
+    x_adv = but(once, restarts=4).perturb(model, x, y, noise(count))
     one_of_them = torch.stack([(x_adv == start).flatten(1).all(dim=1) for start in starts])
     assert one_of_them.any(dim=0).all()
     kept = margins(model, x_adv, y)
@@ -185,14 +199,14 @@ def test_a_start_that_fools_beats_one_that_climbs_higher():
     model, count = network(), 24
     x, threat = images(count, 0, 1, (1, 8, 8)), Linf(epsilon=0.05)
     y = model(x).argmax(dim=1).detach()
-    once, restarts = PGD(threat=threat, num_steps=1, step_size=0.0), 6
+    once, restarts = adversary(threat, num_steps=1, step_size=0.0), 6
 
     def safer(logits: Tensor, rows: Tensor) -> Tensor:
         return margin(logits, y[rows])
 
     streams = [noise(count), *(noise(count).fork(i) for i in range(1, restarts))]
     each = torch.stack([margins(model, once.perturb(model, x, y, stream, safer), y) for stream in streams])
-    x_adv = once.model_copy(update={"restarts": restarts}).perturb(model, x, y, noise(count), safer)
+    x_adv = but(once, restarts=restarts).perturb(model, x, y, noise(count), safer)
     fooled = (each < 0).any(dim=0)
     assert torch.equal(margins(model, x_adv, y) < 0, fooled)
     torch.testing.assert_close(margins(model, x_adv, y)[~fooled], each.amax(dim=0)[~fooled], rtol=0, atol=1e-6)
@@ -215,7 +229,7 @@ def test_an_example_does_not_feel_its_batch(threat: Linf | L2, fields: dict):
     model, count = network(torch.float64), 9
     x, index = images(count, 0, 1, (1, 8, 8)).double(), torch.arange(count) * 17 + 3
     y = torch.arange(count) % 10
-    attack = PGD(threat=threat, num_steps=4, **fields)
+    attack = adversary(threat, num_steps=4, **fields)
     together = attack.perturb(model, x, y, Noise.of(index, 0, "test"))
     for rows in [*torch.arange(count).split(1), torch.tensor([8, 0, 5]), torch.arange(count).flip(0)]:
         some = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], 0, "test"))
@@ -226,7 +240,7 @@ def test_with_statistics_of_the_batch_an_example_feels_it():
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
     x, y = images(6, 0, 1), torch.arange(6) % 5
     for mode, alike in (("eval", True), ("train", False)):
-        attack = PGD(threat=L2(epsilon=0.4), num_steps=4, batch_norm=mode)
+        attack = adversary(L2(epsilon=0.4), num_steps=4, batch_norm=mode)
         some = attack.perturb(model, x[:3], y[:3], noise(6)[torch.arange(3)])
         assert torch.allclose(some, attack.perturb(model, x, y, noise(6))[:3], atol=1e-6) is alike
 
@@ -241,10 +255,10 @@ def test_targeted_attacks_move_towards_the_target(linear: Build):
         logits = model(x)
     for how in ("random", "least_likely"):
         target = wrong_class(logits, y, how, noise(20))
-        attack = PGD(threat=Linf(epsilon=0.1), num_steps=20, target=how)
+        attack = adversary(Linf(epsilon=0.1), num_steps=20, target=how)
         with torch.no_grad():
             after = model(attack.perturb(model, x, y, noise(20))).log_softmax(dim=1)
-            away = model(attack.model_copy(update={"target": "none"}).perturb(model, x, y, noise(20))).log_softmax(1)
+            away = model(but(attack, target="none").perturb(model, x, y, noise(20))).log_softmax(1)
         assert (after[rows, target] > logits.log_softmax(dim=1)[rows, target]).all()
         assert (after[rows, target] >= away[rows, target] - 1e-5).all()
         assert (after[rows, target] > away[rows, target] + 0.1).any()
@@ -259,9 +273,11 @@ def test_towards_every_wrong_class_the_worst_counts(linear: Build):
         y = logits.argmax(dim=1)
     reach = epsilon * (weight[y][:, None] - weight[None]).abs().sum(dim=2)  # [64, 6], the dual norms
     lowest = (logits.gather(1, y[:, None]) - logits - reach).scatter(1, y[:, None], float("inf")).amin(dim=1)
-    fields = {"threat": Linf(epsilon=epsilon), "num_steps": 60, "loss": "cw_margin", "kappa": 1e4}
+    fields = {"num_steps": 60, "step_size": QUARTER, "loss": "cw_margin", "kappa": 1e4}
     found, single = (
-        margins(model, PGD(**fields, target=how).perturb(model, x, y, noise(64)), y).float()
+        margins(
+            model, adversary(Linf(epsilon=epsilon), **fields, target=how).perturb(model, x, y, noise(64)), y
+        ).float()
         for how in ("all", "random")
     )
     standing = lowest > 1e-4
@@ -275,10 +291,10 @@ def test_a_start_towards_every_class_is_one_start():
     model, count = network(), 24
     x, y = images(count, 0, 1, (1, 8, 8)), torch.zeros(count, dtype=torch.long)
     y[:20] = model(x[:20]).argmax(dim=1)
-    attack = PGD(threat=Linf(epsilon=0.02), num_steps=2, target="all", restarts=3)
+    attack = adversary(Linf(epsilon=0.02), num_steps=2, target="all", restarts=3)
     fallen = [margins(model, worst, y) < 0 for worst in attack.starts(model, x, y, noise(count))]
     assert len(fallen) == 3 and (fallen[0] <= fallen[1]).all() and (fallen[1] <= fallen[2]).all()
-    once = attack.model_copy(update={"restarts": 1}).perturb(model, x, y, noise(count))
+    once = but(attack, restarts=1).perturb(model, x, y, noise(count))
     assert torch.equal(margins(model, once, y) < 0, fallen[0])
     all_wrong = (y + 1) % 10
     assert len(list(attack.starts(model, x[:20], all_wrong[:20], noise(20)))) == 1
@@ -288,13 +304,13 @@ def test_the_margin_loss_climbs_towards_its_target_until_kappa(linear: Build):
     """One step moves the target's margin by a known amount; past kappa the loss is flat and the attack stops."""
     weight = torch.tensor([[1.0] * PIXELS, [-1.0] * PIXELS])
     x, y = torch.full((1, *SHAPE), 0.5), torch.tensor([0])
-    fields = {"threat": Linf(epsilon=0.4), "loss": "cw_margin", "step_size": 0.01, "random_start": False}
+    fields = {"loss": "cw_margin", "step_size": 0.01, "random_start": False}
     each = 2 * 0.01 * PIXELS  # what a step takes off the margin
     for start in (1.0, 3.0, 1000.0):  # the clean margin
         model = linear(weight, torch.tensor([start - PIXELS, 0.0]))
         for kappa in (0.0, 1.0, 2.0):
             taken = min(30, math.floor((start + kappa) / each) + 1)
-            x_adv = PGD(num_steps=30, kappa=kappa, **fields).perturb(model, x, y, noise(1))
+            x_adv = adversary(Linf(epsilon=0.4), num_steps=30, kappa=kappa, **fields).perturb(model, x, y, noise(1))
             torch.testing.assert_close(x - x_adv, torch.full_like(x, 0.01 * taken), rtol=0, atol=1e-5)
 
 
@@ -324,10 +340,11 @@ def test_wrong_classes_are_wrong_and_all_of_them_occur():
 )
 def test_step_schedules(linear: Build, schedule: str, shares: list[float]):
     for size, length in ((0.02, 0.02), (OfEpsilon(of_epsilon=0.05), 0.01)):
-        attack = PGD(
-            threat=Linf(epsilon=0.2), num_steps=4, step_size=size, step_schedule=schedule, random_start=False
+        attack = adversary(Linf(epsilon=0.2), num_steps=4, step_size=size, step_schedule=schedule, random_start=False
         )  # fmt: skip
-        assert [attack.step(i) for i in range(4)] == pytest.approx([length * share for share in shares])
+        assert [attack.attack.step(attack.threat, i) for i in range(4)] == pytest.approx(
+            [length * share for share in shares]
+        )
         # and these are the steps that are taken: on a linear model they add up
         weight, x = torch.randn(2, PIXELS, generator=draws()), images(3)
         x_adv = attack.perturb(linear(weight), x, torch.zeros(3, dtype=torch.long), noise(3))
@@ -336,15 +353,15 @@ def test_step_schedules(linear: Build, schedule: str, shares: list[float]):
 
 def test_scaled_shrinks_epsilon_and_steps_alike():
     for size in (0.08, OfEpsilon(of_epsilon=0.4)):
-        whole = PGD(threat=Linf(epsilon=0.2), step_size=size, num_steps=3)
+        whole = adversary(Linf(epsilon=0.2), step_size=size, num_steps=3)
         half = whole.scaled(0.5)
         assert half.threat == Linf(epsilon=0.1)
-        assert half.step(0) == pytest.approx(0.04)
+        assert half.attack.step(half.threat, 0) == pytest.approx(0.04)
         assert whole.threat.epsilon == 0.2 and whole.scaled(1) == whole
-        assert half.model_copy(update={"threat": whole.threat, "step_size": size}) == whole
+        assert replace(but(half, step_size=size), threat=whole.threat) == whole
     model, x = network(), images(4, 0, 1, (1, 8, 8))
     for threat in (Linf(epsilon=0.3), L2(epsilon=1)):
-        still = PGD(threat=threat).scaled(0.0).perturb(model, x, torch.arange(4), noise(4))
+        still = adversary(threat).scaled(0.0).perturb(model, x, torch.arange(4), noise(4))
         assert torch.equal(still, x)
 
 
@@ -354,7 +371,7 @@ def test_fields_that_make_no_sense_are_refused():
         {"step_size": {"of_epsilon": -1.0}}, {"step_size": -0.1}, {"steps": 3}, {"num_steps": 2.5},
     ):  # fmt: skip
         with pytest.raises(ValidationError):
-            PGD(threat=Linf(epsilon=0.1), **fields)
+            PGD(**fields)
 
 
 # Without a trace
@@ -418,7 +435,7 @@ TRACES = {
 def test_an_attack_leaves_no_trace(batch_norm: str, fields: dict):
     model, x, y = Mixed(), images(6, 0, 1, (1, 8, 8)), torch.arange(6) % 3
     before, x_before, y_before = trace(model), x.clone(), y.clone()
-    attack = PGD(threat=Linf(epsilon=0.1), num_steps=3, batch_norm=batch_norm, **fields)
+    attack = adversary(Linf(epsilon=0.1), num_steps=3, batch_norm=batch_norm, **fields)
     x_adv = attack.perturb(model, x, y, noise(6))
     assert trace(model) == before
     assert torch.equal(x, x_before) and torch.equal(y, y_before)
@@ -437,7 +454,7 @@ def test_no_trace_even_where_the_model_raises(batch_norm: str):
     model.last.register_forward_hook(lambda *_: 1 / 0)
     before = trace(model)
     with pytest.raises(ZeroDivisionError):
-        PGD(threat=Linf(epsilon=0.1), batch_norm=batch_norm).perturb(
+        adversary(Linf(epsilon=0.1), batch_norm=batch_norm).perturb(
             model, torch.rand(4, 1, 8, 8, generator=draws()), torch.zeros(4, dtype=torch.long), noise(4)
         )
     assert trace(model) == before
@@ -458,7 +475,7 @@ def test_batch_norm_means_what_it_says():
         statistics = (None, None) if mode == "train" else (first.running_mean, first.running_var)
         out = F.batch_norm(z, *statistics, first.weight, first.bias, mode == "train", 0.0, first.eps)
         (gradient,) = torch.autograd.grad(F.cross_entropy(model[1:](out), y, reduction="sum"), z)
-        attack = fgsm(Linf(epsilon=0.1)).model_copy(update={"batch_norm": mode})
+        attack = but(Adversary(Linf(epsilon=0.1), FGSM), batch_norm=mode)
         found[mode] = attack.perturb(model, x, y, noise(6))
         sure = gradient.abs() > 1e-6
         assert sure.float().mean() > 0.9
@@ -483,7 +500,7 @@ def test_x_adv_is_float32_in_the_ball_and_the_box_also_under_autocast(threat: Li
     model, y = network(), torch.arange(8) % 10
     x = images(8, 0, 1, (1, 8, 8))
     x[0], x[1] = 0.0, 1.0
-    attack = PGD(threat=threat, num_steps=4, **fields)
+    attack = adversary(threat, num_steps=4, **fields)
     for autocast in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             x_adv = attack.perturb(model, x, y, noise(8))
@@ -509,4 +526,4 @@ def test_x_adv_is_float32_in_the_ball_and_the_box_also_under_autocast(threat: Li
     ],
 )
 def test_names_for_tables(fields: dict, name: str):
-    assert PGD(threat=Linf(epsilon=0.1), **fields).name == name
+    assert PGD(**fields).name == name

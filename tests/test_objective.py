@@ -15,12 +15,12 @@ from distrib.noise import Noise
 from distrib.objective import Fast, Madry, Natural, Objective, Trades, divergence
 from distrib.threat import Linf
 
-ATTACK = PGD(threat=Linf(epsilon=0.1), num_steps=3)
+THREAT, ATTACK = Linf(epsilon=0.1), PGD(num_steps=3)
 OBJECTIVES = {
     "natural": Natural(method="natural"),
-    "madry": Madry(method="madry", attack=ATTACK),
-    "fast": Fast.model_validate({"method": "fast", "attack": {"threat": {"norm": "linf", "epsilon": 0.1}}}),
-    "trades": Trades(method="trades", attack=ATTACK, beta=6.0),
+    "madry": Madry(method="madry", threat=THREAT, attack=ATTACK),
+    "fast": Fast.model_validate({"method": "fast", "threat": {"norm": "linf", "epsilon": 0.1}}),
+    "trades": Trades(method="trades", threat=THREAT, attack=ATTACK, beta=6.0),
 }
 every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -79,7 +79,7 @@ def test_trades_is_clean_cross_entropy_plus_beta_times_the_divergence_in_one_for
     forward = Table(CLEAN | ATTACKED)
     (a, b), (c, d) = CLEAN.values(), ATTACKED.values()
     for beta in (1.0, 6.0):
-        outcome = Trades(method="trades", attack=ATTACK, beta=beta).loss(forward, X, X_ADV, Y)
+        outcome = Trades(method="trades", threat=THREAT, attack=ATTACK, beta=beta).loss(forward, X, X_ADV, Y)
         natural = (cross_entropy(a, 0) + cross_entropy(b, 2)) / 2
         assert outcome.loss.item() == pytest.approx(natural + beta * (kl(a, c) + kl(b, d)) / 2)
         assert torch.equal(outcome.logits, torch.tensor([c, d]))
@@ -103,13 +103,13 @@ def test_natural_perturbs_nothing():
 
 
 @pytest.mark.parametrize("method", ["madry", "fast"])
-@pytest.mark.parametrize("strength", [1.0, 0.5, 0.0])
-def test_the_inner_maximum_is_the_attack_at_its_strength(method: str, strength: float):
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.0])
+def test_the_inner_maximum_is_the_adversary_at_its_epsilon(method: str, scale: float):
     (x, y, noise), model = batch(), network()
     objective = OBJECTIVES[method]
-    x_adv = objective.perturb(model, x, y, noise, strength)
-    assert torch.equal(x_adv, objective.attack.scaled(strength).perturb(model, x, y, batch()[2]))
-    assert (x_adv - x).abs().max().item() == pytest.approx(0.1 * strength, abs=1e-6)
+    x_adv = objective.perturb(model, x, y, noise, scale)
+    assert torch.equal(x_adv, objective.adversary.scaled(scale).perturb(model, x, y, batch()[2]))
+    assert (x_adv - x).abs().max().item() == pytest.approx(0.1 * scale, abs=1e-6)
 
 
 def test_trades_climbs_the_divergence_to_a_corner_of_the_ball(linear: Callable[..., nn.Module]):
@@ -117,8 +117,8 @@ def test_trades_climbs_the_divergence_to_a_corner_of_the_ball(linear: Callable[.
     weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
     model, (x, y, noise) = linear(weight), batch()
     x = 0.3 + 0.4 * x  # the box does not bind
-    attack = PGD(threat=Linf(epsilon=0.1), num_steps=40)
-    x_adv = Trades(method="trades", attack=attack).perturb(model, x, y % 2, noise)
+    attack = PGD(num_steps=40, step_size=OfEpsilon(of_epsilon=0.25))
+    x_adv = Trades(method="trades", threat=THREAT, attack=attack).perturb(model, x, y % 2, noise)
     with torch.no_grad():
         moved = (model(x_adv) - model(x)) @ torch.tensor([1.0, -1.0])
         gained = divergence(model(x), model(x_adv))
@@ -165,7 +165,7 @@ def test_the_gradient_of_trades_flows_through_both_of_its_sides():
     torch.manual_seed(0)
     logits = torch.randn(8, 5, dtype=torch.float64, requires_grad=True)
     y = torch.arange(4)
-    objective = Trades(method="trades", attack=ATTACK, beta=2.0)
+    objective = Trades(method="trades", threat=THREAT, attack=ATTACK, beta=2.0)
 
     def loss(z: Tensor) -> Tensor:
         clean, attacked = z.chunk(2)
@@ -192,7 +192,7 @@ def test_trades_and_its_gradient_are_those_of_float64_however_far_the_logits_lie
     exact = F.nll_loss(clean, y) + 2 * (clean.exp() * (clean - attacked)).sum(dim=1).mean()
     (expected,) = torch.autograd.grad(exact, logits)
     single = logits.detach().float().requires_grad_()
-    objective = Trades(method="trades", attack=ATTACK, beta=2.0)
+    objective = Trades(method="trades", threat=THREAT, attack=ATTACK, beta=2.0)
     loss = objective.loss(lambda _: single, torch.zeros(3, 1), torch.zeros(3, 1), y).loss
     (gradient,) = torch.autograd.grad(loss, single)
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
@@ -205,14 +205,14 @@ def test_the_inner_maximum_of_trades_is_that_of_float64_where_clean_probabilitie
     """The third class lies 200 behind, so its probability is 0; the first two are near each other."""
     weight = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) / 8
     bias, (x, y, noise) = torch.tensor([0.0, 0.0, -200.0]), batch()
-    found = Trades(method="trades", attack=ATTACK).perturb(linear(weight, bias), x, y, noise)
+    found = Trades(method="trades", threat=THREAT, attack=ATTACK).perturb(linear(weight, bias), x, y, noise)
     model = linear(weight.double(), bias.double())
-    threat, x_adv = ATTACK.threat, ATTACK.threat.sample(x, batch()[2])
+    threat, x_adv = THREAT, THREAT.sample(x, batch()[2])
     for i in range(ATTACK.num_steps):
         point = x_adv.double().requires_grad_()
         p, q = (model(one).log_softmax(dim=1) for one in (x.double(), point))
         (gradient,) = torch.autograd.grad((p.exp() * (p - q)).sum(), point)
-        x_adv = threat.project(x, x_adv + ATTACK.step(i) * threat.ascent(gradient.float()))
+        x_adv = threat.project(x, x_adv + ATTACK.step(threat, i) * threat.ascent(gradient.float()))
     torch.testing.assert_close(found, x_adv, rtol=0, atol=1e-6)
 
 
@@ -237,13 +237,13 @@ def test_fast_is_one_step_of_one_and_a_quarter_epsilon():
 @pytest.mark.parametrize("attack", [ATTACK, ATTACK.model_dump()], ids=["value", "mapping"])
 def test_fast_refuses_many_steps_however_they_are_written(attack: object):
     with pytest.raises(ValidationError, match="one step"):
-        Fast(method="fast", attack=attack)
+        Fast(method="fast", threat=THREAT, attack=attack)
 
 
 @pytest.mark.parametrize("fields", [{"loss": "cw_margin"}, {"target": "random"}])
 def test_trades_refuses_another_loss(fields: dict):
     with pytest.raises(ValidationError, match="climbs its own divergence"):
-        Trades(method="trades", attack=ATTACK.model_copy(update=fields))
+        Trades(method="trades", threat=THREAT, attack=ATTACK.model_copy(update=fields))
 
 
 def test_objectives_are_told_apart_by_their_method_and_survive_json():

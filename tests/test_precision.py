@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib import precision
-from distrib.attack import PGD
+from distrib.attack import PGD, Adversary
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, open_reader
 from distrib.evaluation.attacks import Evaluation
@@ -90,7 +90,7 @@ class Watching(nn.Module):
 def test_validation_in_training_is_exact_and_training_goes_on_as_before(digits: Path, before: tuple[bool, bool]):
     held_out = open_split(digits, "validation", "training")
     validation = ValidationSet(
-        open_reader(held_out, "memory"), np.arange(5), PGD(threat=Linf(epsilon=0.1), num_steps=2), 0
+        open_reader(held_out, "memory"), np.arange(5), Adversary(Linf(epsilon=0.1), PGD(num_steps=2)), 0
     )
     model = Watching()
     validation.accuracy(model, World())

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import distrib
-from distrib.attack import PGD
+from distrib.attack import PGD, Adversary, OfEpsilon
 from distrib.checkpoints import load_checkpoint, save_checkpoint
 from distrib.data.augment import Augment
 from distrib.data.beton import open_split
@@ -44,8 +44,11 @@ the sign of a gradient near zero would turn on such a rounding.)"""
 TIMES = {"images_per_second", "data_wait_share", "train_seconds", "validation_seconds"}
 SGD_JOB = SGD(name="sgd", lr=0.1, epochs=3, batch_size=32, weight_decay=1e-3)
 ADAM_JOB = Adam(name="adam", lr=0.01, epochs=3, batch_size=32, schedule=Cosine(shape="cosine"), ema=0.9)
-MADRY = Madry(method="madry", attack=PGD(threat=L2(epsilon=0.5), num_steps=2), epsilon_warmup_epochs=1)
-QUICK = PGD(threat=Linf(epsilon=0.1), num_steps=2)
+QUARTER = OfEpsilon(of_epsilon=0.25)
+MADRY = Madry(
+    method="madry", threat=L2(epsilon=0.5), attack=PGD(num_steps=2, step_size=QUARTER), epsilon_warmup_epochs=1
+)
+QUICK = Adversary(Linf(epsilon=0.1), PGD(num_steps=2, step_size=QUARTER))
 
 
 def small_cnn() -> nn.Module:
@@ -114,7 +117,7 @@ def test_epochs_report_what_they_did(digits: Path):
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize(
     ("objective", "build"),
-    [(MADRY, small_cnn), (Trades(method="trades", attack=QUICK), with_batch_norm)],
+    [(MADRY, small_cnn), (Trades(method="trades", threat=QUICK.threat, attack=QUICK.attack), with_batch_norm)],
     ids=["madry", "trades with batch norm"],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Path, objective, build, stop: int):
@@ -158,9 +161,9 @@ def test_validation_counts_clean_and_robust_hits(digits: Path, linear):
     with torch.no_grad():
         logits = model(raw.image.permute(0, 3, 1, 2).float() / 255)
     hits = (logits.argmax(dim=1) == raw.label).float().mean().item()
-    nothing = ValidationSet(reader, everything, PGD(threat=Linf(epsilon=0), num_steps=1), 0, batch_size=7)
+    nothing = ValidationSet(reader, everything, Adversary(Linf(epsilon=0), PGD(num_steps=1)), 0, batch_size=7)
     assert nothing.accuracy(model, World()) == pytest.approx((hits, hits))
-    whole_box = ValidationSet(reader, everything, PGD(threat=Linf(epsilon=1), num_steps=10), 0)
+    whole_box = ValidationSet(reader, everything, Adversary(Linf(epsilon=1), PGD(num_steps=10)), 0)
     assert whole_box.accuracy(model, World()) == pytest.approx((hits, 0.0))
 
 
@@ -182,7 +185,7 @@ class Helpful:
 
 def test_an_image_that_is_wrong_as_it_is_is_not_robust(digits: Path):
     validation = Run(digits, SGD_JOB).validation
-    validation.attack = Helpful()
+    validation.adversary = Helpful()
     clean, robust = validation.accuracy(FirstPixel(), World())
     assert 0 < clean < 0.5 and robust == clean
 
@@ -230,7 +233,7 @@ def test_weights_that_are_no_longer_finite_stop_the_run_before_they_are_reported
 SCENARIOS = {
     "even": {"optim": SGD_JOB},
     "uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "ema": 0.9})},  # 16 + 17
-    "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", attack=MADRY.attack)},
+    "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", threat=MADRY.threat, attack=MADRY.attack)},
     "batch norm": {"optim": SGD_JOB, "build": with_batch_norm},
     "batch norm, hardly moving": {
         "optim": SGD_JOB.model_copy(update={"lr": 1e-9}),

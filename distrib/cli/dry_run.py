@@ -6,8 +6,9 @@ import shutil
 from distrib import checkpoints
 from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.prepare import must_be_there, must_suffice
+from distrib.config.differences import differences
 from distrib.config.file import job_yaml
-from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, differences, digest
+from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, digest
 from distrib.data.beton import open_split
 from distrib.data.loader import resolve
 from distrib.data.packing import folder_of

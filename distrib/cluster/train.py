@@ -63,9 +63,8 @@ def worker(config: dict) -> None:
     train = open_split(data, "train", "training")
     held_out = open_split(data, "validation", "training")
     readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
-    assert job.validation.attack is not None
     validation = trainer.ValidationSet(
-        readers[1], chosen(held_out.card.count, job.validation.max_examples, job.seed), job.validation.attack, job.seed
+        readers[1], chosen(held_out.card.count, job.validation.max_examples, job.seed), job.examiner, job.seed
     )
     height, width, channels = train.card.image
     for phase, part in order.phases.items():

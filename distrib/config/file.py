@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from distrib.config.explain import explain
 from distrib.config.job import JOB, AnyJob, Job, dump
+from distrib.config.moved import moves
 from distrib.errors import JobError
 from distrib.values import Value
 
@@ -117,12 +118,20 @@ def parse(document: object, overrides: list[str], origin: str) -> AnyJob:
     if not isinstance(document, dict):
         raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train, evaluate, study or tune")
     plain: dict = _plain(document, origin)
+    _must_be_in_place(plain, origin)
     for override in overrides:
         _override(plain, override)
+        _must_be_in_place(plain, f"--set {override}")
     try:
         return JOB.validate_json(json.dumps(plain))
     except ValidationError as error:
         raise JobError("\n".join(f"{origin}: {line}" for line in explain(error, Job, plain))) from None
+
+
+def _must_be_in_place(document: dict, origin: str) -> None:
+    """Raises :class:`JobError` where a field stands where an older distrib had it."""
+    if lines := moves(document):
+        raise JobError("\n".join(f"{origin}: {line}" for line in lines))
 
 
 def _document(path: Path) -> object:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from distrib.attack import PGD, OfEpsilon
+from distrib.attack import PGD, Adversary
 from distrib.config.cluster import Cluster, Tracking
 from distrib.config.search import Cross, Grid, Never, Optuna, Score, SearchMethod, Space, Stopping, Winner
-from distrib.config.study import CapacityStudy, StudyOf
+from distrib.config.study import CapacityStudy, LandscapeStudy, StudyOf
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
@@ -22,6 +22,7 @@ from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
+from distrib.threat import Threat
 from distrib.values import Seed, Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -31,9 +32,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 class Validation(Value):
     """How epochs are compared: robust accuracy on images held out from the train part; the best one is registered."""
 
-    attack: PGD | None = None
-    """None: PGD-10 with a step of epsilon/4, over the evaluation's threat. Where it names no step_size, that is
-    epsilon/4 too; the evaluation's pgd has 2.5 epsilon / num_steps."""
+    threat: Threat | None = None
+    """What the adversary may do; None: the evaluation's threat."""
+    attack: PGD = PGD()
+    """How it looks for the worst image."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
     """So many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -53,6 +55,15 @@ class Prepare(Value):
 def grey(data: DataSource) -> bool:
     """Whether the images have one channel: the paper's tables differ (MNIST, CIFAR-10)."""
     return data.source in ("digits", "mnist") or getattr(data, "grey", False)
+
+
+Attacking = TypeVar("Attacking", bound=Value)
+
+
+def with_steps(value: Attacking) -> Attacking:
+    """The same objective, score or study, with the step size of its attack, if it has one, written out."""
+    attack = dict(value).get("attack")
+    return value.model_copy(update={"attack": attack.resolved()}) if isinstance(attack, PGD) else value
 
 
 class Run(Value):
@@ -100,7 +111,7 @@ class Training(Value):
 
     @model_validator(mode="after")
     def _warm(self) -> "Training":
-        warmup = getattr(self.objective, "epsilon_warmup_epochs", 0.0)
+        warmup = self.objective.epsilon_warmup_epochs
         if warmup >= self.optim.epochs:
             raise ValueError(
                 f"objective.epsilon_warmup_epochs: {warmup:g} of {self.optim.epochs} epochs: epsilon would never be "
@@ -122,7 +133,7 @@ class Train(Training, Run):
 
     @model_validator(mode="after")
     def _whole(self) -> "Train":
-        if isinstance(self.objective, Natural) and self.evaluation.threat is None:
+        if self.objective.adversary is None and self.evaluation.threat is None:
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
@@ -134,14 +145,28 @@ class Train(Training, Run):
         """The registered model's name."""
         return self.register_as or self.name
 
+    @property
+    def threat(self) -> Threat:
+        """What the model is judged against: the evaluation's threat, or that of the training."""
+        adversary = self.objective.adversary
+        threat = self.evaluation.threat or (adversary and adversary.threat)
+        assert threat is not None  # see _whole
+        return threat
+
+    @property
+    def examiner(self) -> Adversary:
+        """Who compares the epochs."""
+        return Adversary(self.validation.threat or self.threat, self.validation.attack)
+
     def resolved(self) -> "Train":
         """The same job with every default that depends on another field written out."""
-        threat = self.evaluation.threat or self.objective.attack.threat  # pyright: ignore[reportAttributeAccessIssue]
-        attack = self.validation.attack or PGD(threat=threat, num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
+        examiner = self.examiner
+        validation = {"threat": examiner.threat, "attack": examiner.attack.resolved()}
         return self.model_copy(
             update={
-                "evaluation": self.evaluation.resolved(threat, grey(self.data)),
-                "validation": self.validation.model_copy(update={"attack": attack}),
+                "objective": with_steps(self.objective),
+                "evaluation": self.evaluation.resolved(self.threat, grey(self.data)),
+                "validation": self.validation.model_copy(update=validation),
                 "register_as": self.model_name,
             }
         )
@@ -201,8 +226,10 @@ class Study(Run):
         return self
 
     def resolved(self) -> "Study":
-        """The job itself: nothing in it depends on another field."""
-        return self
+        """The same job with the step size of its attack written out."""
+        if not isinstance(self.study, CapacityStudy | LandscapeStudy):
+            return self
+        return self.model_copy(update={"study": with_steps(self.study)})
 
 
 class Tune(Run):
@@ -241,7 +268,7 @@ class Tune(Run):
             raise ValueError(f"space.{others[0]}: search method grid crosses grids; make it a grid, or draw at random")
         if isinstance(self.search, Optuna) and grids:
             raise ValueError(f"space.{grids[0]}: optuna chooses for itself; make it a choice")
-        warmup = max(self.train.optim.warmup_epochs, getattr(self.train.objective, "epsilon_warmup_epochs", 0.0))
+        warmup = max(self.train.optim.warmup_epochs, self.train.objective.epsilon_warmup_epochs)
         if self.winner is not None and self.winner.epochs is not None and self.winner.epochs <= warmup:
             raise ValueError(f"winner.epochs: {self.winner.epochs}, and the warm-up alone lasts {warmup:g}; raise it")
         if len(self.score.objectives) > 1 and not isinstance(self.stopping, Never):
@@ -263,11 +290,18 @@ class Tune(Run):
         return self.register_as or self.name
 
     def resolved(self) -> "Tune":
-        """The same job with its evaluation written out: over the score's threat, if it names none."""
-        evaluation = self.train.evaluation.resolved(self.score.attack.threat, grey(self.train.data))
+        """The same job with its evaluation written out (over the score's threat, if it names none) and its steps.
+
+        A step size that is not given stays open where num_steps is searched: each trial has the one of its own.
+        """
+        update: dict = {"evaluation": self.train.evaluation.resolved(self.score.threat, grey(self.train.data))}
+        searched = any(path.startswith("objective.attack.step_size") for path in self.space)
+        if searched or "objective.attack.num_steps" not in self.space:
+            update["objective"] = with_steps(self.train.objective)
         return self.model_copy(
             update={
-                "train": self.train.model_copy(update={"evaluation": evaluation}),
+                "train": self.train.model_copy(update=update),
+                "score": with_steps(self.score),
                 "register_as": self.model_name,
             }
         )
@@ -281,6 +315,7 @@ class Tune(Run):
             cluster=self.cluster,
             tracking=self.tracking,
             validation=Validation(
+                threat=self.score.threat,
                 attack=self.score.attack,
                 max_examples=self.score.max_examples,
                 min_clean_accuracy=self.score.min_clean_accuracy,
@@ -294,11 +329,6 @@ AnyJob = Prepare | Train | Evaluate | Study | Tune
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
-PLACEMENT = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
-"""Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
-DATA_PLACEMENT = {"root", "store", "download"}
-"""The same of its data: a named set may lie anywhere, its content is compared. A folder's root says which images."""
-
 
 def dump(job: Value) -> dict:
     """The job as plain JSON values."""
@@ -308,26 +338,3 @@ def dump(job: Value) -> dict:
 def digest(job: Value) -> str:
     """The sha256 of the whole job: its identity in records."""
     return hashlib.sha256(json.dumps(dump(job), sort_keys=True).encode()).hexdigest()
-
-
-def differences(job: Value, other: dict) -> list[str]:
-    """What of ``other`` (a dumped job) would give another result than ``job``: lines "optim.epochs: 3, not 5"."""
-    return _differences(_what(dump(job)), _what(other), "")
-
-
-def _what(job: dict) -> dict:
-    """Of a dumped job: what its result depends on."""
-    kept = {key: value for key, value in job.items() if key not in PLACEMENT}
-    if isinstance(data := kept.get("data"), dict):
-        free = DATA_PLACEMENT - {"root"} if data.get("source") == "folder" else DATA_PLACEMENT
-        kept["data"] = {key: value for key, value in data.items() if key not in free}
-    if isinstance(training := kept.get("train"), dict):  # of a search
-        kept["train"] = _what(training)
-    return kept
-
-
-def _differences(mine: object, theirs: object, path: str) -> list[str]:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
-        return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
-    return [] if mine == theirs else [f"{path[1:]}: {mine}, not {theirs}"]

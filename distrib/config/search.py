@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from distrib.attack import PGD
+from distrib.attack import PGD, Adversary
+from distrib.threat import Threat
 from distrib.values import Count, Seed, Value, parse_fraction
 
 FieldPath = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
-"""A field of the train job: objective.attack.threat.epsilon, model.width."""
+"""A field of the train job: objective.threat.epsilon, model.width."""
 Number = Annotated[float, BeforeValidator(parse_fraction)]
 """0.3 or 8/255."""
 Setting = bool | int | float | str | dict
@@ -200,13 +201,15 @@ ScoreObjective = Literal["robust", "clean", "cost"]
 
 
 class Score(Value):
-    """What makes a trial better: one attack, the same for all of them, whatever they trained against.
+    """What makes a trial better: one adversary, the same for all of them, whatever they trained against.
 
     It is measured on the validation images at the end of every epoch; a trial is worth its best epoch.
     """
 
-    attack: PGD
-    """Fixed: were each trial judged at the epsilon it trained with, the smallest epsilon would win."""
+    threat: Threat
+    """What the adversary may do. Fixed: were each trial judged at its own epsilon, the smallest epsilon would win."""
+    attack: PGD = PGD()
+    """How it looks for the worst image."""
     max_examples: Count = 1000
     """Of the validation images, drawn with the seed: the same ones for every trial and epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -223,6 +226,11 @@ class Score(Value):
         if self.min_clean_accuracy and self.objectives != ("robust",):
             raise ValueError("min_clean_accuracy belongs to objectives: [robust]; list clean as an objective instead")
         return self
+
+    @property
+    def adversary(self) -> Adversary:
+        """Who every trial meets."""
+        return Adversary(self.threat, self.attack)
 
 
 class Winner(Value):

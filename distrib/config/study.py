@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from distrib.attack import PGD, OfEpsilon
+from distrib.attack import PGD, Adversary, OfEpsilon
 from distrib.data.augment import Augment
 from distrib.evaluation.attacks import Fgsm, Pgd, once
 from distrib.models import Model
@@ -46,10 +46,8 @@ class LandscapeStudy(Value):
     """The models whose loss is looked at."""
     threat: Threat
     """What the adversary may do."""
-    num_steps: Count = 100
-    """Steps of each restart."""
-    step_size: Radius | OfEpsilon = OfEpsilon(of_epsilon=1 / 30)
-    """A length in pixel units, or a share of epsilon: {of_epsilon: 0.1}."""
+    attack: PGD = PGD(num_steps=100, step_size=OfEpsilon(of_epsilon=1 / 30))
+    """One restart: num_steps, step_size and step_schedule; it climbs the cross-entropy from a random start."""
     examples: Count = 5
     """Images, drawn with the seed."""
     restarts: Annotated[int, Field(ge=20)] = 1000
@@ -67,12 +65,15 @@ class LandscapeStudy(Value):
     def _fits(self) -> "LandscapeStudy":
         if max(self.trajectories, self.maxima) > min(self.chunk, self.restarts):
             raise ValueError("trajectories and maxima are of the first chunk: neither may be above chunk or restarts")
+        plain = PGD(num_steps=self.attack.num_steps, step_size=self.attack.step_size)
+        if self.attack.model_copy(update={"step_schedule": "constant"}) != plain:
+            raise ValueError("attack: a landscape is told num_steps, step_size and step_schedule; leave the rest out")
         return self
 
     @property
-    def attack(self) -> PGD:
-        """One restart."""
-        return PGD(threat=self.threat, num_steps=self.num_steps, step_size=self.step_size)
+    def adversary(self) -> Adversary:
+        """Who climbs, at every restart."""
+        return Adversary(self.threat, self.attack)
 
 
 class CurvesStudy(Value):
@@ -149,8 +150,10 @@ class CapacityStudy(Value):
     """One network for each, as factors on the model's channels."""
     methods: Annotated[tuple[CapacityMethod, ...], Field(min_length=1)] = ("natural", "fgsm", "pgd")
     """How each network is trained: without an adversary, against FGSM, against the attack."""
-    attack: PGD
-    """Trained against by the method pgd, and evaluated with; FGSM of the same threat is the other adversary."""
+    threat: Threat
+    """What the adversary may do."""
+    attack: PGD = PGD()
+    """Trained against by the method pgd, and evaluated with; FGSM over the same threat is the other adversary."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which epsilon rises linearly from 0 to its value."""
     optim: Optim

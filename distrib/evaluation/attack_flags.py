@@ -102,7 +102,8 @@ def _convergence(evidence: Evidence) -> Iterator[Flag]:
         for strong in evidence.evaluation.attacks:
             if not isinstance(weak, Pgd) or not isinstance(strong, Pgd):
                 continue
-            same = all(getattr(weak, name) == getattr(strong, name) for name in ("loss", "kappa", "target", "restarts"))
+            free = {"num_steps", "step_size", "n", "meets"}
+            same = weak.model_dump(exclude=free) == strong.model_dump(exclude=free)
             if not same or strong.num_steps < 2 * weak.num_steps:
                 continue
             a, b = evidence.outcomes[weak.name], evidence.outcomes[strong.name]

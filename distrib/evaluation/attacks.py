@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distrib.attack import PGD, OfEpsilon, fgsm
-from distrib.threat import Linf, Threat
-from distrib.values import Count, Radius, Seed, Value
+from distrib.attack import FGSM, PGD, OfEpsilon
+from distrib.threat import Threat
+from distrib.values import Count, Seed, Value
 
 Tier = Literal["quick", "paper", "standard", "paranoid"]
 
@@ -39,55 +39,31 @@ class Fgsm(_Attack):
         """In tables."""
         return "fgsm"
 
-    def resolve(self, threat: Threat) -> PGD:
-        """The attack over this threat."""
-        return fgsm(threat)
+    @property
+    def pgd(self) -> PGD:
+        """The attack itself."""
+        return FGSM
 
 
-class _Climb(_Attack):
-    """What PGD is told, on the judged model or on another."""
+class _Climb(PGD, _Attack):
+    """The attack of a training, in an evaluation: on the judged model or on another."""
 
-    num_steps: Count
-    """Steps of each start."""
-    step_size: Radius | OfEpsilon | None = None
-    """As for training. None: 2.5 epsilon / num_steps, so that every point of the ball can be reached; not a quarter of
-    epsilon, as where training's attack names none."""
-    restarts: Count = 1
-    """Independent starts; the worst one counts, for each image by itself."""
-    loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
-    """What is climbed: the cross-entropy, or the margin of Carlini and Wagner (arXiv 1608.04644)."""
-    kappa: Annotated[float, Field(ge=0)] = 0.0
-    """Confidence of the cw_margin loss: the margin by which a wrong class shall lead."""
+    @model_validator(mode="after")
+    def _each_alone(self) -> "_Climb":
+        if self.batch_norm == "train":
+            raise ValueError("batch_norm: an evaluation judges each image by itself; leave it out")
+        return self
 
 
 class Pgd(_Climb):
-    """PGD with a random start; the final iterate counts, the worst of the restarts."""
+    """PGD; the final iterate counts, the worst of the restarts. Its fields are those of a training's attack."""
 
     attack: Literal["pgd"]
-    target: Literal["none", "random", "least_likely", "all"] = "none"
-    """Climb towards one wrong class; all: towards each of them, the worst counts."""
-
-    @model_validator(mode="after")
-    def _useful(self) -> "Pgd":
-        self.resolve(Linf(epsilon=0))
-        return self
 
     @property
-    def name(self) -> str:
-        """In tables: pgd-20, pgd-100x20, cw-30."""
-        return self.resolve(Linf(epsilon=0)).name
-
-    def resolve(self, threat: Threat) -> PGD:
-        """The attack over this threat."""
-        return PGD(
-            threat=threat,
-            num_steps=self.num_steps,
-            step_size=OfEpsilon(of_epsilon=2.5 / self.num_steps) if self.step_size is None else self.step_size,
-            restarts=self.restarts,
-            loss=self.loss,
-            kappa=self.kappa,
-            target=self.target,
-        )
+    def pgd(self) -> PGD:
+        """The attack itself."""
+        return self
 
 
 class Transfer(_Climb):
@@ -99,23 +75,15 @@ class Transfer(_Climb):
     num_steps: Count = 40
     """Steps on the source; 1 is FGSM."""
 
-    @model_validator(mode="after")
-    def _useful(self) -> "Transfer":
-        self.crafted  # noqa: B018  (its own checks speak)
-        return self
-
     @property
-    def crafted(self) -> Fgsm | Pgd:
+    def pgd(self) -> PGD:
         """The attack on the source. One step is FGSM, as in the paper's tables."""
-        if self.num_steps == 1:
-            return Fgsm(attack="fgsm")
-        fields = {name: getattr(self, name) for name in _Climb.model_fields if name not in _Attack.model_fields}
-        return Pgd(attack="pgd", **fields)
+        return FGSM if self.num_steps == 1 else PGD(**{name: getattr(self, name) for name in PGD.model_fields})
 
     @property
     def name(self) -> str:
         """In tables: transfer-mnist-b-1-pgd-40, transfer-robust-epoch-00014-3f9a1c-pgd-40."""
-        return f"transfer-{_slug(self.source)}-{self.crafted.name}"
+        return f"transfer-{_slug(self.source)}-{self.pgd.name}"
 
 
 class Square(_Attack):
@@ -240,12 +208,19 @@ def tier_of(attacks: Sequence[EvaluationAttack], threat: Threat) -> Tier | Liter
     """The highest tier whose attacks are all among these, step sizes included; transfer from other models apart."""
 
     def strengths(of: Sequence[EvaluationAttack]) -> set[tuple]:
-        return {(one.name, round(one.resolve(threat).step(0), 9) if isinstance(one, Pgd) else 0) for one in of}
+        return {(one.name, *_way(one, threat)) for one in of}
 
     for tier in ("paranoid", "standard", "paper", "quick"):
         if any(strengths(attacks) >= strengths(attacks_of(tier, grey)) for grey in (True, False)):
             return tier
     return "custom"
+
+
+def _way(attack: EvaluationAttack, threat: Threat) -> tuple:
+    """What the name of an attack leaves out."""
+    if not isinstance(attack, Pgd):
+        return ()
+    return round(attack.step(threat, 0), 9), attack.step_schedule, attack.random_start
 
 
 class Evaluation(Value):
@@ -290,10 +265,10 @@ class Evaluation(Value):
         for attack in self.attacks:
             plain = attack.model_dump(mode="json", exclude_defaults=True, exclude={"meets", "step_size"})
             plain |= {key: contents[plain[key]] for key in ("source", "path") if key in plain}
-            if isinstance(attack, _Climb):
-                climb = attack.crafted if isinstance(attack, Transfer) else attack
-                assert isinstance(climb, Fgsm | Pgd)
-                size = climb.resolve(self.threat).step_size
+            if isinstance(attack, Pgd):
+                plain["num_steps"] = attack.num_steps  # also where it is the default: cards of 0.1 had none
+            if isinstance(attack, Pgd | Transfer):
+                size = attack.pgd.length
                 share = size.of_epsilon if isinstance(size, OfEpsilon) else size / (self.threat.epsilon or 1.0)
                 plain["step"] = f"{share:.5g}"
             found.append(json.dumps(plain, sort_keys=True))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrib.attack import PGD, depth, predicted
+from distrib.attack import PGD, Adversary, depth, predicted
 from distrib.data.loader import Batch
 from distrib.evaluation import autoattack
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
@@ -46,12 +46,12 @@ def craft(
         case Transfer():
             assert inputs is not None
             source = Logits(inputs.source(attack.source).to(batch.x.device))
-            return _pgd(source, attack.crafted.resolve(evaluation.threat), attack.name, batch, evaluation)[0], []
+            return _pgd(source, attack.pgd, attack.name, batch, evaluation)[0], []
         case Stored():
             assert inputs is not None
             return inputs.stored(attack.path, batch.index), []
         case _:
-            return _pgd(model, attack.resolve(evaluation.threat), attack.name, batch, evaluation)
+            return _pgd(model, attack.pgd, attack.name, batch, evaluation)
 
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:
@@ -59,10 +59,12 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def _pgd(model: nn.Module, attack: PGD, name: str, batch: Batch, evaluation: Evaluation) -> tuple[Tensor, list[int]]:
+    assert evaluation.threat is not None
+    adversary = Adversary(evaluation.threat, attack)
     images, broken = [], np.zeros(attack.restarts, dtype=int)
     for x, y, index in _parts(batch, evaluation.batch_size):
         worst, after, start = x, 0, 0
-        for start, worst in enumerate(attack.starts(model, x, y, Noise.of(index, evaluation.seed, name))):
+        for start, worst in enumerate(adversary.starts(model, x, y, Noise.of(index, evaluation.seed, name))):
             if attack.restarts > 1:
                 after = int((predicted(logits_of(model, worst, len(worst))) != y).sum())
                 broken[start] += after

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import PGD, OfEpsilon, depth, input_gradient, margin, predicted, undisturbed
+from distrib.attack import PGD, Adversary, OfEpsilon, depth, input_gradient, margin, predicted, undisturbed
 from distrib.data.loader import Batch
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.geometry import LEVELS, on_levels
@@ -94,7 +94,7 @@ def _smooth_copy(given: _Standing) -> Tensor:
     threat, rows, noise = given.threat, given.rows, given.noise
     x, y = given.batch.x, given.batch.y
     best, lowest = x[rows].clone(), depth(logits_of(given.model, x[rows], given.batch_size), y[rows])
-    attack = PGD(threat=threat, num_steps=20, step_size=OfEpsilon(of_epsilon=0.125), loss="cw_margin", kappa=1e6)
+    attack = PGD(num_steps=20, step_size=OfEpsilon(of_epsilon=0.125), loss="cw_margin", kappa=1e6)
     questions, answers = [], []
 
     def ask(images: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _smooth_copy(given: _Standing) -> Tensor:
                 optimiser.zero_grad()
                 F.cross_entropy(copy(images[some]), labels[some]).backward()
                 optimiser.step()
-            x_adv = attack.perturb(copy, x[rows], y[rows], noise.fork(turn)[rows])
+            x_adv = Adversary(threat, attack).perturb(copy, x[rows], y[rows], noise.fork(turn)[rows])
             margins = depth(ask(x_adv), y[rows])
             best[margins < lowest], lowest = x_adv[margins < lowest], lowest.minimum(margins)
     return best

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import PGD, OfEpsilon, input_gradient, predicted
+from distrib.attack import PGD, Adversary, OfEpsilon, input_gradient, predicted
 from distrib.data.loader import Batch
 from distrib.evaluation import geometry
 from distrib.evaluation.attacks import Evaluation
@@ -182,12 +182,10 @@ def _epsilon_curve(
         return curve, fell.tolist()
     x, y, index = batch.x[probed], batch.y[probed], batch.index[probed]
     kind = L2 if isinstance(evaluation.threat, L2) else Linf
+    attack = PGD(num_steps=40, step_size=OfEpsilon(of_epsilon=0.1), step_schedule="linear", loss="cw_margin", kappa=1e6)
     for epsilon in epsilons(evaluation.threat, x[0].numel()):
-        attack = PGD(
-            threat=kind(epsilon=epsilon), num_steps=40, step_size=OfEpsilon(of_epsilon=0.1), step_schedule="linear",
-            loss="cw_margin", kappa=1e6,
-        )  # fmt: skip
-        x_adv = attack.perturb(Logits(model), x, y, Noise.of(index, evaluation.seed, "epsilon curve"))
+        noise = Noise.of(index, evaluation.seed, "epsilon curve")
+        x_adv = Adversary(kind(epsilon=epsilon), attack).perturb(Logits(model), x, y, noise)
         stood = predicted(logits_of(model, x_adv, len(x))) == y
         curve.append((epsilon, int(stood.sum()), len(y)))
         if epsilon == evaluation.threat.epsilon:

@@ -41,11 +41,9 @@ class Estimate:
 
 def kind_of(training: Training) -> str:
     """A key of everything that the time of a step depends on: trials of one kind are timed once."""
-    whole = dump(training)
-    objective = {**whole["objective"], "epsilon_warmup_epochs": 0}
-    attack = objective.pop("attack", None)
-    steps = attack and [attack["num_steps"], attack["restarts"]]
-    kept = [whole["model"], objective["method"], steps, whole["optim"]["batch_size"], whole["precision"]]
+    adversary = training.objective.adversary
+    steps = adversary and [adversary.attack.num_steps, adversary.attack.restarts]
+    kept = [dump(training.model), training.objective.method, steps, training.optim.batch_size, training.precision]
     return json.dumps(kept, sort_keys=True)
 
 
@@ -126,8 +124,8 @@ def estimate(job: Tune, speeds: dict[str, float], card: DataCard, held_out: int,
 
 
 def _passes(training: Training) -> int:
-    attack = getattr(training.objective, "attack", None)
-    return 1 + (attack.num_steps * attack.restarts if attack else 0)
+    adversary = training.objective.adversary
+    return 1 + (adversary.attack.num_steps * adversary.attack.restarts if adversary else 0)
 
 
 def _share(job: Tune) -> float:

@@ -12,7 +12,7 @@ from distrib.search.sampler import importance
 from distrib.search.trials import TrialOutcome, Trials, front
 from distrib.values import parse_fraction
 
-EPSILON, WIDTH = "objective.attack.threat.epsilon", "model.width"
+EPSILON, WIDTH = "objective.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
 
 
@@ -34,7 +34,7 @@ def report_files(job: Tune, trials: Trials, outcomes: list[TrialOutcome]) -> dic
     numeric = [path for path in job.space if all(isinstance(one[path], int | float) for one in rows)]
     step = next((path for path in STEP_SIZES if path in numeric), None)
     if EPSILON in numeric and step:
-        drawn["epsilon_step_size.png"] = plots.pairs(rows, EPSILON, step, job.score.attack.threat.epsilon)
+        drawn["epsilon_step_size.png"] = plots.pairs(rows, EPSILON, step, job.score.threat.epsilon)
     if WIDTH in numeric:
         drawn["width.png"] = plots.against(rows, WIDTH)
     shares = importance(job.space, outcomes)

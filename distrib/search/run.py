@@ -163,7 +163,7 @@ def _finish(run: OpenRun[Tune], trials: Trials, outcomes: list[TrialOutcome]) ->
                 "clean_accuracy": top.clean_accuracy,
                 "epoch": top.best_epoch,
             },
-            "score": {"norm": job.score.attack.threat.norm, "epsilon": job.score.attack.threat.epsilon,
+            "score": {"norm": job.score.threat.norm, "epsilon": job.score.threat.epsilon,
                       "attack": job.score.attack.name, "min_clean_accuracy": job.score.min_clean_accuracy},
             "cost_hours": round(sum(one.cost_hours for one in outcomes), 4),
             "folder": str(kept),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from distrib import checkpoints
 from distrib.config.job import Tune
+from distrib.config.moved import new_settings
 from distrib.config.search import Score
 from distrib.errors import InputError
 from distrib.search.space import Settings
@@ -50,8 +51,8 @@ class Trials:
         """
         self.job, self.folder, self.units = job, folder, units
         try:
-            self.trials = {one.number: one for one in (Trial(**plain) for plain in read_trials(folder))}
-        except TypeError as error:
+            self.trials = {one.number: one for one in (_trial(plain) for plain in read_trials(folder))}
+        except (TypeError, AttributeError) as error:
             raise InputError(f"{folder / 'trials.json'}: damaged ({error}); delete {folder} to search anew") from None
 
     def add(self, settings: Settings, *more: Settings) -> Trial:
@@ -86,6 +87,12 @@ class Trials:
         """Every trial that has an epoch behind it, in the order of their numbers."""
         found = [(trial, self.history(trial.number)) for trial in self.trials.values()]
         return [TrialOutcome.of(self.job, trial, history, self.units) for trial, history in found if history]
+
+
+def _trial(plain: dict) -> Trial:
+    """A trial as the file says it; of a search that an older distrib began, too."""
+    trial = Trial(**plain)
+    return replace(trial, settings=new_settings(trial.settings))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
-from distrib.attack import fgsm, predicted
+from distrib.attack import FGSM, Adversary, predicted
 from distrib.config.job import Study, Train
 from distrib.config.study import CapacityMethod, CapacityStudy
 from distrib.evaluation.attacks import Evaluation
@@ -45,8 +45,9 @@ class CapacityGrid:
         model = task.model(cell)
         x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
         found: dict = {"images": len(y)}
-        for name, attack in (("clean", None), ("fgsm", fgsm(study.attack.threat)), ("pgd", study.attack)):
-            x_adv = x if attack is None else attack.perturb(model, x, y, Noise.of(index, study.seed, "capacity"))
+        for name, attack in (("clean", None), ("fgsm", FGSM), ("pgd", study.attack)):
+            noise = Noise.of(index, study.seed, "capacity")
+            x_adv = x if attack is None else Adversary(study.threat, attack).perturb(model, x, y, noise)
             label = predicted(logits_of(model, x_adv, len(x)))
             found[name] = int((label == y).sum())
             if attack is None:
@@ -69,11 +70,11 @@ class CapacityGrid:
 
 
 def _training(job: Study, study: CapacityStudy, method: CapacityMethod, width: float) -> Train:
-    threat, warmup = study.attack.threat, study.epsilon_warmup_epochs
+    threat, warmup = study.threat, study.epsilon_warmup_epochs
     objective = {
         "natural": Natural(method="natural"),
-        "fgsm": Madry(method="madry", attack=fgsm(threat), epsilon_warmup_epochs=warmup),
-        "pgd": Madry(method="madry", attack=study.attack, epsilon_warmup_epochs=warmup),
+        "fgsm": Madry(method="madry", threat=threat, attack=FGSM, epsilon_warmup_epochs=warmup),
+        "pgd": Madry(method="madry", threat=threat, attack=study.attack, epsilon_warmup_epochs=warmup),
     }[method]
     return Train(
         kind="train",

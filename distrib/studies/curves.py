@@ -11,7 +11,7 @@ from typing import Any, final
 
 import torch
 
-from distrib.attack import PGD, OfEpsilon, predicted
+from distrib.attack import PGD, Adversary, predicted
 from distrib.config.job import Study, Train
 from distrib.config.study import CurvesStudy, addresses
 from distrib.data.loader import Batch
@@ -55,12 +55,12 @@ class AccuracyCurves:
         model = task.model(label)
         x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
         threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
-        attack = PGD(threat=threat, num_steps=study.num_steps, step_size=OfEpsilon(of_epsilon=2.5 / study.num_steps))
+        adversary = Adversary(threat, PGD(num_steps=study.num_steps))
         clean = predicted(logits_of(model, x, len(x))) == y
         by_pgd, by_square = clean.clone(), clean.clone()  # an image that is misclassified as it is counts as broken
         rows = clean.nonzero()[:, 0]
         if epsilon > 0 and len(rows):
-            x_adv = attack.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
+            x_adv = adversary.perturb(model, x[rows], y[rows], Noise.of(index[rows], study.seed, "curves"))
             by_pgd[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]
             x_adv = square(model, Batch(x[rows], y[rows], index[rows]), threat, study.seed, study.queries)
             by_square[rows] = predicted(logits_of(model, x_adv, len(x))) == y[rows]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distrib.attack import GRADIENT_SCALE, PGD, input_gradient, predicted, undisturbed
+from distrib.attack import Adversary, predicted, undisturbed
 from distrib.config.job import Study, Train
 from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
@@ -56,8 +56,8 @@ class LossLandscape:
         # noise is drawn by the number of the restart: how the restarts are cut into chunks changes nothing
         places = torch.arange(chunk * study.chunk, chunk * study.chunk + size, device=x.device)
         noise = Noise.of(places, study.seed, "landscape", int(one.index))
-        begun = study.attack.threat.sample(x, noise)
-        ended, losses = climb(model, study.attack, x, y, begun)
+        begun = study.threat.sample(x, noise)
+        ended, losses = climb(model, study.adversary, x, y, begun)
         with undisturbed(model, "eval"), torch.no_grad():
             logits = torch.cat([model(one.x), model(ended)])
         found = {
@@ -123,20 +123,16 @@ def _last_tenth(trajectories: Tensor) -> float:
     return (1 - trajectories[:, -1 - tenth] / trajectories[:, -1]).abs().nan_to_num(0).mean().item()
 
 
-def climb(model: nn.Module, attack: PGD, x: Tensor, y: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def climb(model: nn.Module, adversary: Adversary, x: Tensor, y: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """(the end points, the loss before each step and after the last, ``[num_steps + 1, B]``) of PGD from ``x_adv``."""
-    losses = []
-    with undisturbed(model, "eval"), torch.enable_grad():
-        for i in range(attack.num_steps):
-            x_adv = x_adv.detach().requires_grad_()
-            loss = F.cross_entropy(model(x_adv), y, reduction="none")
-            losses.append(loss.detach())
-            gradient = input_gradient(loss.sum() * GRADIENT_SCALE, x_adv)
-            with torch.no_grad():
-                x_adv = attack.threat.project(x, x_adv + attack.step(i) * attack.threat.ascent(gradient))
-        with torch.no_grad():
-            losses.append(F.cross_entropy(model(x_adv), y, reduction="none"))
-    return x_adv.detach(), torch.stack(losses)
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, reduction="none")
+
+    ended, losses = adversary.climb(model, x, x_adv, loss)
+    with undisturbed(model, "eval"), torch.no_grad():
+        losses.append(loss(model(ended)))
+    return ended, torch.stack(losses)
 
 
 @torch.no_grad()

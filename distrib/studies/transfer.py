@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from distrib.attack import predicted
+from distrib.attack import Adversary, predicted
 from distrib.config.job import Study, Train
 from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
@@ -40,8 +40,8 @@ class TransferMatrix:
         (source, name, start), study = which, self.study
         x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
         if name:
-            attack = next(attack for attack in study.attacks if attack.name == name).resolve(study.threat)
-            x = attack.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
+            adversary = Adversary(study.threat, next(attack.pgd for attack in study.attacks if attack.name == name))
+            x = adversary.perturb(task.model(f"source:{source}"), x, y, Noise.of(index, study.seed, "transfer", name))
         hits = {
             label: int((predicted(logits_of(task.model(f"target:{label}"), x, len(x))) == y).sum())
             for label in addresses(study.targets)

@@ -32,7 +32,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from distrib.config.job import AnyRun, Run, differences, dump
+from distrib.config.differences import differences
+from distrib.config.job import AnyRun, Run, dump
+from distrib.config.moved import renewed
 from distrib.data.source import TorchvisionData
 from distrib.errors import InputError, JobError
 from distrib.files import locked, write_bytes, write_json
@@ -125,10 +127,13 @@ def kept_pins(job: Run, uri: str) -> dict[str, str]:
 
 
 def read_record(folder: Path) -> dict | None:
-    """What ``job.json`` of a run's folder says, or None for a new run. Raises :class:`InputError` if damaged."""
+    """What ``job.json`` of a run's folder says, or None for a new run. Raises :class:`InputError` if damaged.
+
+    The job of a run that an older distrib began is given as this one would write it.
+    """
     try:
         record = json.loads((folder / "job.json").read_bytes())
-        return record if isinstance(record["job"], dict) else None
+        return record | {"job": renewed(record["job"])} if isinstance(record["job"], dict) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

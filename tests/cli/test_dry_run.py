@@ -38,7 +38,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 def job(*overrides: str) -> Train:
     document = {
         "kind": "train", "name": "t", "loader": "memory", "data": {"source": "digits"}, "model": {"arch": "small_cnn"},
-        "objective": {"method": "madry", "attack": {"threat": {"norm": "linf", "epsilon": "8/255"}}},
+        "objective": {"method": "madry", "threat": {"norm": "linf", "epsilon": "8/255"}},
         "optim": {"name": "sgd", "lr": 0.1, "epochs": 12},
     }  # fmt: skip
     found = parse(document, list(overrides), "here")
@@ -165,7 +165,7 @@ STUDY = {
     "kind": "study", "name": "s", "loader": "memory", "data": {"source": "digits"},
     "study": {
         "of": "capacity", "model": {"arch": "small_cnn"}, "widths": [1],
-        "attack": {"threat": {"norm": "linf", "epsilon": 0.1}, "num_steps": 3},
+        "threat": {"norm": "linf", "epsilon": 0.1}, "attack": {"num_steps": 3},
         "optim": {"name": "sgd", "lr": 1, "epochs": 2, "batch_size": 5000},
     },
 }  # fmt: skip

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import ATTACKS, EPSILON, GOOD, TRAIN, WORKERS, changed, job
+from documents import ATTACKS, EPSILON, GOOD, TRAIN, TUNE, WORKERS, changed, job
 from pydantic import ValidationError
 
-from distrib.attack import PGD, OfEpsilon
+from distrib.attack import PGD, Adversary, OfEpsilon
+from distrib.config.differences import differences
 from distrib.config.file import parse, read
-from distrib.config.job import PLACEMENT, Evaluate, Prepare, Train, Tune, differences, digest, dump
+from distrib.config.job import Evaluate, Prepare, Train, digest, dump
 from distrib.errors import JobError
 from distrib.objective import Madry
+from distrib.search.space import trial_job
 from distrib.threat import L2, Linf
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+SPACE = {"model.width": {"choice": [1]}}
 jobs = pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 
 
@@ -48,10 +51,9 @@ def test_yaml_s_traps_for_numbers(tmp_path: Path):
 @pytest.mark.parametrize("text", ["8/255", "8 / 255", "0.03137254901960784", '"8/255"'])
 def test_a_fraction_is_read_exactly_and_written_as_one(text: str):
     job = parse(copy.deepcopy(TRAIN), [f"{EPSILON}={text}", "objective.attack.step_size=2/255"], "here")
-    attack = job.objective.attack
-    assert (attack.threat.epsilon, attack.step_size) == (8 / 255, 2 / 255)
-    written = dump(job)["objective"]["attack"]
-    assert (written["threat"]["epsilon"], written["step_size"]) == ("8/255", "2/255")
+    assert (job.objective.threat.epsilon, job.objective.attack.step_size) == (8 / 255, 2 / 255)
+    written = dump(job)["objective"]
+    assert (written["threat"]["epsilon"], written["attack"]["step_size"]) == ("8/255", "2/255")
     assert json.loads(json.dumps(dump(job))) == dump(job)
 
 
@@ -98,16 +100,23 @@ RICH: list[dict] = [
     {"optim.schedule": {"shape": "multistep", "milestones": [1, 1.5], "gamma": 0.2}, "optim.warmup_epochs": 0.5},
     {"optim.schedule": {"shape": "cyclic"}, WORKERS: {"min": 1, "max": 4}},
     {"objective": {"method": "natural"}, "evaluation.threat": {"norm": "l2", "epsilon": "128/255"}},
-    {"objective": {"method": "fast", "attack": {"threat": {"norm": "linf", "epsilon": "8/255"}}}},
+    {"objective": {"method": "fast", "threat": {"norm": "linf", "epsilon": "8/255"}}},
+    {"objective": {"method": "fast", "threat": {"norm": "linf", "epsilon": 0.1}, "attack": {"batch_norm": "train"}}},
     {
         "objective": {
             "method": "trades",
             "beta": 1,
-            "attack": {"threat": {"norm": "l2", "epsilon": 1e-3}, "step_size": "2/255"},
+            "threat": {"norm": "l2", "epsilon": 1e-3},
+            "attack": {"step_size": "2/255"},
         }
     },
     {ATTACKS: [{"attack": "pgd", "num_steps": 9, "loss": "cw_margin", "kappa": 1, "n": 3}, {"attack": "autoattack"}]},
-    {"validation.attack": {"threat": {"norm": "linf", "epsilon": "1/255"}, "restarts": 3, "step_schedule": "cosine"}},
+    {
+        "validation": {
+            "threat": {"norm": "linf", "epsilon": "1/255"},
+            "attack": {"restarts": 3, "step_schedule": "cosine"},
+        }
+    },
     {"data": {"source": "folder", "root": "/a b/ü", "size": 32, "grey": True, "limit": 100}, "augment": {"flip": True}},
     {"model": {"arch": "torchvision", "name": "resnet18", "resize": 64}, "precision": "bfloat16"},
     {"model": {"arch": "wide_resnet", "depth": 28, "width": 0.1, "activation": "leaky_relu"}, "storage": "2020-01-01"},
@@ -175,16 +184,16 @@ def test_an_override_can_change_the_member_of_a_union_with_its_fields(tmp_path: 
     file = tmp_path / "job.yaml"
     file.write_text(GOOD)
     assert read(file, ["optim.schedule={shape: cosine}"]).optim.schedule.shape == "cosine"
-    assert read(file, ["objective.attack.threat.norm=l2", f"{EPSILON}=3"]).objective.attack.threat == L2(epsilon=3.0)
+    assert read(file, ["objective.threat.norm=l2", f"{EPSILON}=3"]).objective.threat == L2(epsilon=3.0)
 
 
 def test_an_override_changes_one_field_even_where_the_file_shares_it(tmp_path: Path):
     file = tmp_path / "job.yaml"
     shared = "&t {norm: linf, epsilon: 8/255}"
-    text = f"objective: {{method: madry, attack: {{threat: {shared}}}}}\nevaluation: {{threat: *t}}\n"
+    text = f"objective: {{method: madry, threat: {shared}}}\nevaluation: {{threat: *t}}\n"
     file.write_text(yaml.safe_dump({key: TRAIN[key] for key in TRAIN if key != "objective"}) + text)
     found = read(file, [f"{EPSILON}=0.1"])
-    assert found.objective.attack.threat.epsilon == 0.1 and found.evaluation.threat.epsilon == 8 / 255
+    assert found.objective.threat.epsilon == 0.1 and found.evaluation.threat.epsilon == 8 / 255
 
 
 def test_parse_leaves_the_document_alone():
@@ -193,99 +202,8 @@ def test_parse_leaves_the_document_alone():
     assert document == TRAIN
 
 
-NO_DIFFERENCE = {
-    "cluster": {"num_workers": 4, "address": "auto", "device": "cpu", "max_failures": 0, "cpus_per_worker": 2},
-    "tracking": {"uri": "sqlite:///other.db", "experiment": "other"},
-    "loader": "memory",
-    "storage": "/elsewhere",
-    "keep_checkpoints": 9,
-    "data.store": "/elsewhere",
-}
-DIFFERENCE = {
-    "optim.epochs": (3, "2, not 3"),
-    "optim.lr": (0.2, "0.1, not 0.2"),
-    "seed": (1, "0, not 1"),
-    EPSILON: ("4/255", "8/255, not 4/255"),
-    "objective.attack.num_steps": (3, "10, not 3"),
-    "model.width": (2.0, "1.0, not 2.0"),
-    "augment.flip": (True, "False, not True"),
-    "data.validation": (0.2, "0.1, not 0.2"),
-    "precision": ("bfloat16", "float32, not bfloat16"),
-    "evaluation.n": (5, "None, not 5"),
-    "compare_natural": (True, "False, not True"),
-    "register_as": ("r", "t, not r"),
-    "optim.schedule": ({"shape": "cosine"}, None),
-    "evaluation.attacks": ([{"attack": "fgsm"}], None),
-}
-
-
 def resolved(changes: dict[str, object]) -> Train:
     return parse(changed(TRAIN, changes), [], "here").resolved()
-
-
-@pytest.mark.parametrize(("path", "value"), NO_DIFFERENCE.items())
-def test_where_and_how_a_job_runs_is_no_difference(path: str, value: object):
-    assert differences(resolved({path: value}), dump(resolved({}))) == []
-    assert differences(resolved({}), dump(resolved({path: value}))) == []
-
-
-def test_all_that_may_change_is_known_to_the_job():
-    tried = {path.split(".")[0] for path in NO_DIFFERENCE} - {"data"} | {"concurrent", "budget_hours"}
-    assert set(Train.model_fields) | set(Tune.model_fields) >= PLACEMENT and tried == PLACEMENT
-
-
-@pytest.mark.parametrize(("path", "value"), [(path, value) for path, (value, _) in DIFFERENCE.items()])
-def test_what_changes_the_result_is_a_difference_told_with_both_values(path: str, value: object):
-    found = differences(resolved({}), dump(resolved({path: value})))
-    told = DIFFERENCE[path][1]
-    wider = {EPSILON: {EPSILON, "validation.attack.threat.epsilon", "evaluation.threat.epsilon"}}.get(path, {path})
-    paths = {line.split(":")[0] for line in found}
-    assert paths == wider if told else all(one.startswith(path) for one in paths) and paths
-    assert told is None or f"{path}: {told}" in found
-    assert len(differences(resolved({path: value}), dump(resolved({})))) == len(found)
-
-
-def test_where_a_downloaded_set_lies_is_no_difference_but_another_folder_of_images_is():
-    def at(source: str, root: str) -> Train:
-        return resolved({"data": {"source": source, "root": root}})
-
-    assert differences(at("mnist", "a"), dump(at("mnist", "b"))) == []
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("loader", "memory"),
-        ("keep_checkpoints", "9"),
-        ("data.store", "/x"),
-        ("data.root", "/x"),
-        ("data.download", "true"),
-    ],
-)
-def test_the_same_holds_for_what_a_search_trains(path: str, value: str):
-    def of(*overrides: str) -> Tune:
-        return read(JOBS[0].parent / "tune-mnist.yaml", list(overrides)).resolved()
-
-    assert differences(of(f"train.{path}={value}"), dump(of())) == []
-    assert differences(of("train.seed=5"), dump(of())) == ["train.seed: 5, not 0"]
-    assert differences(of("concurrent=1", "budget_hours=9"), dump(of())) == []
-
-
-def test_another_folder_of_images_is_another_job():
-    def at(root: str) -> Train:
-        return resolved({"data": {"source": "folder", "root": root}})
-
-    assert differences(at("cats"), dump(at("birds"))) == ["data.root: cats, not birds"]
-
-
-def test_a_field_that_an_old_record_lacks_or_has_beyond_is_a_difference():
-    record = dump(resolved({}))
-    del record["seed"], record["optim"]["lr"]
-    assert differences(resolved({}), record | {"future": 1}) == [
-        "seed: 0, not None",
-        "optim.lr: 0.1, not None",
-        "future: None, not 1",
-    ]
 
 
 def frozen(value: object, seen: list) -> None:
@@ -317,11 +235,31 @@ def test_resolving_writes_out_what_depends_on_another_field():
     linf = Linf(epsilon=8 / 255)
     whole = resolved({})
     assert whole.evaluation.threat == linf and whole.register_as == whole.model_name == "t"
-    assert whole.validation.attack == PGD(threat=linf, num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
+    quarter = PGD(num_steps=10, step_size=OfEpsilon(of_epsilon=0.25))
+    assert whole.objective.attack == whole.validation.attack == quarter and whole.examiner == Adversary(linf, quarter)
     own = resolved({"evaluation.threat": {"norm": "l2", "epsilon": 1}, "register_as": "r"})
-    assert own.evaluation.threat == own.validation.attack.threat == L2(epsilon=1.0) and own.model_name == "r"
-    given = {"threat": {"norm": "linf", "epsilon": 0.5}, "num_steps": 3}
-    assert resolved({"validation.attack": given}).validation.attack == PGD(threat=Linf(epsilon=0.5), num_steps=3)
+    assert own.evaluation.threat == own.validation.threat == L2(epsilon=1.0) and own.model_name == "r"
+    given = resolved({"validation": {"threat": {"norm": "linf", "epsilon": 0.5}, "attack": {"num_steps": 3}}})
+    assert given.examiner == Adversary(Linf(epsilon=0.5), PGD(num_steps=3, step_size=OfEpsilon(of_epsilon=2.5 / 3)))
+    assert given.evaluation.threat == linf
+
+
+def test_the_same_words_are_the_same_attack_wherever_they_stand():
+    """In training, validation, a search's score and an evaluation; also where a field is not given."""
+    for words in ({}, {"num_steps": 7}, {"num_steps": 7, "step_size": "2/255"}, {"restarts": 2, "loss": "cw_margin"}):
+        one = resolved({"objective.attack": words, "validation.attack": words, ATTACKS: [{"attack": "pgd", **words}]})
+        judging = PGD(**{name: getattr(one.evaluation.attacks[0], name) for name in PGD.model_fields})
+        assert one.objective.attack == one.validation.attack == judging.resolved()
+        search = parse(changed(TUNE, {"train.objective.attack": words, "score.attack": words, "space": SPACE}), [], "")
+        assert search.resolved().train.objective.attack == search.resolved().score.attack == one.objective.attack
+
+
+def test_a_step_size_that_is_not_given_follows_the_number_of_steps_that_is_searched():
+    steps = "objective.attack.num_steps"
+    search = parse(changed(TUNE, {"train.objective.attack": {}, "space": {steps: {"choice": [5, 20]}}}), [], "")
+    for count in (5, 20):
+        trial = trial_job(search.resolved(), 1, {steps: count})
+        assert trial.objective.attack == PGD(num_steps=count, step_size=OfEpsilon(of_epsilon=2.5 / count))
 
 
 def test_resolving_changes_nothing_that_was_written():
@@ -330,7 +268,9 @@ def test_resolving_changes_nothing_that_was_written():
         assert {line.split(":")[0] for line in differences(one, dump(one.resolved()))} <= {
             "evaluation.threat",
             "evaluation.attacks",
-            "validation.attack",
+            "validation.threat",
+            "validation.attack.step_size",
+            "objective.attack.step_size",
             "register_as",
         }
 
@@ -348,7 +288,7 @@ def test_the_natural_twin_differs_in_the_adversary_only():
 
 def test_method_fast_takes_one_step_of_five_quarters_unless_told():
     fast = job(objective__method="fast")
-    assert (fast.objective.attack.num_steps, fast.objective.attack.step(0)) == (1, pytest.approx(1.25 * 8 / 255))
-    assert fast.objective.attack.random_start
+    attack, threat = fast.objective.attack, fast.objective.threat
+    assert (attack.num_steps, attack.step(threat, 0)) == (1, pytest.approx(1.25 * 8 / 255)) and attack.random_start
     told = job(objective__method="fast", objective__attack__step_size="4/255")
-    assert told.objective.attack.step(0) == 4 / 255
+    assert told.objective.attack.step(threat, 0) == 4 / 255

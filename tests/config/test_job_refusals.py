@@ -58,10 +58,10 @@ WRONG_FIELDS: dict[str, tuple] = {
     ),
     "unknown, in a table": ({"optim.epoch": 3}, "optim.epoch", "did you mean epochs?"),
     "unknown, in the wrong member": ({"optim.betas": [0.9, 0.99]}, "optim.betas", "the fields here are epochs"),
-    "unknown, three deep": ({"objective.attack.treat": 1}, "objective.attack.treat", "did you mean threat?"),
-    "unknown, four deep": (
-        {"objective.attack.threat.epsilom": 1},
-        "objective.attack.threat.epsilom",
+    "unknown, three deep": ({"objective.attack.num_step": 1}, "objective.attack.num_step", "did you mean num_steps?"),
+    "unknown, in a threat": (
+        {"objective.threat.epsilom": 1},
+        "objective.threat.epsilom",
         "did you mean epsilon?",
     ),
     "unknown in a list item": (
@@ -70,9 +70,9 @@ WRONG_FIELDS: dict[str, tuple] = {
         "did you mean step_size?",
     ),
     "unknown in an optional": (
-        {"validation.attack": {"threat": {"norm": "linf", "epsilon": 0.1}, "num_step": 5}},
-        "validation.attack.num_step",
-        "did you mean num_steps?",
+        {"validation.threat": {"norm": "linf", "epsilon": 0.1, "epsilom": 5}},
+        "validation.threat.epsilom",
+        "did you mean epsilon?",
     ),
     "unknown in cluster": ({"cluster.workers": 2}, "cluster.workers", "did you mean num_workers?"),
     "of another kind": ({"model": "models:/m/1"}, "model", "expected an object, not 'models:/m/1'"),
@@ -82,9 +82,9 @@ WRONG_FIELDS: dict[str, tuple] = {
     "no epochs": ({"optim.epochs": GONE}, "optim.epochs", "is missing"),
     "no threat": ({BALL: GONE}, BALL, "is missing"),
     "no epsilon": ({EPSILON: GONE}, EPSILON, "is missing"),
-    "no steps in an item": (
-        {ATTACKS: [{"attack": "fgsm"}, {"attack": "pgd"}]},
-        f"{ATTACKS}[1].num_steps",
+    "no source in an item": (
+        {ATTACKS: [{"attack": "fgsm"}, {"attack": "transfer"}]},
+        f"{ATTACKS}[1].source",
         "is missing",
     ),
     "no root of a folder": ({"data": {"source": "folder"}}, "data.root", "is missing"),
@@ -96,7 +96,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     },
     # tags
     "no tag": ({"optim.name": GONE}, "optim", "name is missing; it is one of sgd, adam, adamw"),
-    "no tag of a threat": ({"objective.attack.threat.norm": GONE}, BALL, "norm is missing; it is one of linf, l2"),
+    "no tag of a threat": ({"objective.threat.norm": GONE}, BALL, "norm is missing; it is one of linf, l2"),
     "no tag of a schedule": (
         {"optim.schedule": {}},
         "optim.schedule",
@@ -105,7 +105,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "wrong tag": ({"optim.name": "adm"}, "optim", "name: 'adm' is none of sgd, adam, adamw (did you mean adam?)"),
     "wrong arch": ({"model.arch": "preact_resent"}, "model", "did you mean preact_resnet?"),
     "wrong source": ({"data.source": "minst"}, "data", "did you mean mnist?"),
-    "wrong norm": ({"objective.attack.threat.norm": "l1"}, BALL, "norm: 'l1' is none of linf, l2"),
+    "wrong norm": ({"objective.threat.norm": "l1"}, BALL, "norm: 'l1' is none of linf, l2"),
     "wrong method": ({"objective.method": "mart"}, "objective", "'mart' is none of natural, madry, fast, trades"),
     "wrong shape": ({"optim.schedule": {"shape": "cosin"}}, "optim.schedule", "did you mean cosine?"),
     "wrong tag in an item": ({ATTACKS: [{"attack": "fgms"}]}, f"{ATTACKS}[0]", "did you mean fgsm?"),
@@ -172,6 +172,11 @@ WRONG_FIELDS: dict[str, tuple] = {
         "objective.attack",
         "restarts without random_start repeat one attack",
     ),
+    "statistics of the batch, in an evaluation": (
+        {ATTACKS: [{"attack": "pgd", "batch_norm": "train"}]},
+        f"{ATTACKS}[0]",
+        "batch_norm: an evaluation judges each image by itself; leave it out",
+    ),
     "fast, with many steps": (
         {"objective.method": "fast", "objective.attack.num_steps": 7},
         "objective",
@@ -187,9 +192,9 @@ WRONG_FIELDS: dict[str, tuple] = {
         "objective",
         "leave attack.loss and attack.target out",
     ),
-    "an attack in natural training": (
+    "a threat in natural training": (
         {"objective.method": "natural"},
-        "objective.attack",
+        "objective.threat",
         "no such field; the fields here are method",
     ),
     "natural, judged by what": (

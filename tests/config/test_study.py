@@ -29,6 +29,10 @@ def test_a_transfer_study_refuses_what_it_would_not_do(attacks: list[dict], word
             {"of": "landscape", "models": [{"label": "a", "model": "b"}], "threat": THREAT, "maxima": 900},
             "neither may be above",
         ),
+        (
+            {"of": "landscape", "models": [{"label": "a", "model": "b"}], "threat": THREAT, "attack": {"restarts": 2}},
+            "a landscape is told num_steps, step_size and step_schedule",
+        ),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}]}, "linf or l2"),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0, 8]}, "did you mean 8/255"),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}], "l2": [1, 2, 1]}, "listed twice"),
@@ -54,5 +58,7 @@ def test_bad_studies_are_refused(given: dict, words: str):
 
 def test_step_sizes_of_a_landscape_are_the_papers():
     study = fields(of="landscape", models=[{"label": "a", "model": "b"}], threat={"norm": "linf", "epsilon": 0.3})
-    assert study.attack.step(0) == pytest.approx(0.01) and study.attack.step_size == OfEpsilon(of_epsilon=1 / 30)
-    assert np.isclose(study.attack.threat.epsilon, 0.3)
+    assert study.attack.step(study.threat, 0) == pytest.approx(0.01) and study.attack.step_size == OfEpsilon(
+        of_epsilon=1 / 30
+    )
+    assert np.isclose(study.threat.epsilon, 0.3)

@@ -78,7 +78,7 @@ def test_a_search_ends_with_a_judged_winner(whole: dict, place: Path):
     assert len(runs) == 4 and len(children) == 3 and {run.info.status for run in runs} == {"FINISHED"}
     for run in children:
         assert len(client.get_metric_history(run.info.run_id, "validation_robust_accuracy")) == 3
-        assert run.data.params["objective.attack.threat.epsilon"] == run.data.tags[f"search.{next(iter(SPACE))}"]
+        assert run.data.params["objective.threat.epsilon"] == run.data.tags[f"search.{next(iter(SPACE))}"]
     version = client.get_model_version("search", "1")
     assert (version.tags["search"], version.tags["search_run"]) == ("search", whole["run_id"])
     assert version.run_id == whole["winner"]["run_id"] in {run.info.run_id for run in children}
@@ -148,7 +148,7 @@ def test_optuna_searches_for_several_objectives(whole: dict, place: Path):
                    score=TUNE["score"] | {"objectives": ["robust", "clean", "cost"]}, winner=None)  # fmt: skip
     result = result_of(call(command("run", job, "--json"), place, 600))
     assert (result["trials"], result["finished"]) == (3, 3)
-    assert len({row["objective.attack.threat.epsilon"] for row in trials(place, "several")}) == 3
+    assert len({row["objective.threat.epsilon"] for row in trials(place, "several")}) == 3
 
 
 def test_too_much_is_refused_before_anything_starts(whole: dict, place: Path):

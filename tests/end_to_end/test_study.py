@@ -13,7 +13,8 @@ THREAT = {"norm": "linf", "epsilon": 0.2}
 STUDIES = {
     "landscape": {
         "models": [{"label": "robust", "model": "models:/digits/1"}], "threat": THREAT, "examples": 2,
-        "restarts": 60, "chunk": 30, "maxima": 20, "num_steps": 30,
+        "restarts": 60, "chunk": 30, "maxima": 20,
+        "attack": {"num_steps": 30, "step_size": {"of_epsilon": 1 / 30}},
     },
     "curves": {
         "models": [{"label": "robust", "model": "models:/digits/1"}], "linf": [0, 0.2, 0.5], "l2": [0.5],
@@ -25,7 +26,7 @@ STUDIES = {
     },
     "capacity": {
         "model": {"arch": "small_cnn"}, "widths": [0.125, 0.5], "methods": ["natural", "pgd"],
-        "attack": {"threat": THREAT, "num_steps": 3}, "n": 100,
+        "threat": THREAT, "attack": {"num_steps": 3}, "n": 100,
         "optim": {"name": "adam", "lr": 4e-3, "epochs": 2, "batch_size": 64},
     },
 }  # fmt: skip

@@ -60,7 +60,7 @@ def test_mlflow_holds_one_run_with_everything(finished: dict, workplace: Path):
     runs = client.search_runs([client.get_experiment_by_name("distrib").experiment_id], "tags.`distrib.kind` = 'train'")
     (run,) = [run for run in runs if run.info.run_name == "digits"]
     assert run.info.run_id == finished["run_id"] and run.info.status == "FINISHED"
-    assert run.data.params["optim.epochs"] == "6" and run.data.params["objective.attack.threat.epsilon"] == "0.2"
+    assert run.data.params["optim.epochs"] == "6" and run.data.params["objective.threat.epsilon"] == "0.2"
     assert run.data.tags["distrib.job_digest"] == finished["job_digest"]
     assert run.data.tags["distrib.nodes"] == "127.0.0.1"
     for metric in ("train_loss", "validation_robust_accuracy", "images_per_second", "data_wait_share"):

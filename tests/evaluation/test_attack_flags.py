@@ -6,7 +6,7 @@ from attacked import Build, attacked, batch, pixels, two_classes
 from shards import AUTO, CALM, FGSM, PGD_20, concluded, evaluation_of, flag_names, quiet, result_of, shard
 from torch import Tensor, nn
 
-from distrib.attack import PGD
+from distrib.attack import Adversary
 from distrib.evaluation import autoattack
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.autoattack import parts_for
@@ -135,12 +135,12 @@ def test_in_the_tier_paranoid_convergence_can_be_told(linear: Build, monkeypatch
         y = model(x).argmax(dim=1)
     monkeypatch.setattr(autoattack, "autoattack", lambda _, part, *__: (1 - part.x, ["apgd-ce"] * len(part.x)))
 
-    def weak(self: PGD, model: nn.Module, x: Tensor, y: Tensor, *rest: object) -> list[Tensor]:
+    def weak(self: Adversary, model: nn.Module, x: Tensor, y: Tensor, *rest: object) -> list[Tensor]:
         """PGD finds something in 200 steps and at the eleventh start only."""
-        worst = 1 - x if self.num_steps == 200 else x
-        return [x] * 10 + [1 - x] * 10 if self.restarts == 20 else [worst]
+        worst = 1 - x if self.attack.num_steps == 200 else x
+        return [x] * 10 + [1 - x] * 10 if self.attack.restarts == 20 else [worst]
 
-    monkeypatch.setattr(PGD, "starts", weak)
+    monkeypatch.setattr(Adversary, "starts", weak)
     evaluation = Evaluation(tier="paranoid").resolved(Linf(epsilon=1), grey=True)
     found = concluded([attacked(model, batch(x, y), evaluation)], evaluation, 30, 2)
     assert {"steps_not_converged", "restarts_not_converged"} <= {flag.name for flag in found.flags}

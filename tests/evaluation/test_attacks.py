@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from distrib.attack import PGD, OfEpsilon, fgsm
+from distrib.attack import FGSM, PGD, OfEpsilon
 from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, tier_of
 from distrib.threat import L2, Linf
 
@@ -18,34 +18,34 @@ def pgd(num_steps: int = 20, **fields) -> Pgd:
 
 @threats
 def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Linf | L2):
-    attack = Fgsm(attack="fgsm").resolve(threat)
-    assert attack == fgsm(threat)
-    assert (attack.num_steps, attack.random_start, attack.restarts) == (1, False, 1)
-    assert attack.step(0) == threat.epsilon
+    attack = Fgsm(attack="fgsm").pgd
+    assert attack == FGSM and (attack.num_steps, attack.random_start, attack.restarts) == (1, False, 1)
+    assert attack.step(threat, 0) == threat.epsilon
 
 
 @threats
 @pytest.mark.parametrize("num_steps", [1, 3, 20, 100])
 def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Linf | L2, num_steps: int):
     """From one side of it to the other (2 epsilon), with a quarter to spare."""
-    attack = pgd(num_steps).resolve(threat)
-    assert sum(attack.step(i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
-    assert attack.random_start and attack.threat == threat
-    assert PGD(threat=threat, num_steps=num_steps).step(0) == threat.epsilon / 4  # training's, as its field says
+    for attack in (pgd(num_steps), PGD(num_steps=num_steps)):  # an evaluation's, a training's
+        assert sum(attack.step(threat, i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
+        assert attack.random_start
 
 
 @threats
 @pytest.mark.parametrize("step_size", [0.01, "2/255", {"of_epsilon": 0.5}])
 def test_a_step_size_that_is_given_is_kept(threat: Linf | L2, step_size: object):
     expected = {"0.01": 0.01, "2/255": 2 / 255}.get(str(step_size), 0.5 * threat.epsilon)
-    assert pgd(step_size=step_size).resolve(threat).step(7) == pytest.approx(expected)
+    assert pgd(step_size=step_size).step(threat, 7) == pytest.approx(expected)
 
 
 def test_every_field_reaches_the_attack():
     fields = {"restarts": 3, "loss": "cw_margin", "kappa": 5.0, "target": "random", "step_size": 0.01}
-    expected = PGD(threat=LINF, num_steps=30, **fields)
-    assert pgd(30, **fields).resolve(LINF) == expected
-    assert pgd(30).resolve(LINF) == PGD(threat=LINF, num_steps=30, step_size=OfEpsilon(of_epsilon=2.5 / 30))
+    source = {"attack": "transfer", "source": "models:/m/1"}
+    for attack in (pgd(30, **fields).pgd, ATTACK.validate_python(source | fields | {"num_steps": 30}).pgd):
+        assert attack.model_dump(include=set(PGD.model_fields)) == PGD(num_steps=30, **fields).model_dump()
+    assert ATTACK.validate_python(source | {"num_steps": 1}).pgd == FGSM
+    assert ATTACK.validate_python({"attack": "pgd"}).num_steps == PGD().num_steps
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_paper_tier_is_the_papers_table():
     assert names("paper", grey=False) == ["fgsm", "pgd-7", "pgd-20", "cw-30"]
     for grey, epsilon, step in ((True, 0.3, 0.01), (False, 8 / 255, 2 / 255)):
         for attack in Evaluation(tier="paper").resolved(Linf(epsilon=epsilon), grey).attacks[1:]:
-            assert attack.resolve(Linf(epsilon=epsilon)).step(0) == pytest.approx(step)
+            assert attack.step(Linf(epsilon=epsilon), 0) == pytest.approx(step)
 
 
 def test_the_paranoid_tier_holds_the_standard_and_its_doubts():
@@ -134,8 +134,10 @@ def test_a_tier_is_not_known_by_names_alone():
         TypeAdapter(Evaluation).validate_python({"tier": "quick"}, strict=False).resolved(LINF, True).attacks
     )
     weak, same = (right.model_copy(update={"step_size": size}) for size in (1e-6, 2.5 / 20 * LINF.epsilon))
-    assert weak.name == same.name == right.name
-    assert (tier_of((fgsm, weak), LINF), tier_of((fgsm, same), LINF)) == ("custom", "quick")
+    still = right.model_copy(update={"random_start": False})
+    assert weak.name == same.name == still.name == right.name
+    found = [tier_of((fgsm, one), LINF) for one in (weak, same, still)]
+    assert found == ["custom", "quick", "custom"]
 
 
 def test_sources_whose_paths_end_alike_are_told_apart():
@@ -166,7 +168,9 @@ def test_attacks_are_known_by_where_they_come_from():
         ({"attacks": [{"attack": "transfer", "source": "a", "kappa": 1.0}]}, "kappa belongs to loss: cw_margin"),
         ({"attacks": [{"attack": "pgd", "num_steps": 0}]}, "greater than or equal to 1"),
         ({"attacks": [{"attack": "pgd", "num_steps": 5, "kappa": 1.0}]}, "kappa belongs to loss: cw_margin"),
-        ({"attacks": [{"attack": "pgd", "num_steps": 5, "random_start": False}]}, "Extra inputs"),
+        ({"attacks": [{"attack": "pgd", "num_steps": 5, "draws": 3}]}, "Extra inputs"),
+        ({"attacks": [{"attack": "pgd", "batch_norm": "train"}]}, "judges each image by itself"),
+        ({"attacks": [{"attack": "pgd", "random_start": False, "restarts": 2}]}, "repeat one attack"),
         ({"attacks": [{"attack": "fgsm", "num_steps": 5}]}, "Extra inputs"),
         ({"attacks": [{"attack": "fgsm", "n": 0}]}, "greater than or equal to 1"),
         ({"n": 0}, "greater than or equal to 1"),
@@ -181,6 +185,35 @@ def test_bad_suites_are_refused(document: dict, phrase: str):
 @pytest.mark.parametrize("attack", DISTINCT, ids=lambda attack: attack.name)
 def test_attacks_are_written_and_read_back(attack: EvaluationAttack):
     assert ATTACK.validate_json(ATTACK.dump_json(attack)) == attack
+
+
+IDENTITIES = {
+    "quick": "730c9defedf4aeb7", "paper": "49331ddf89b94ead", "standard": "c483ff7a491a1c9b",
+    "paranoid": "504428906f082863",
+}  # fmt: skip
+MIXED = [
+    {"attack": "pgd", "num_steps": 10}, {"attack": "pgd", "num_steps": 1},
+    {"attack": "pgd", "num_steps": 30, "step_size": 0.01, "restarts": 3, "loss": "cw_margin", "kappa": 5.0,
+     "target": "random", "n": 7, "meets": "standing"},
+    {"attack": "transfer", "source": "models:/m/1", "num_steps": 1},
+    {"attack": "transfer", "source": "models:/m/1", "num_steps": 10}, {"attack": "square"},
+    {"attack": "noise", "draws": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "grey", "expected"),
+    [
+        *(({"tier": tier}, True, mark) for tier, mark in IDENTITIES.items()),
+        ({"tier": "paper"}, False, "ab0f8891285bd673"),
+        ({"attacks": MIXED}, True, "55953dc0c64deb12"),
+    ],
+)
+def test_identities_are_those_of_0_1_so_that_cards_of_before_compare(asked: dict, grey: bool, expected: str):
+    sources = ["models:/m/1"] if asked.get("tier") == "paranoid" else []
+    one = TypeAdapter(Evaluation).validate_python(asked | {"sources": sources}, strict=False)
+    suite = one.resolved(Linf(epsilon=0.1) if "attacks" in asked else Linf(epsilon=8 / 255), grey)
+    assert suite.identity({"models:/m/1": "c" * 64})[:16] == expected
 
 
 JUDGED = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)

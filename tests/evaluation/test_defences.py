@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from distrib.attack import PGD, OfEpsilon
+from distrib.attack import PGD, Adversary
 from distrib.data.loader import Batch
 from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square
 from distrib.evaluation.evidence import gather
@@ -49,11 +49,11 @@ def trained(build: Callable[[], nn.Module], epsilon: float, epochs: int = 12) ->
     torch.manual_seed(0)
     model = build().train().double()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    attack = PGD(threat=Linf(epsilon=epsilon), num_steps=5, step_size=OfEpsilon(of_epsilon=0.5))
+    adversary = Adversary(Linf(epsilon=epsilon), PGD(num_steps=5))
     x, y = X[200:].double(), Y[200:]
     for epoch in range(epochs):
         for rows in torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch)).split(64):
-            given = attack.perturb(model, x[rows], y[rows], Noise.of(rows, epoch)) if epsilon and epoch else x[rows]
+            given = adversary.perturb(model, x[rows], y[rows], Noise.of(rows, epoch)) if epsilon and epoch else x[rows]
             optimiser.zero_grad()
             F.cross_entropy(model(given), y[rows]).backward()
             optimiser.step()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from distrib.attack import fgsm
+from distrib.attack import FGSM, Adversary
 from distrib.data.beton import DataCard, open_split
 from distrib.errors import CheckpointError
 from distrib.evaluation.models import Exported, Weights, fingerprint
@@ -76,7 +76,7 @@ def test_both_can_be_attacked_and_stay_as_they_are(trained: nn.Module, weights: 
 
     def attacked(model: nn.Module) -> torch.Tensor:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        x_adv = fgsm(Linf(epsilon=0.1)).perturb(model, x, y, Noise.of(torch.arange(6), 0))
+        x_adv = Adversary(Linf(epsilon=0.1), FGSM).perturb(model, x, y, Noise.of(torch.arange(6), 0))
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         return x_adv
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from shards import concluded
 from torch import Tensor, nn
 
-from distrib.attack import PGD, margin
+from distrib.attack import Adversary, margin
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluation import autoattack, frozen
@@ -133,7 +133,7 @@ def test_what_is_misclassified_is_not_robust_and_not_attacked(linear: Build, mon
     monkeypatch.setattr(
         attacks_on_a_shard, "probe", lambda *_: None
     )  # the probes attack every image, whatever its class
-    monkeypatch.setattr(PGD, "starts", lambda *_: pytest.fail("attacked"))
+    monkeypatch.setattr(Adversary, "starts", lambda *_: pytest.fail("attacked"))
     result, worst = attack_shard(model, batch(x, wrong), np.arange(10), evaluation_of(FGSM, PGD_20))
     assert result.clean == stood(result, "fgsm") == stood(result, "pgd-20") == [False] * 10
     assert torch.equal(worst, x) and result.worst == [""] * 10
@@ -183,25 +183,25 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def too_far(_: PGD, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
+def too_far(_: Adversary, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
     return [(x + 0.11).clamp(0, 1)]
 
 
-def out_of_the_box(_: PGD, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
+def out_of_the_box(_: Adversary, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
     return [x - 0.05]
 
 
-def not_a_number(_: PGD, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
+def not_a_number(_: Adversary, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
     return [x * float("nan")]
 
 
-def one_image_too_far(_: PGD, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
+def one_image_too_far(_: Adversary, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
     x_adv = x.clone()
     x_adv[-1, 0, 2, 2] += 0.1001
     return [x_adv]
 
 
-def within(_: PGD, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
+def within(_: Adversary, model: nn.Module, x: Tensor, *__: object) -> list[Tensor]:
     return [(x + 0.1).clamp(0, 1)]
 
 
@@ -213,9 +213,9 @@ def test_an_attack_that_leaves_the_threat_gives_no_result(
     with torch.no_grad():
         shard = batch(x, model(x).argmax(dim=1))
     monkeypatch.setattr(attacks_on_a_shard, "probe", lambda *_: None)
-    monkeypatch.setattr(PGD, "starts", within)
+    monkeypatch.setattr(Adversary, "starts", within)
     attacked(model, shard, evaluation_of(PGD_20))
-    monkeypatch.setattr(PGD, "starts", cheat)
+    monkeypatch.setattr(Adversary, "starts", cheat)
     with pytest.raises(RunError, match=r"pgd-20 left the linf ball of 0\.1 or \[0, 1\]; no result"):
         attacked(model, shard, evaluation_of(PGD_20))
     monkeypatch.setattr(
@@ -261,7 +261,7 @@ def test_what_another_attack_leaves_outside_by_rounding_gives_no_result(linear: 
     (model, _), x = two_classes(linear), pixels(10, 0.3, 0.7)
     with torch.no_grad():
         shard = batch(x, model(x).argmax(dim=1))
-    monkeypatch.setattr(PGD, "starts", lambda _, model, x, *__: [x + 0.1 + 4e-6])
+    monkeypatch.setattr(Adversary, "starts", lambda _, model, x, *__: [x + 0.1 + 4e-6])
     with pytest.raises(RunError, match="pgd-20 left the linf ball"):
         attacked(model, shard, evaluation_of(PGD_20))
 

@@ -66,7 +66,7 @@ def test_a_study_of_capacity_is_refused_before_anything_starts():
         "of": "capacity",
         "model": {"arch": "preact_resnet"},
         "widths": [0.125],
-        "attack": {"threat": {"norm": "linf", "epsilon": 0.1}},
+        "threat": {"norm": "linf", "epsilon": 0.1},
         "optim": {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 64},
     }
     document = {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": study}

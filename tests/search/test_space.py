@@ -14,7 +14,7 @@ from distrib.config.search import Domain
 from distrib.errors import JobError
 from distrib.search.space import check_space, drawn, ends, settle, trial_job
 
-EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
+EPSILON, STEP, WIDTH = "objective.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
 
 def tune(changes: dict | None = None) -> Tune:
@@ -92,9 +92,9 @@ def test_settings_become_the_training_and_only_there():
     settings = {EPSILON: 0.25, STEP: 2.0, WIDTH: 0.5}
     found = settle(job, settings)
     attack = found.objective.attack
-    assert (attack.threat.epsilon, found.model.width) == (0.25, 0.5)
+    assert (found.objective.threat.epsilon, found.model.width) == (0.25, 0.5)
     assert attack.step_size.of_epsilon == pytest.approx(2.0 / attack.num_steps), "divided by the number of steps"
-    assert attack.step(0) * attack.num_steps == pytest.approx(2.0 * 0.25, rel=1e-5)
+    assert attack.step(found.objective.threat, 0) * attack.num_steps == pytest.approx(2.0 * 0.25, rel=1e-5)
     back = found.model_copy(update={"objective": job.train.objective, "model": job.train.model})
     assert back == job.train
 
@@ -112,9 +112,9 @@ def test_every_trial_is_judged_alike_whatever_it_trains_with():
     """The smallest epsilon would win otherwise."""
     job = tune()
     weak, strong = (trial_job(job, 1, {EPSILON: epsilon, STEP: 1.0, WIDTH: 1}) for epsilon in (0.05, 0.3))
-    assert weak.objective.attack.threat.epsilon == 0.05 and strong.objective.attack.threat.epsilon == 0.3
+    assert weak.objective.threat.epsilon == 0.05 and strong.objective.threat.epsilon == 0.3
     assert weak.validation == strong.validation and weak.validation.attack == job.score.attack
-    assert weak.evaluation == strong.evaluation and weak.evaluation.threat == job.score.attack.threat
+    assert weak.evaluation == strong.evaluation and weak.evaluation.threat == weak.validation.threat == job.score.threat
     assert (weak.name, weak.storage) == ("search-0001", "runs/search/trials")
 
 

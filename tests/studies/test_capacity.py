@@ -19,8 +19,9 @@ def test_every_cell_of_a_capacity_study_is_a_training_of_its_own():
     assert [one.model.width for one in jobs.values()] == [0.25, 1.0] * 3
     assert [one.objective.method for one in jobs.values()] == ["natural"] * 2 + ["madry"] * 4
     one_step = jobs["fgsm-1"].objective.attack
-    assert (one_step.num_steps, one_step.random_start, one_step.step(0)) == (1, False, 0.1)
-    assert jobs["pgd-1"].objective.attack == job.study.attack and jobs["pgd-1"].validation.attack is not None
+    assert (one_step.num_steps, one_step.random_start, one_step.step(job.study.threat, 0)) == (1, False, 0.1)
+    assert jobs["pgd-1"].objective.attack == job.study.attack.resolved()
+    assert jobs["pgd-1"].examiner.threat == job.study.threat
 
 
 def cell(clean: int, fgsm: int, pgd: int, classes: list[int] | None = None) -> dict:

@@ -6,7 +6,7 @@ import torch
 from studies import FACTS, THREAT, Linear, carried_out, labelled, read, task
 from torch import nn
 
-from distrib.attack import PGD
+from distrib.attack import PGD, Adversary
 from distrib.studies import landscape
 from distrib.studies.landscape import climb
 from distrib.threat import Linf
@@ -17,9 +17,9 @@ def test_losses_are_recorded_before_each_step_and_after_the_last():
     weight = torch.stack([torch.ones(64), -torch.ones(64)]) * 0.1
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
     model[1].weight.data = weight
-    attack = PGD(threat=Linf(epsilon=0.3), num_steps=4, step_size=0.05)
+    adversary = Adversary(Linf(epsilon=0.3), PGD(num_steps=4, step_size=0.05))
     x = torch.full((2, 1, 8, 8), 0.5)
-    end, losses = climb(model, attack, x, torch.tensor([0, 1]), x)
+    end, losses = climb(model, adversary, x, torch.tensor([0, 1]), x)
     # class 0 prefers bright pixels: the attack darkens them, by 0.05 a step, on 64 pixels of weight difference 0.2
     margins = [64 * 0.2 * (0.5 - 0.05 * i) for i in range(5)]
     expected = torch.nn.functional.softplus(-torch.tensor(margins))
@@ -36,7 +36,7 @@ def test_a_landscape_of_a_linear_model_has_one_maximum(digits: Path):
         restarts=50,
         chunk=25,
         maxima=10,
-        num_steps=60,
+        attack={"num_steps": 60, "step_size": {"of_epsilon": 1 / 30}},
     )
     found = carried_out(study, task(digits, m=Linear()), study.parts(450))
     assert len(found) == 4
@@ -55,7 +55,7 @@ def test_a_landscape_of_a_linear_model_has_one_maximum(digits: Path):
 def test_a_loss_that_still_climbs_has_no_plateau_however_few_the_steps(digits: Path):
     study = read(
         of="landscape", models=labelled(m="-"), threat=THREAT, examples=1, restarts=20, chunk=20, maxima=10,
-        num_steps=4, step_size=0.02,
+        attack={"num_steps": 4, "step_size": 0.02},
     )  # fmt: skip
     found = carried_out(study, task(digits, m=Linear()), study.parts(450))
     outcome = study.conclude(found, FACTS)

@@ -12,7 +12,7 @@ TRAIN = {
     "name": "t",
     "data": {"source": "digits"},
     "model": {"arch": "small_cnn"},
-    "objective": {"method": "madry", "attack": {"threat": {"norm": "linf", "epsilon": "8/255"}}},
+    "objective": {"method": "madry", "threat": {"norm": "linf", "epsilon": "8/255"}},
     "optim": {"name": "sgd", "lr": 0.1, "epochs": 2},
 }
 EVALUATE = {
@@ -31,25 +31,22 @@ TUNE = {
         "model": {"arch": "small_cnn"},
         "objective": {
             "method": "madry",
-            "attack": {
-                "threat": {"norm": "linf", "epsilon": 0.2},
-                "num_steps": 5,
-                "step_size": {"of_epsilon": 0.25},
-            },
+            "threat": {"norm": "linf", "epsilon": 0.2},
+            "attack": {"num_steps": 5, "step_size": {"of_epsilon": 0.25}},
         },
         "optim": {"name": "sgd", "lr": 0.1, "epochs": 4},
     },
     "space": {
-        "objective.attack.threat.epsilon": {"uniform": [0.05, 0.3]},
+        "objective.threat.epsilon": {"uniform": [0.05, 0.3]},
         "objective.attack.step_size.of_epsilon": {"uniform": [1, 2.5], "divided_by": "objective.attack.num_steps"},
         "model.width": {"choice": [0.25, 0.5]},
     },
     "search": {"method": "random", "num_trials": 3},
-    "score": {"attack": {"threat": {"norm": "linf", "epsilon": 0.2}, "num_steps": 5}},
+    "score": {"threat": {"norm": "linf", "epsilon": 0.2}, "attack": {"num_steps": 5}},
 }
 GOOD = yaml.safe_dump(TRAIN, sort_keys=False)
 GONE = object()
-BALL = "objective.attack.threat"
+BALL = "objective.threat"
 EPSILON = f"{BALL}.epsilon"
 STEP = "objective.attack.step_size"
 ATTACKS = "evaluation.attacks"

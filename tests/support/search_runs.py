@@ -10,7 +10,7 @@ from documents import TUNE
 LOADER = "memory"
 """FFCV compiles for seconds in every worker; test_cluster searches with it."""
 SPACE = {
-    "objective.attack.threat.epsilon": {"uniform": [0.05, 0.3]},
+    "objective.threat.epsilon": {"uniform": [0.05, 0.3]},
     "model.width": {"choice": [0.25, 0.5]},
 }
 

@@ -8,7 +8,7 @@ from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.search.trials import Trial, TrialOutcome, Trials
 
-EPSILON, STEP, WIDTH = "objective.attack.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
+EPSILON, STEP, WIDTH = "objective.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
 
 def tune(changes: dict | None = None) -> Tune:

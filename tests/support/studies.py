@@ -18,7 +18,7 @@ CAPACITY = {
     "kind": "study", "name": "c", "data": {"source": "digits"},
     "study": {
         "of": "capacity", "model": {"arch": "small_cnn"}, "widths": [1, 0.25], "epsilon_warmup_epochs": 1,
-        "attack": {"threat": THREAT, "num_steps": 3}, "optim": {"name": "sgd", "lr": 1, "epochs": 2, "batch_size": 64},
+        "threat": THREAT, "attack": {"num_steps": 3}, "optim": {"name": "sgd", "lr": 1, "epochs": 2, "batch_size": 64},
     },
 }  # fmt: skip
 

@@ -1,0 +1,32 @@
+"""Whether two jobs are one: what of a recorded job would give another result."""
+
+from distrib.config.job import dump
+from distrib.values import Value
+
+PLACEMENT = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
+"""Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
+DATA_PLACEMENT = {"root", "store", "download"}
+"""The same of its data: a named set may lie anywhere, its content is compared. A folder's root says which images."""
+
+
+def differences(job: Value, other: dict) -> list[str]:
+    """What of ``other`` (a dumped job) would give another result than ``job``: lines "optim.epochs: 3, not 5"."""
+    return _differences(_what(dump(job)), _what(other), "")
+
+
+def _what(job: dict) -> dict:
+    """Of a dumped job: what its result depends on."""
+    kept = {key: value for key, value in job.items() if key not in PLACEMENT}
+    if isinstance(data := kept.get("data"), dict):
+        free = DATA_PLACEMENT - {"root"} if data.get("source") == "folder" else DATA_PLACEMENT
+        kept["data"] = {key: value for key, value in data.items() if key not in free}
+    if isinstance(training := kept.get("train"), dict):  # of a search
+        kept["train"] = _what(training)
+    return kept
+
+
+def _differences(mine: object, theirs: object, path: str) -> list[str]:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
+        return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
+    return [] if mine == theirs else [f"{path[1:]}: {mine}, not {theirs}"]
