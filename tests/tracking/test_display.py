@@ -1,0 +1,41 @@
+"""What the person at the terminal sees: a bar on a terminal, now and then a line elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from distrib.tracking.display import LINE_SECONDS, Display
+
+
+def display_on(terminal: bool) -> tuple[Display, io.StringIO]:
+    shown = io.StringIO()
+    return Display(Console(file=shown, force_terminal=terminal, highlight=False, soft_wrap=True, width=200)), shown
+
+
+def test_a_file_gets_a_line_at_most_every_so_often(monkeypatch: pytest.MonkeyPatch):
+    moments = iter([0.0, 1.0, LINE_SECONDS + 0.0, LINE_SECONDS + 1.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
+    display, shown = display_on(terminal=False)
+    for done in (0, 1, 30, 31):
+        display.advance("training", done, 60, f"step {done}")
+    assert shown.getvalue() == f"training: 50%, ETA {LINE_SECONDS} s, step 30\n"
+
+
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end():
+    display, shown = display_on(terminal=True)
+    with display:
+        display.advance("training", 1, 4, "epoch 1")
+        display.say("an epoch [is] over")  # square brackets are text
+        display.advance("training", 3, 4, "epoch 3")
+        assert display.bar is not None
+    assert display.bar is None and "an epoch [is] over" in shown.getvalue() and "training" in shown.getvalue()
+
+
+def test_another_title_begins_another_bar():
+    display, _ = display_on(terminal=True)
+    with display:
+        display.advance("training", 4, 4, "")
+        first = display.bar
+        display.advance("evaluating", 0, 9, "")
+        assert display.bar is not first
