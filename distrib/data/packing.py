@@ -32,7 +32,7 @@ Packing = Literal["ffcv", "memory"]
 LARGE = 128 * 128
 """Pixels above which RGB images are packed as JPEG unless told otherwise."""
 WAIT = 4 * 3600
-"""Seconds that another process is waited for, which packs or copies the same data."""
+"""Seconds to wait for another process that packs or copies the same data."""
 
 
 def folder_of(data: DataSource) -> Path:
@@ -135,7 +135,7 @@ class ReadOnly(DataError):
 
 @contextmanager
 def _alone(base: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Nobody else packs these data meanwhile; who does is waited for."""
+    """Keeps other processes from packing these data meanwhile; waits for one that does."""
     with ExitStack() as stack:
         try:
             base.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 from distrib.errors import DataError
 
 READING = 2
-"""Another number when the same files become other pixels, or others of them are taken."""
+"""Raised when the same files become other pixels, or when other files are taken."""
 ONLY_KNOWN = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow knows, but reads by another program (Ghostscript), on Windows alone, or not at all."""
 LONGEST = 16

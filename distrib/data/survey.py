@@ -59,7 +59,7 @@ def _indirect(image: Callable[[int], np.ndarray], chosen: np.ndarray, i: int) ->
 
 
 def surveyed(samples: dict[Split, Samples], say: Callable[[str], None]) -> dict[Split, Survey]:
-    """Every split, read once; what was done with the source's files is said.
+    """Reads every split once, and says what was done with the source's files.
 
     Raises :class:`DataError` where an image cannot be read, or too many are in the test split and in another one.
     """
