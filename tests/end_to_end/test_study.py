@@ -7,7 +7,7 @@ import pytest
 import yaml
 from drive import call, command, result_of, train_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the shared training counts for the first test
 DATA = {"source": "digits"}
 THREAT = {"norm": "linf", "epsilon": 0.2}
 STUDIES = {
