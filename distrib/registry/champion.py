@@ -88,7 +88,7 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
         limits.tag_version(registry, name, number, tags if taken else flagged, "in the artifact card/card.json")
 
     present = or_none(lambda: registry.get_model_version_by_alias(name, CHAMPION))
-    refusal = _refusal(card, number, present, tags, own, flags)
+    refusal = _known(number, present, flags) or _refusal(card, tags, own, flags)
     decision = Decision(False, refusal) if refusal else _challenge(name, this, present, whole)
     if decision.promoted:
         registry.set_registered_model_alias(name, CHAMPION, number)
@@ -152,12 +152,17 @@ def _description(card: Card, flags: Sequence[str]) -> str:
     return (warning if earlier else "") + markdown(card)
 
 
-def _refusal(card: Card, number: str, present, tags: dict[str, str], own: bool, flags: Sequence[str]) -> str | None:
-    """Why the version, whose own card says ``tags``, cannot become champion whatever the present one is; else None."""
-    if present is not None and str(present.version) == number:
-        if flags:
-            return f"champion stays, though flagged: {', '.join(flags)}; judge another version, or take it away"
-        return "champion already"
+def _known(number: str, present, flags: Sequence[str]) -> str | None:
+    """What is said of a version that is the ``present`` champion; None for any other version."""
+    if present is None or str(present.version) != number:
+        return None
+    if flags:
+        return f"champion stays, though flagged: {', '.join(flags)}; judge another version, or take it away"
+    return "champion already"
+
+
+def _refusal(card: Card, tags: dict[str, str], own: bool, flags: Sequence[str]) -> str | None:
+    """Why a version, whose own card says ``tags``, cannot become champion whatever the present one is; else None."""
     if card.blocking:
         return f"not champion: {', '.join(card.blocking)}"
     if STRENGTH[card.claim.tier] < STRENGTH["standard"]:
