@@ -1,6 +1,80 @@
+# ruff: noqa: F401
 """distrib: distributed training of image classifiers that withstand adversarial attack.
 
 Start reading at :mod:`distrib.step`, the saddle-point problem of Madry et al. (arXiv 1706.06083) on one screen.
+
+The nouns of the paper are offered here by name (``distrib.Linf``, ``distrib.PGD``, ...); each is imported when it is
+first used, so that ``import distrib`` takes no time. What is public is listed in ``PUBLIC``, and only there.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.2.0"
+
+PUBLIC = {
+    "threat": "L2 Linf",
+    "attack": "FGSM PGD Adversary OfEpsilon",
+    "noise": "Noise",
+    "objective": "Fast Madry Natural Outcome Trades",
+    "models": "PaperCNN PreActResNet SmallCNN TorchvisionNet WideResNet",
+    "optim": "SGD Adam",
+    "data.loader": "Batch",
+    "state": "State",
+    "step": "Sums update",
+    "evaluation.attacks": "AutoAttack Evaluation Fgsm Pgd Square",
+    "evaluation.card": "Card markdown",
+    "evaluation.judge": "judge",
+    "evaluation.result": "Result",
+    "config.file": "read",
+    "cli.dispatch": "run",
+    "errors": "CheckpointError DataError DistribError InputError JobError "
+    "NoRoom NonFiniteLoss RegistryError RunError TrackingError",
+}
+"""The public names, by the module that defines them."""
+_HOME = {name: module for module, names in PUBLIC.items() for name in names.split()}
+
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'distrib' has no attribute {name!r}")
+    found = getattr(import_module(f"distrib.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOME, "__version__"])
+
+
+if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equal to PUBLIC
+    from distrib.attack import FGSM, PGD, Adversary, OfEpsilon
+    from distrib.cli.dispatch import run
+    from distrib.config.file import read
+    from distrib.data.loader import Batch
+    from distrib.errors import (
+        CheckpointError,
+        DataError,
+        DistribError,
+        InputError,
+        JobError,
+        NonFiniteLoss,
+        NoRoom,
+        RegistryError,
+        RunError,
+        TrackingError,
+    )
+    from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, Square
+    from distrib.evaluation.card import Card, markdown
+    from distrib.evaluation.judge import judge
+    from distrib.evaluation.result import Result
+    from distrib.models import PaperCNN, PreActResNet, SmallCNN, TorchvisionNet, WideResNet
+    from distrib.noise import Noise
+    from distrib.objective import Fast, Madry, Natural, Outcome, Trades
+    from distrib.optim import SGD, Adam
+    from distrib.state import State
+    from distrib.step import Sums, update
+    from distrib.threat import L2, Linf

@@ -9,8 +9,14 @@ from distrib.studies.run import run_study
 from distrib.tracking.display import Display
 
 
-def run(job: AnyJob, display: Display) -> dict:
-    """Carries a job out and returns its result as plain values. Raises :class:`DistribError`."""
+def run(job: AnyJob, display: Display | None = None) -> dict:
+    """Carries a job out and returns its result as plain values. Raises :class:`DistribError`.
+
+    ``display`` shows what goes on; without one, one is opened for this job.
+    """
+    if display is None:
+        with Display() as own:
+            return run(job, own)
     match job:
         case Prepare():
             return run_prepare(job, display)

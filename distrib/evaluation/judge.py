@@ -1,0 +1,75 @@
+"""A model judged in this process, on images in memory: without a job, a run's folder, or Ray."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from distrib import __version__
+from distrib.data.beton import DataCard
+from distrib.data.loader import Batch
+from distrib.data.order import chosen
+from distrib.errors import DataError
+from distrib.evaluation.attacks import Evaluation, Stored, Transfer
+from distrib.evaluation.card import Card, Origin
+from distrib.evaluation.evidence import Evidence, gather
+from distrib.evaluation.harder import try_harder
+from distrib.evaluation.model_flags import needs_harder_attacks
+from distrib.evaluation.result import conclude
+from distrib.evaluation.shard import attack_shard, score_images
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classes: Sequence[str] = ()) -> Card:
+    """The robustness card of ``model``, which takes ``x`` to logits; it is left as it was.
+
+    ``x`` are the images, float32 ``[N, C, H, W]`` in [0, 1], ``y`` the labels, int64 ``[N]``, both on the model's
+    device; ``classes`` name the labels (their numbers, if not given). The same attacks, probes and flags as of a job,
+    shard after shard. Raises :class:`DataError` where these are no such images, or a threat is missing.
+    """
+    if evaluation.threat is None:
+        raise DataError("evaluation.threat: is missing; say what the adversary may do")
+    if x.ndim != 4 or len(x) != len(y) or len(x) == 0 or x.min() < 0 or x.max() > 1:
+        raise DataError(f"x: {list(x.shape)} and y: {list(y.shape)}: expected images [N, C, H, W] in [0, 1], N labels")
+    if any(isinstance(attack, Transfer | Stored) for attack in evaluation.attacks) or evaluation.sources:
+        raise DataError("evaluation.attacks: transfer and stored take images from elsewhere; they need a job")
+    names = tuple(classes) or tuple(str(label) for label in range(int(y.max()) + 1))
+    whole = evaluation.resolved(evaluation.threat, x.shape[1] == 1)
+    result = conclude(_evidence(model, x, y, whole, len(names)))
+    data = _digest([x, y])
+    card = DataCard(
+        distrib_version=__version__, job={}, job_digest="", split="test", count=len(x), classes=names,
+        image=(x.shape[2], x.shape[3], x.shape[1]), encoding="array", file="", size_bytes=0, sha256="",
+        content_sha256=data, mean=(), std=(), fingerprint="",
+    )  # fmt: skip
+    weights = _digest(list(model.state_dict().values()))
+    return Card.of(result, whole, card, Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, ""))
+
+
+def _evidence(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, num_classes: int) -> Evidence:
+    """What the attacks found; harder ones are tried where a probe says that the gradient cannot be believed."""
+    assert evaluation.threat is not None
+    order = chosen(len(x), evaluation.n, evaluation.seed)
+    batches, shards = [], []
+    for start in range(0, len(order), evaluation.shard_size):
+        index = y.new_tensor(order[start : start + evaluation.shard_size].tolist())
+        batches.append(Batch(x[index], y[index], index))
+        positions = np.arange(start, start + len(index))
+        shards.append(attack_shard(model, batches[-1], positions, evaluation))
+    if needs_harder_attacks(gather([shard.result for shard in shards], evaluation, len(order), num_classes)):
+        shards = [
+            try_harder(model, batch, shard.result, shard.worst, evaluation)
+            for batch, shard in zip(batches, shards, strict=True)
+        ]
+    disagree: list[int] = []
+    for batch, shard in zip(batches, shards, strict=True):
+        margins, _ = score_images(model, batch.x, shard.worst, batch.y, evaluation.threat)
+        disagree += shard.result.disagreeing(margins)
+    return gather([shard.result for shard in shards], evaluation, len(order), num_classes, disagree)
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    seen = hashlib.sha256()
+    for tensor in tensors:
+        seen.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return seen.hexdigest()

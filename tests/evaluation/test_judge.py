@@ -1,0 +1,77 @@
+"""A plain module judged in memory: the figures that the formula gives, on a card, and refusals before any attack."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distrib.errors import DataError
+from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Stored, Transfer
+from distrib.evaluation.judge import judge
+from distrib.threat import Linf
+
+EPSILON = 0.05
+BALL = Linf(epsilon=EPSILON)
+LISTED = Evaluation(threat=BALL, attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=10)), shard_size=16)
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    """Two classes, told apart by a plane through the middle of the images."""
+    torch.manual_seed(0)
+    plane = nn.Linear(16, 2)
+    plane.bias.data = -plane.weight.data.sum(dim=1) / 2
+    return nn.Sequential(nn.Flatten(), plane).train()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Grey ones, away from the ends of the box, so that the ball is whole."""
+    return 0.2 + 0.6 * torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_figure_of_a_linear_model_is_what_the_formula_says(linear: nn.Module, images: Tensor):
+    """The margin falls by epsilon times the 1-norm of the weights' difference, and by no more."""
+    with torch.no_grad():
+        logits = linear(images)
+    y = logits.argmax(dim=1)
+    y[:4] = 1 - y[:4]  # and four that it gets wrong
+    weight = next(parameter for parameter in linear.parameters() if parameter.ndim == 2)
+    reach = EPSILON * (weight[0] - weight[1]).abs().sum()
+    margin = (logits[:, 0] - logits[:, 1]).abs()
+    stands = (margin > reach) & (logits.argmax(dim=1) == y)
+    assert 0 < stands.sum() < 36
+    card = judge(linear, images, y, LISTED)
+    assert card.claim.clean_accuracy == 0.9 and card.claim.n == 40
+    assert card.claim.robust_accuracy == pytest.approx(stands.float().mean().item())
+    assert card.claim.attacks["pgd-10"] == card.claim.robust_accuracy and linear.training
+    assert (card.image.height, card.image.channels, card.classes, card.model) == (4, 1, ("0", "1"), "Sequential")
+
+
+def test_a_part_of_the_images_is_drawn_with_the_seed(linear: nn.Module, images: Tensor):
+    y = torch.arange(40) % 2
+    some = LISTED.model_copy(update={"n": 20})
+    one, again = judge(linear, images, y, some, ["a", "b"]), judge(linear, images, y, some, ["a", "b"])
+    timeless = {"attack_seconds": {}}
+    assert one.claim.model_copy(update=timeless) == again.claim.model_copy(update=timeless)
+    assert one.claim.n == 20 and one.classes == ("a", "b") and one.weights_sha256 == again.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "evaluation", "told"),
+    [
+        (torch.rand(4, 1, 4, 4), torch.zeros(4).long(), Evaluation(), r"evaluation\.threat: is missing"),
+        (torch.rand(4, 16), torch.zeros(4).long(), LISTED, r"x: \[4, 16\] .*expected images"),
+        (torch.rand(4, 1, 4, 4) * 255, torch.zeros(4).long(), LISTED, r"in \[0, 1\]"),
+        (torch.rand(4, 1, 4, 4), torch.zeros(3).long(), LISTED, r"N labels"),
+        (torch.rand(4, 1, 4, 4), torch.zeros(4).long(),
+         Evaluation(threat=BALL, attacks=(Transfer(attack="transfer", source="models:/m/1"),)), "they need a job"),
+        (torch.rand(4, 1, 4, 4), torch.zeros(4).long(),
+         Evaluation(threat=BALL, attacks=(Stored(attack="stored", path="there"),)), "they need a job"),
+    ],
+    ids=["no threat", "no images", "0 to 255", "labels", "transfer", "stored"],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused_first(
+    x: Tensor, y: Tensor, evaluation: Evaluation, told: str, linear: nn.Module
+):
+    with pytest.raises(DataError, match=told):
+        judge(linear, x, y, evaluation)
