@@ -37,21 +37,25 @@ class OfEpsilon(Value):
     """A step size that follows epsilon, also while epsilon warms up."""
 
     of_epsilon: Annotated[float, Field(gt=0)]
+    """The share of epsilon."""
 
 
 class PGD(Value):
     """Projected gradient descent (on the negative loss), as strong as its fields say; the threat stands beside it."""
 
     num_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps of each start."""
     step_size: Radius | OfEpsilon | None = None
     """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}. None: 2.5 epsilon / num_steps,
     which reaches every point of the ball from every other, with a quarter to spare."""
     step_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the step size falls to 0 over the steps, if it does."""
     random_start: bool = True
+    """Begin at a random point of the threat, not at the image itself."""
     restarts: Annotated[int, Field(ge=1)] = 1
     """Independent starts; the worst one counts, for each example by itself."""
     loss: Literal["cross_entropy", "cw_margin"] = "cross_entropy"
+    """What is climbed: the cross-entropy, or the margin of Carlini and Wagner (arXiv 1608.04644)."""
     kappa: Annotated[float, Field(ge=0)] = 0.0
     """Confidence of the cw_margin loss (Carlini and Wagner, arXiv 1608.04644)."""
     target: Literal["none", "random", "least_likely", "all"] = "none"

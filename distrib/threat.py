@@ -24,6 +24,7 @@ class Linf(Value):
 
     norm: Literal["linf"] = "linf"
     epsilon: PixelRadius
+    """The largest change of any pixel, in pixel units: 8/255 or 0.3."""
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The nearest image to ``x_adv`` that lies in the ball around ``x`` and in [0, 1]."""
@@ -52,6 +53,7 @@ class L2(Value):
 
     norm: Literal["l2"] = "l2"
     epsilon: Radius
+    """The largest Euclidean length of the change of an image, in pixel units."""
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """``x_adv`` drawn back to the ball around ``x``, then cut to the box (which only draws it closer)."""
