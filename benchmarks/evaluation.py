@@ -94,7 +94,7 @@ def direct(job: dict, uri: str, cores: int) -> tuple[float, dict[int, int]]:
     model = ModelFinder(test, whole.loader, uri, False, display.say).at(job["model"]).load(cpu)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    norm = "Linf" if suite.threat.norm == "linf" else "L2"
+    norm = autoattack.package_norm(suite.threat)
     began = time.perf_counter()
     attack = AutoAttack(model, norm=norm, eps=suite.threat.epsilon, seed=suite.seed, device=cpu, version="standard")
     assert tuple(attack.attacks_to_run) == autoattack.STANDARD

@@ -1,13 +1,15 @@
 """Threats: the sets S of allowed perturbations (Madry et al., section 2.1), in pixel units.
 
 A threat is the ball of radius epsilon around x, intersected with the box [0, 1] of valid images. All functions take
-and return float32 ``[B, C, H, W]`` and change nothing in place.
+and return float32 ``[B, C, H, W]`` and change nothing in place. What depends on the norm stands here; a tool that wants
+a name of its own for it (AutoAttack) has it where the tool is called, by a match that the type checker holds complete.
 """
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from distrib.noise import Noise
@@ -22,6 +24,7 @@ def norms(delta: Tensor) -> Tensor:
 class Linf(Value):
     """No pixel moves by more than epsilon."""
 
+    title: ClassVar[str] = "Linf"
     norm: Literal["linf"] = "linf"
     epsilon: PixelRadius
     """The largest change of any pixel, in pixel units: 8/255 or 0.3."""
@@ -47,10 +50,16 @@ class Linf(Value):
         """How far each perturbation goes, under this norm: ``[B]``."""
         return delta.flatten(1).abs().amax(dim=1)
 
+    @staticmethod
+    def widest(pixels: int) -> float:
+        """The epsilon whose ball around any image of so many numbers holds the whole box."""
+        return 1.0
+
 
 class L2(Value):
     """The Euclidean length of the perturbation is at most epsilon."""
 
+    title: ClassVar[str] = "L2"
     norm: Literal["l2"] = "l2"
     epsilon: Radius
     """The largest Euclidean length of the change of an image, in pixel units."""
@@ -81,9 +90,29 @@ class L2(Value):
         """How far each perturbation goes, under this norm: ``[B]``."""
         return delta.flatten(1).norm(dim=1)
 
+    @staticmethod
+    def widest(pixels: int) -> float:
+        """The epsilon whose ball around any image of so many numbers holds the whole box."""
+        return math.sqrt(pixels)
 
+
+Norm = Literal["linf", "l2"]
+"""The names of the norms in job files and results."""
+BALLS: tuple[type["Linf | L2"], ...] = (Linf, L2)
 Threat = Annotated[Linf | L2, Field(discriminator="norm")]
 """What the adversary may do."""
+THREAT: TypeAdapter[Linf | L2] = TypeAdapter(Threat)
+
+
+def threat_of(norm: str, epsilon: float) -> Linf | L2:
+    """The threat of this norm and radius. Raises ValidationError for another norm."""
+    return THREAT.validate_python({"norm": norm, "epsilon": epsilon})
+
+
+def other_norms(norm: str) -> str:
+    """The norms that a figure under ``norm`` says nothing of, in words."""
+    return " and ".join(ball.title for ball in BALLS if ball.model_fields["norm"].default != norm)
+
 
 TOLERANCE = 1e-6
 """Float32 rounding allowed when a stored perturbation is checked: x + delta - x moves by up to 6e-8 near 1."""

@@ -1,13 +1,15 @@
 """The ball and the box: projections, samples, and the check that an adversary stayed inside."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from distrib.noise import Noise
-from distrib.threat import L2, TOLERANCE, Linf, drawn_back, outside
+from distrib.threat import BALLS, L2, TOLERANCE, Linf, Norm, drawn_back, other_norms, outside, threat_of
 
 Ball = Linf | L2
 THREATS = [
@@ -206,3 +208,18 @@ def test_what_lies_outside_by_rounding_alone_is_drawn_back(threat: Ball):
     assert outside(threat, x, found).tolist() == [False, False, False, True]
     assert torch.equal(found[~moved], x_adv[~moved]) and threat.size(found - x)[2] < threat.size(x_adv - x)[2]
     assert not drawn_back(threat, x, torch.full_like(x, math.nan))[1].any()
+
+
+@pytest.mark.parametrize(("ball", "others"), [(Linf, "L2"), (L2, "Linf")])
+def test_a_norm_is_known_by_its_name_and_knows_the_others(ball: type[Linf | L2], others: str):
+    one = ball(epsilon=0.1)
+    assert threat_of(one.norm, 0.1) == one and other_norms(one.norm) == others
+    assert set(get_args(Norm)) == {each.model_fields["norm"].default for each in BALLS}
+    with pytest.raises(ValidationError, match="norm"):
+        threat_of("l1", 0.1)
+
+
+@threats
+def test_the_widest_ball_holds_the_whole_box_and_is_no_wider_than_it_must_be(threat: Ball):
+    black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    torch.testing.assert_close(threat.size(white - black), torch.tensor([threat.widest(3 * 4 * 4)]))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distrib.data.loader import Batch
 from distrib.evaluation.logits import Logits
-from distrib.threat import Linf, Threat
+from distrib.threat import L2, Linf, Threat
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 """AutoAttack's standard version, in its order (Croce and Hein, arXiv 2003.01690): each part meets only the images that
@@ -73,13 +73,24 @@ def differentiable(model: nn.Module, x: Tensor) -> bool:
     return model(x.detach().requires_grad_()).requires_grad
 
 
+def package_norm(threat: Threat) -> Literal["Linf", "L2"]:
+    """The package's name for the threat's norm."""
+    match threat:
+        case Linf():
+            return "Linf"
+        case L2():
+            return "L2"
+        case _:
+            assert_never(threat)
+
+
 @contextmanager
 def _package(model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Iterator:
     from pyautoattack import AutoAttack
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)  # flags say what it would warn of
     devices = [x.device] if x.device.type == "cuda" else []
-    norm = "Linf" if isinstance(threat, Linf) else "L2"
+    norm = package_norm(threat)
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations
         package = AutoAttack(model, norm=norm, eps=threat.epsilon, seed=seed, device=x.device, version="standard")

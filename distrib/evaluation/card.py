@@ -23,6 +23,7 @@ from distrib.evaluation.evidence import Evidence, worst_case
 from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
 from distrib.evaluation.result import Result
+from distrib.threat import other_norms
 from distrib.values import Value
 
 SCHEMA = "distrib/robustness-card/1"
@@ -158,7 +159,7 @@ def _tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
 
 
 def _not_tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
-    other = "L2" if result.norm == "linf" else "Linf"
+    other = other_norms(result.norm)
     kinds = {type(attack) for attack in evaluation.attacks}
     lines = [
         f"other threats: {other} balls, epsilon above {result.epsilon:.4g}, rotations, blur, patches, corruptions",

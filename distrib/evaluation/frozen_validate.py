@@ -42,7 +42,7 @@ def main() -> int:
         print(f"refused: x_adv is {x_adv.dtype} {tuple(x_adv.shape)}, not float32 {tuple(x.shape)}")
         return 1
     delta = (x_adv - x).flatten(1)
-    size = delta.abs().amax(dim=1) if spec["norm"] == "linf" else delta.norm(dim=1)
+    size = torch.linalg.vector_norm(delta, ord=float(spec["norm"].removeprefix("l")), dim=1)  # linf, l2
     far = ~(size <= spec["epsilon"] + 1e-6 * max(1.0, spec["epsilon"]))
     out = ~((x_adv.flatten(1).amin(dim=1) >= 0) & (x_adv.flatten(1).amax(dim=1) <= 1))
     if (far | out).any():

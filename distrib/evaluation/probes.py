@@ -21,7 +21,7 @@ from distrib.evaluation import geometry
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.noise import Noise
-from distrib.threat import L2, Linf, Threat
+from distrib.threat import Threat
 
 PROBED_IMAGES = 32
 """Images of each shard on which the model's behaviour is compared with itself."""
@@ -104,7 +104,7 @@ def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, 
 
 def epsilons(threat: Threat, pixels: int) -> list[float]:
     """From half of epsilon, doubled, to a ball that holds the whole box: there an attack can do what it likes."""
-    whole = 1.0 if isinstance(threat, Linf) else math.sqrt(pixels)
+    whole = threat.widest(pixels)
     steps = [threat.epsilon * 2.0**i for i in range(-1, 12)] if threat.epsilon > 0 else []
     return [epsilon for epsilon in steps if epsilon < whole] + [whole]
 
@@ -181,11 +181,12 @@ def _epsilon_curve(
     if len(probed) == 0:
         return curve, fell.tolist()
     x, y, index = batch.x[probed], batch.y[probed], batch.index[probed]
-    kind = L2 if isinstance(evaluation.threat, L2) else Linf
     attack = PGD(num_steps=40, step_size=OfEpsilon(of_epsilon=0.1), step_schedule="linear", loss="cw_margin", kappa=1e6)
     for epsilon in epsilons(evaluation.threat, x[0].numel()):
         noise = Noise.of(index, evaluation.seed, "epsilon curve")
-        x_adv = Adversary(kind(epsilon=epsilon), attack).perturb(Logits(model), x, y, noise)
+        x_adv = Adversary(evaluation.threat.model_copy(update={"epsilon": epsilon}), attack).perturb(
+            Logits(model), x, y, noise
+        )
         stood = predicted(logits_of(model, x_adv, len(x))) == y
         curve.append((epsilon, int(stood.sum()), len(y)))
         if epsilon == evaluation.threat.epsilon:

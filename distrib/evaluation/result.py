@@ -13,6 +13,7 @@ from distrib.evaluation.evidence import Evidence, epsilon_curve, worst_case
 from distrib.evaluation.flags import Flag
 from distrib.evaluation.model_flags import MODEL_CHECKS
 from distrib.evaluation.outcomes import BROKEN, NOT_ASKED, STOOD
+from distrib.threat import Norm
 from distrib.values import Value
 
 
@@ -44,7 +45,7 @@ class Result(Value):
     """For each attack with restarts: the share of its images that it had broken after each start."""
     epsilon_curve: tuple[tuple[float, float, int], ...]
     """(epsilon, accuracy under PGD-40 on the margin, images), from half of epsilon to the whole box."""
-    norm: Literal["linf", "l2"]
+    norm: Norm
     epsilon: float
     seed: int
     examples_sha256: str

@@ -21,7 +21,7 @@ from distrib.noise import Noise
 from distrib.plots import figure, grid_and_legend, png
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
-from distrib.threat import L2, Linf
+from distrib.threat import threat_of
 
 MASKED = 0.05
 """The gradients mislead where the accuracy under Square Attack is lower than under PGD by this much."""
@@ -54,7 +54,7 @@ class AccuracyCurves:
         (label, norm, epsilon, start), study = which, self.study
         model = task.model(label)
         x, y, index = task.batch(study.n, study.seed, start, start + study.shard_size)
-        threat = Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+        threat = threat_of(norm, epsilon)
         adversary = Adversary(threat, PGD(num_steps=study.num_steps))
         clean = predicted(logits_of(model, x, len(x))) == y
         by_pgd, by_square = clean.clone(), clean.clone()  # an image that is misclassified as it is counts as broken
