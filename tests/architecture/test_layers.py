@@ -52,8 +52,7 @@ PROVED_ELSEWHERE = {
 """Modules without a test file of their own name, and where they are proved."""
 
 STILL_TO_MIRROR = {
-    "config.file", "config.search",
-
+    "config.file",
 }  # fmt: skip
 """Modules whose tests stand in the file of another one: this list only grows shorter."""
 
