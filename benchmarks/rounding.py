@@ -63,7 +63,7 @@ def rank_main(rank: int, size: int, room: str, job: Train, data: Path, dtype: st
     losses, weights = [], {}
     for batch in loader.epoch(0):
         noise = Noise.of(batch.index, job.seed, "attack", 0)
-        warmup = getattr(job.objective, "epsilon_warmup_epochs", 0.0)
+        warmup = job.objective.epsilon_warmup_epochs
         sums = update(state, batch, job.objective, noise, epsilon_scale_at(state.step, loader.steps, warmup))
         losses.append(world.sum(sums.loss.double()).item() / loader.batch_size)
         if state.step in (*LOOKS, steps):

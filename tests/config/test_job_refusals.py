@@ -1,47 +1,10 @@
 """Bad job files: whatever is wrong is told by its path, in one line, and nothing is begun."""
 
-import re
 from pathlib import Path
 
 import pytest
 import yaml
-from documents import ADAM, ATTACKS, BALL, EPSILON, EVALUATE, GONE, GOOD, PREPARE, STEP, TRAIN, WORKERS, changed
-
-from distrib.cli import main
-from distrib.config.file import LARGEST_FILE
-
-
-def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything in ``folder``, with its size and time of change."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
-
-
-@pytest.fixture
-def complain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """``complain(*arguments)`` runs the real command on a bad job and returns its complaint.
-
-    Checked here: exit status 2, no traceback (main raises nothing), nothing on stdout, nothing begun, nothing made.
-    """
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
-
-    def begun(*_: object) -> None:
-        raise AssertionError("a bad job was begun")
-
-    monkeypatch.setattr("distrib.cli.dispatch.run", begun)
-
-    def command(*arguments: str) -> str:
-        before = listing(tmp_path)
-        status = main.main(["run", *arguments])
-        told = capsys.readouterr()
-        assert (status, told.out) == (2, "") and listing(tmp_path) == before
-        assert told.err.startswith("distrib: ") and told.err.endswith("\n") and "Traceback" not in told.err
-        return told.err.removeprefix("distrib: ").removesuffix("\n")
-
-    return command
-
+from documents import ADAM, ATTACKS, BALL, EPSILON, EVALUATE, GONE, GOOD, PREPARE, STEP, TRAIN, WORKERS, cases, changed
 
 # What is wrong with a job, and the path and the words that must tell it. One fault, one line.
 WRONG_FIELDS: dict[str, tuple] = {
@@ -293,92 +256,6 @@ WRONG_KINDS: dict[str, tuple] = {
     "prepare with a name": (PREPARE | {"name": "x"}, "name: no such field; the fields here are kind, data, loader"),
 }
 
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcde", "bcdef", strict=True)
-)
-"""Two levels less than the 306 bytes that took 1.5 GB: what refuses these refuses those before they are written out."""
-NEST = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [[[[[[[[[[*a{i - 1}]]]]]]]]]]\n" for i in range(1, 150))
-"""No place in it is deeper than eleven levels, but with its aliases one is deeper than Python's stack."""
-
-WRONG_TEXTS: dict[str, tuple] = {
-    "empty": ("", ": a job is a mapping that begins with kind: prepare, train, evaluate, study or tune"),
-    "comments only": ("# kind: train\n", ": a job is a mapping"),
-    "a list": ("- kind: train\n", ": a job is a mapping"),
-    "one word": ("train\n", ": a job is a mapping"),
-    "a key twice": (GOOD + "name: u\n", r":\d+:1: not YAML: key 'name' is given twice"),
-    "a key twice, deep": (
-        "kind: train\noptim: {lr: 1, epochs: 2, lr: 3}\n",
-        ":2:27: not YAML: key 'lr' is given twice",
-    ),
-    "a key twice, in a list": ("a:\n- {b: 1, b: 2}\n", ":2:10: not YAML: key 'b' is given twice"),
-    "a bracket that does not close": (
-        "kind: train\noptim: {lr: 1\nname: x\n",
-        r":3:\d+: not YAML: .*expected ',' or '}'",
-    ),
-    "a colon too many": ("kind: train\nname: a: b\n", ":2:8: not YAML: .*mapping values are not allowed here"),
-    "a tab": ("kind: train\noptim:\n\tlr: 1\n", r":3:1: not YAML: .*found character '\\t'"),
-    "wrong indentation": ("kind: train\noptim:\n  lr: 1\n epochs: 2\n", r":4:\d+: not YAML: "),
-    "a quote that does not close": ('kind: "train\nname: x\n', r":\d+:\d+: not YAML: "),
-    "two documents": (GOOD + "---\n" + GOOD, r":\d+:1: not YAML: .*another document"),
-    "a number as a key": ("kind: train\n3: x\n", ":2:1: not YAML: key 3 is no text"),
-    "yes as a key": ("kind: train\nyes: x\n", ":2:1: not YAML: key True is no text"),
-    "nothing as a key": ("kind: train\n~: x\n", ":2:1: not YAML: key None is no text"),
-    "a list as a key": ("kind: train\n? [a]\n: x\n", r":2:\d+: not YAML: key \[\] is no text"),
-    "a tag that runs code": (
-        "!!python/object/apply:os.mkdir [made]\n",
-        ":1:1: not YAML: .*could not determine a constructor",
-    ),
-    "a date": (
-        GOOD.replace("name: t", "name: 2020-01-01"),
-        ": Object of type date is not JSON serializable; write dates and the like in quotes",
-    ),
-    "a set": (GOOD + "seed: !!set {a, b}\n", ": Object of type set"),
-    "bytes": (GOOD + "seed: !!binary aGVsbG8=\n", ": Object of type bytes"),
-    "a list in itself": (GOOD + "seed: &a [*a]\n", r":\d+:\d+: not YAML: an alias of itself"),
-    "few bytes that mean many": (BOMB, r":\d+:\d+: not YAML: more than 1048576 characters with its aliases"),
-    "aliases that nest": (NEST, r":\d+:\d+: not YAML: nested too deeply"),
-    "sixties": (GOOD + "seed: 1" + ":59" * 20_000 + "\n", r":\d+:\d+: not YAML: a number of 60001 characters"),
-    "no number": (GOOD + "seed: !!int ''\n", r":\d+:\d+: not YAML: '' is no int"),
-    "no mapping": (GOOD + "seed: !!map x\n", r":\d+:\d+: not YAML: .*is no mapping"),
-    "a list as a mapping": (GOOD + "seed: !!map [a]\n", r":\d+:\d+: not YAML: .*is no mapping"),
-    "no date": (GOOD + "seed: !!timestamp x\n", r":\d+:\d+: not YAML: 'x' is no timestamp"),
-    "an alias of nothing": (GOOD + "seed: *a\n", r":\d+:\d+: not YAML: .*found undefined alias"),
-    "a control character": ("kind: \0train\n", r".*not YAML: "),
-    "not UTF-8": ("kind: trän\n".encode("latin1"), ": not UTF-8 text"),
-    "UTF-16": (GOOD.encode("utf-16"), ": not UTF-8 text"),
-    "too large": ("#" * (LARGEST_FILE + 1), f": {LARGEST_FILE + 1} bytes: too large for a job file"),
-    "a month that is none": (GOOD + "seed: 2020-13-01\n", r":\d+:\d+: not YAML|.*: seed"),
-    "a number that is none": (GOOD + "seed: !!int x\n", r":\d+:\d+: not YAML"),
-    "a truth that is none": (GOOD + "seed: !!bool x\n", r":\d+:\d+: not YAML"),
-    "a number of 5000 digits": (GOOD + "seed: " + "9" * 5000 + "\n", r"(:\d+:\d+)?: "),
-    "2000 brackets": ("a: " + "[" * 2000, ": "),
-}
-
-WRONG_OVERRIDES: dict[str, tuple] = {
-    "no =": ("optim.epochs", "--set optim.epochs: write it as path.to.field=value, such as optim.epochs=3"),
-    "no field": ("=3", "--set =3: write it as path.to.field=value"),
-    "an empty key": ("optim..epochs=3", "--set optim..epochs=3: write it as path.to.field=value"),
-    "a dot at the end": ("optim.=3", "--set optim.=3: write it as path.to.field=value"),
-    "through a number": ("optim.epochs.x=3", "--set optim.epochs.x=3: epochs is no mapping, so it has no fields"),
-    "through text": ("name.x=3", "--set name.x=3: name is no mapping, so it has no fields"),
-    "broken YAML": ("data.source=[}", r"--set data.source=\[}: '\[}' is no value; quote it if it is text"),
-    "a tag": ("name=!!python/name:os.system", "--set name=.* is no value"),
-    "no such field": ("optim.epoch=3", ".*job.yaml: optim.epoch: no such field .did you mean epochs"),
-    "wrong type": ("optim.epochs=many", ".*job.yaml: optim.epochs: expected a valid integer, not 'many'"),
-    "nothing": ("optim.epochs=", ".*job.yaml: optim.epochs: expected a valid integer, not None"),
-    "a date": ("name=2020-01-01", "--set name=2020-01-01: .*write dates and the like in quotes"),
-    "a month that is none": ("name=2020-13-01", "--set name=2020-13-01: .* is no value"),
-    "2000 brackets": ("name=" + "[" * 2000, "--set name=.* is no value"),
-    "no number": ("name=!!int ''", "--set name=!!int '': .* is no value"),
-    "no mapping": ("name=!!map x", "--set name=!!map x: .* is no value"),
-    "no date": ("name=!!timestamp x", "--set name=!!timestamp x: .* is no value"),
-    "2000 levels": ("a." * 2000 + "b=1", "--set a.* nested too deeply"),
-}
-
-
-def cases(table: dict[str, tuple], columns: int) -> list:
-    return [pytest.param(*row[:columns], marks=row[columns:], id=name) for name, row in table.items()]
-
 
 @pytest.mark.parametrize(("changes", "path", "phrase"), cases(WRONG_FIELDS, 3))
 def test_a_wrong_field_is_told_by_its_path_and_by_it_alone(
@@ -398,20 +275,6 @@ def test_a_wrong_kind_or_another_kind_s_fields(document: dict, told: str, compla
     assert line.startswith(f"{file}: {told}")
 
 
-@pytest.mark.parametrize(("text", "told"), cases(WRONG_TEXTS, 2))
-def test_a_file_that_is_no_job_at_all(text: str | bytes, told: str, complain, tmp_path: Path):
-    file = tmp_path / "job.yaml"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert re.match(re.escape(str(file)) + told, complain(str(file)))
-
-
-@pytest.mark.parametrize(("override", "told"), cases(WRONG_OVERRIDES, 2))
-def test_a_wrong_override(override: str, told: str, complain, tmp_path: Path):
-    file = tmp_path / "job.yaml"
-    file.write_text(GOOD)
-    assert re.match(told, complain(str(file), "--set", override))
-
-
 def test_everything_that_is_wrong_is_told_at_once(complain, tmp_path: Path):
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(changed(TRAIN, {"optim.epochs": 0, EPSILON: "x", "modle": 1, "model": GONE})))
@@ -422,18 +285,6 @@ def test_everything_that_is_wrong_is_told_at_once(complain, tmp_path: Path):
         "optim.epochs",
         "modle",
     ]
-
-
-def test_a_file_that_cannot_be_read(complain, tmp_path: Path):
-    (tmp_path / "near.yaml").write_text(GOOD)
-    assert complain(str(tmp_path / "nera.yaml")) == (
-        f"{tmp_path}/nera.yaml: there is no such job file; there are {tmp_path}/near.yaml"
-    )
-    assert complain(str(tmp_path / "no" / "job.yaml")) == f"{tmp_path}/no/job.yaml: there is no such job file"
-    assert complain(str(tmp_path)) == f"{tmp_path}: a folder; name a job file in it"
-    assert complain(str(tmp_path / "near.yaml" / "x")).endswith("cannot be read (Not a directory)")
-    assert complain(str(tmp_path / ("x" * 300))).endswith("cannot be read (File name too long)")
-    assert complain("/proc/self/mem") == "/proc/self/mem: cannot be read (Input/output error)"
 
 
 def test_a_value_of_any_length_is_echoed_in_bounds(complain, tmp_path: Path):

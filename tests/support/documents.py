@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import yaml
 
 from distrib.config.file import parse
@@ -70,3 +71,8 @@ def changed(base: dict, changes: dict[str, object]) -> dict:
 
 def job(base: dict = TRAIN, /, **changes: object) -> Train | Evaluate | Prepare:
     return parse(changed(base, {path.replace("__", "."): value for path, value in changes.items()}), [], "here")
+
+
+def cases(table: dict[str, tuple], columns: int) -> list:
+    """The rows of a table as parameters of a test, by their names; what a row has beyond its columns are marks."""
+    return [pytest.param(*row[:columns], marks=row[columns:], id=name) for name, row in table.items()]
