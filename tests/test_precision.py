@@ -99,7 +99,7 @@ def test_validation_in_training_is_exact_and_training_goes_on_as_before(digits: 
 
 def test_the_evaluation_is_exact_and_leaves_the_process_as_it_was(before: tuple[bool, bool]):
     model, threat = Watching().requires_grad_(False), Linf(epsilon=0.1)
-    suite = Evaluation(tier="quick").resolved(threat, grey=True)
+    suite = Evaluation(tier="quick").plan(threat, grey=True)
     batch = Batch(torch.rand(6, 1, 8, 8), torch.arange(6), torch.arange(6))
     _, worst = attack_shard(model, batch, np.arange(6), suite)
     assert model.seen == {(False, False)} and flags() == before

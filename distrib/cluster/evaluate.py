@@ -24,7 +24,7 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import RunError
 from distrib.evaluation import frozen
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.crafting import AttackInputs
 from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
@@ -40,10 +40,10 @@ from distrib.files import write_bytes, write_json
 class EvaluationTask:
     """What a worker needs to know to judge any shard."""
 
-    subject: StoredModel
+    model: StoredModel
     data: Path
     loader: LoaderName
-    suite: Evaluation
+    plan: EvaluationPlan
     threads: int
     cuda: bool
     sources: dict[str, StoredModel] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class EvaluationTask:
 
     def order(self) -> np.ndarray:
         """The evaluated images, as places in the test split."""
-        return chosen(open_split(self.data, "test", "evaluation").card.count, self.suite.n, self.suite.seed)
+        return chosen(open_split(self.data, "test", "evaluation").card.count, self.plan.n, self.plan.seed)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
     def stored(path: str, index: Tensor) -> Tensor:
         return frozen.stored_images(task.here / path, index.cpu()).to(task.device)
 
-    result, worst = attack_shard(model, batch, positions, task.suite, AttackInputs(source, stored))
+    result, worst = attack_shard(model, batch, positions, task.plan, AttackInputs(source, stored))
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
 def judge_harder(task: EvaluationTask, start: int, result: ShardResult, images: bytes) -> tuple[ShardResult, bytes]:
     """What :func:`judge_shard` gave for a shard, after harder attacks on the images that stood."""
     model, batch, _ = _shard(task, start)
-    result, worst = try_harder(model, batch, result, load(images)["x_adv"].to(task.device), task.suite)
+    result, worst = try_harder(model, batch, result, load(images)["x_adv"].to(task.device), task.plan)
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
@@ -98,10 +98,9 @@ def score_again(task: EvaluationTask, start: int, images: bytes) -> list[float]:
 
     Raises :class:`RunError` where one lies outside the threat.
     """
-    assert task.suite.threat is not None
     model, batch, _ = _shard(task, start)
     x_adv = load(images)["x_adv"].to(task.device)
-    margins, far = score_images(model, batch.x, x_adv, batch.y, task.suite.threat)
+    margins, far = score_images(model, batch.x, x_adv, batch.y, task.plan.threat)
     if far:
         raise RunError(f"{far} stored images lie outside the threat; no result")
     return margins
@@ -109,9 +108,9 @@ def score_again(task: EvaluationTask, start: int, images: bytes) -> list[float]:
 
 def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
     torch.set_num_threads(task.threads)
-    order = task.order()[start : start + task.suite.shard_size]
+    order = task.order()[start : start + task.plan.shard_size]
     batch = points(staged(task.data, task.stage), task.loader, task.threads, order, task.device)
-    return task.subject.load(task.device), batch, np.arange(start, start + len(order))
+    return task.model.load(task.device), batch, np.arange(start, start + len(order))
 
 
 def evaluate(
@@ -124,7 +123,7 @@ def evaluate(
     """
     card = open_split(task.data, "test", "evaluation").card
     count = len(task.order())
-    starts = range(0, count, task.suite.shard_size)
+    starts = range(0, count, task.plan.shard_size)
     kept.mkdir(parents=True, exist_ok=True)
     workers = Workers(cluster, task.cuda)
 
@@ -143,7 +142,7 @@ def evaluate(
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}
     done = first = judged(judge_shard, files, lambda _: ())
     tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
-    if needs_harder_attacks(gather([first[start] for start in starts], task.suite, count, len(card.classes))):
+    if needs_harder_attacks(gather([first[start] for start in starts], task.plan, count, len(card.classes))):
         before, files = tensors, {start: kept / f"{key}-{start:07d}-harder.json" for start in starts}
         done = judged(judge_harder, files, lambda start: (first[start], before[start].read_bytes()))
         tensors = {start: files[start].with_suffix(".safetensors") for start in starts}
@@ -151,7 +150,7 @@ def evaluate(
     disagree: list[int] = []
     for (start, _), margins in map_tasks(score_again, task, again, workers):
         disagree += done[start].disagreeing(margins)
-    evidence = gather([done[start] for start in starts], task.suite, count, len(card.classes), disagree)
+    evidence = gather([done[start] for start in starts], task.plan, count, len(card.classes), disagree)
     return Judged(evidence, [tensors[start] for start in starts])
 
 

@@ -16,7 +16,7 @@ from distrib.config.job import Evaluate, digest, dump
 from distrib.data.loader import open_reader, shard
 from distrib.errors import JobError
 from distrib.evaluation import frozen
-from distrib.evaluation.attacks import Evaluation, Stored, Transfer
+from distrib.evaluation.attacks import EvaluationPlan, Stored, Transfer
 from distrib.evaluation.card import Card, Origin, card_files
 from distrib.evaluation.models import StoredModel, Weights, fingerprint
 from distrib.evaluation.outcomes import BROKEN
@@ -42,7 +42,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         model = run.models.at(run.job.model)
         run.join()
         run.track()
-        found = evaluated(run, model, run.job.evaluation, run.job.model)
+        found = evaluated(run, model, run.job.model)
         workers = run.resources.workers(run.job.cluster)
         with client.recorded(f"{run.job.model} is {in_figures(found.result, run.folder)}"):
             card, files = card_of(run, found, run.job.model)
@@ -71,7 +71,7 @@ class Evaluated:
     """A model, judged."""
 
     model: StoredModel
-    evaluation: Evaluation
+    plan: EvaluationPlan
     judged: Judged
     result: Result
     contents: dict[str, str]
@@ -80,21 +80,22 @@ class Evaluated:
     """Of the kept shards: what was judged, and how."""
 
 
-def evaluated(run: OpenRun[Any], model: StoredModel, evaluation: Evaluation, title: str) -> Evaluated:
-    """Runs every attack of the evaluation on all workers; what was done before is not done again.
+def evaluated(run: OpenRun[Any], model: StoredModel, title: str) -> Evaluated:
+    """Runs every attack of the job's evaluation on all workers; what was done before is not done again.
 
     ``title`` is what the progress bar calls the model. Raises :class:`InputError` where an attack's source is not
     there, or is the judged model itself.
     """
     began = time.perf_counter()
+    plan: EvaluationPlan = run.job.plan
     cluster, test = run.job.cluster, run.test.card
-    sources = {one.source: run.models.at(one.source) for one in evaluation.attacks if isinstance(one, Transfer)}
+    sources = {one.source: run.models.at(one.source) for one in plan.attacks if isinstance(one, Transfer)}
     task = EvaluationTask(
-        model, run.data, run.job.loader, evaluation, cluster.cpus_per_worker, run.use_gpu, sources, cluster.stage
+        model, run.data, run.job.loader, plan, cluster.cpus_per_worker, run.use_gpu, sources, cluster.stage
     )
-    contents = _contents(model, evaluation, sources)
+    contents = _contents(model, plan, sources)
     terms = [
-        evaluation.model_dump(mode="json", exclude={"batch_size"}), test.content_sha256, __version__, SHARDS,
+        plan.model_dump(mode="json", exclude={"batch_size"}), test.content_sha256, __version__, SHARDS,
         hashlib.sha256(model.content()).hexdigest(), sorted(contents.items()),
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
@@ -105,18 +106,16 @@ def evaluated(run: OpenRun[Any], model: StoredModel, evaluation: Evaluation, tit
 
     judged = evaluate(task, run.folder / "evaluation", key, cluster, progress)
     run.display.end()
-    return Evaluated(model, evaluation, judged, conclude(judged.evidence), contents, key)
+    return Evaluated(model, plan, judged, conclude(judged.evidence), contents, key)
 
 
-def _contents(model: StoredModel, evaluation: Evaluation, sources: dict[str, StoredModel]) -> dict[str, str]:
+def _contents(model: StoredModel, plan: EvaluationPlan, sources: dict[str, StoredModel]) -> dict[str, str]:
     mine = fingerprint(model) if sources else ""
     same = next((address for address, source in sources.items() if fingerprint(source) == mine), None)
     if same is not None:
         raise JobError(f"evaluation: {same} is the judged model itself; transfer from another one")
     contents = {address: hashlib.sha256(source.content()).hexdigest() for address, source in sources.items()}
-    return contents | {
-        one.path: frozen.identity(Path(one.path)) for one in evaluation.attacks if isinstance(one, Stored)
-    }
+    return contents | {one.path: frozen.identity(Path(one.path)) for one in plan.attacks if isinstance(one, Stored)}
 
 
 def in_figures(result: Result, folder: Path) -> str:
@@ -137,7 +136,7 @@ def card_of(run: OpenRun[Any], found: Evaluated, model: str) -> tuple[Card, dict
         file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
     )
     origin = Origin(model, sha256, found.contents, dump(run.job), digest(run.job))
-    card = Card.of(found.result, found.evaluation, run.test.card, origin)
+    card = Card.of(found.result, found.plan, run.test.card, origin)
     return card, card_files(card, found.judged.evidence, _shown(run, found))
 
 

@@ -115,7 +115,7 @@ def _judged(run: OpenRun[Train], phase: str) -> Trained:
     """The best model of a phase, judged."""
     folder, say = run.folder / phase, run.display.say
     best = checkpoints.best(folder, run.job.validation.min_clean_accuracy, say)
-    found = evaluated(run, _weights(run, best), run.job.evaluation, f"the {phase} model")
+    found = evaluated(run, _weights(run, best), f"the {phase} model")
     return Trained(best, checkpoints.history(folder, say), found)
 
 

@@ -16,7 +16,7 @@ from distrib.config.study import CapacityStudy, LandscapeStudy, StudyOf
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import Evaluation, EvaluationPlan
 from distrib.models import Model
 from distrib.models.parts import check_parts
 from distrib.objective import Natural, Objective
@@ -154,6 +154,11 @@ class Train(Training, Run):
         return threat
 
     @property
+    def plan(self) -> EvaluationPlan:
+        """How the trained model is judged."""
+        return self.evaluation.plan(self.threat, grey(self.data))
+
+    @property
     def examiner(self) -> Adversary:
         """Who compares the epochs."""
         return Adversary(self.validation.threat or self.threat, self.validation.attack)
@@ -199,11 +204,14 @@ class Evaluate(Run):
             raise ValueError("evaluation.threat: is missing; say what the adversary may do")
         return self
 
+    @property
+    def plan(self) -> EvaluationPlan:
+        """How the model is judged."""
+        return self.evaluation.plan(None, grey(self.data))
+
     def resolved(self) -> "Evaluate":
         """The same job with the attacks of its tier written out."""
-        assert self.evaluation.threat is not None
-        evaluation = self.evaluation.resolved(self.evaluation.threat, grey(self.data))
-        return self.model_copy(update={"evaluation": evaluation})
+        return self.model_copy(update={"evaluation": self.evaluation.resolved(None, grey(self.data))})
 
 
 class Study(Run):

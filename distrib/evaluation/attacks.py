@@ -223,8 +223,44 @@ def _way(attack: EvaluationAttack, threat: Threat) -> tuple:
     return round(attack.step(threat, 0), 9), attack.step_schedule, attack.random_start
 
 
+class EvaluationPlan(Value):
+    """How a model is judged, with nothing left open: what the evaluation that a job asks for comes to."""
+
+    threat: Threat
+    """What the adversary may do: S."""
+    attacks: tuple[EvaluationAttack, ...]
+    """In their order."""
+    n: Count | None = None
+    """How many images of the test split, drawn with the seed below; None: all."""
+    seed: Seed = 0
+    """Draws the images and the attacks' random numbers."""
+    batch_size: Count = 250
+    """Images that go through the network at a time."""
+    shard_size: Count = 250
+    """Images that one task attacks at a time; the unit of distribution and of resuming."""
+
+    def identity(self, contents: dict[str, str]) -> str:
+        """The sha256 of the attacks, settings included, in any order: what two figures must share to be compared.
+
+        ``contents`` are the hashes of the models and sets that attacks take images from, by address. A step
+        counts as a share of epsilon: 8/255 and 0.0313725 are one threat, and give one hash.
+        """
+        found = []
+        for attack in self.attacks:
+            plain = attack.model_dump(mode="json", exclude_defaults=True, exclude={"meets", "step_size"})
+            plain |= {key: contents[plain[key]] for key in ("source", "path") if key in plain}
+            if isinstance(attack, Pgd):
+                plain["num_steps"] = attack.num_steps  # also where it is the default: cards of 0.1 had none
+            if isinstance(attack, Pgd | Transfer):
+                size = attack.pgd.length
+                share = size.of_epsilon if isinstance(size, OfEpsilon) else size / (self.threat.epsilon or 1.0)
+                plain["step"] = f"{share:.5g}"
+            found.append(json.dumps(plain, sort_keys=True))
+        return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
+
+
 class Evaluation(Value):
-    """How a model is judged."""
+    """How a model is to be judged, as a job asks for it; :meth:`plan` fills in what is left open."""
 
     threat: Threat | None = None
     """None, in a train job: the threat that it trains against."""
@@ -254,29 +290,21 @@ class Evaluation(Value):
         once(self.attacks or attacks_of(self.tier or "standard", True, self.sources))
         return self
 
-    def identity(self, contents: dict[str, str]) -> str:
-        """The sha256 of the attacks, settings included, in any order: what two figures must share to be compared.
+    def plan(self, threat: Threat | None, grey: bool) -> EvaluationPlan:
+        """What is asked for, with the attacks of its tier, and ``threat`` where it names none.
 
-        ``contents`` are the hashes of the models and sets that attacks take images from, by address. For a resolved
-        evaluation. A step counts as a share of epsilon: 8/255 and 0.0313725 are one threat, and give one hash.
+        ``grey`` says that the images have one channel. Raises ValueError where there is no threat.
         """
-        assert self.threat is not None
-        found = []
-        for attack in self.attacks:
-            plain = attack.model_dump(mode="json", exclude_defaults=True, exclude={"meets", "step_size"})
-            plain |= {key: contents[plain[key]] for key in ("source", "path") if key in plain}
-            if isinstance(attack, Pgd):
-                plain["num_steps"] = attack.num_steps  # also where it is the default: cards of 0.1 had none
-            if isinstance(attack, Pgd | Transfer):
-                size = attack.pgd.length
-                share = size.of_epsilon if isinstance(size, OfEpsilon) else size / (self.threat.epsilon or 1.0)
-                plain["step"] = f"{share:.5g}"
-            found.append(json.dumps(plain, sort_keys=True))
-        return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
-
-    def resolved(self, threat: Threat, grey: bool) -> "Evaluation":
-        """The same evaluation with its threat and its attacks written out."""
+        whole = self.threat or threat
+        if whole is None:
+            raise ValueError("evaluation.threat: is missing; say what the adversary may do")
         attacks = self.attacks or attacks_of(self.tier or "standard", grey, self.sources)
-        return self.model_copy(
-            update={"threat": self.threat or threat, "attacks": attacks, "tier": None, "sources": ()}
-        )
+        return EvaluationPlan(
+            threat=whole, attacks=attacks, n=self.n, seed=self.seed, batch_size=self.batch_size,
+            shard_size=self.shard_size,
+        )  # fmt: skip
+
+    def resolved(self, threat: Threat | None, grey: bool) -> "Evaluation":
+        """The same evaluation with its threat and its attacks written out, as a job's record holds it."""
+        plan = self.plan(threat, grey)
+        return self.model_copy(update={"threat": plan.threat, "attacks": plan.attacks, "tier": None, "sources": ()})

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from distrib import __version__
 from distrib.data.beton import DataCard
-from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Square, Stored, Transfer
+from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, Square, Stored, Transfer
 from distrib.evaluation.evidence import Evidence, worst_case
 from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
@@ -83,7 +83,7 @@ class Card(Value):
     job_digest: str
 
     @classmethod
-    def of(cls, result: Result, evaluation: Evaluation, test: DataCard, origin: Origin) -> "Card":
+    def of(cls, result: Result, evaluation: EvaluationPlan, test: DataCard, origin: Origin) -> "Card":
         """The card of a result of ``evaluation`` (a resolved one) on the test split ``test``."""
         height, width, channels = test.image
         return cls(
@@ -144,7 +144,7 @@ class Card(Value):
         }
 
 
-def _tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
+def _tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:
     kinds = {type(attack) for attack in evaluation.attacks}
     steps = "many steps beat one, " if {Fgsm, Pgd} <= kinds else ""
     ball = f"{result.norm} perturbations up to {result.epsilon:.4g} of pixels in [0, 1]"
@@ -158,7 +158,7 @@ def _tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
     )
 
 
-def _not_tested(result: Result, evaluation: Evaluation) -> tuple[str, ...]:
+def _not_tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:
     other = other_norms(result.norm)
     kinds = {type(attack) for attack in evaluation.attacks}
     lines = [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, Adversary, depth, predicted
 from distrib.data.loader import Batch
 from distrib.evaluation import autoattack
-from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
+from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, RandomNoise, Square, Stored, Transfer
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.noise import Noise
 
@@ -30,14 +30,13 @@ def craft(
     model: nn.Module,
     attack: Fgsm | Pgd | Square | RandomNoise | Transfer | Stored,
     batch: Batch,
-    evaluation: Evaluation,
+    evaluation: EvaluationPlan,
     inputs: AttackInputs | None,
 ) -> tuple[Tensor, list[int]]:
     """The images that ``attack`` makes of ``batch``, and how many of them were broken after each of its restarts.
 
     The list is empty for an attack without restarts, and for one that searches on another model.
     """
-    assert evaluation.threat is not None
     match attack:
         case Square():
             return autoattack.square(model, batch, evaluation.threat, evaluation.seed, attack.queries), []
@@ -58,8 +57,9 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
     return map(Batch, batch.x.split(size), batch.y.split(size), batch.index.split(size))
 
 
-def _pgd(model: nn.Module, attack: PGD, name: str, batch: Batch, evaluation: Evaluation) -> tuple[Tensor, list[int]]:
-    assert evaluation.threat is not None
+def _pgd(
+    model: nn.Module, attack: PGD, name: str, batch: Batch, evaluation: EvaluationPlan
+) -> tuple[Tensor, list[int]]:
     adversary = Adversary(evaluation.threat, attack)
     images, broken = [], np.zeros(attack.restarts, dtype=int)
     for x, y, index in _parts(batch, evaluation.batch_size):
@@ -74,8 +74,7 @@ def _pgd(model: nn.Module, attack: PGD, name: str, batch: Batch, evaluation: Eva
 
 
 @torch.no_grad()
-def _noise(model: nn.Module, attack: RandomNoise, batch: Batch, evaluation: Evaluation) -> Tensor:
-    assert evaluation.threat is not None
+def _noise(model: nn.Module, attack: RandomNoise, batch: Batch, evaluation: EvaluationPlan) -> Tensor:
     images = []
     for x, y, index in _parts(batch, evaluation.batch_size):
         noise = Noise.of(index, evaluation.seed, attack.name)

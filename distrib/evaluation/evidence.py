@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distrib.errors import RunError
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.outcomes import BROKEN, EXTRA_ATTACKS, NOT_ASKED, ROUNDED, ShardResult
 
 
@@ -15,7 +15,7 @@ class Evidence:
     """Everything that the shards found; each array has an entry for each image, in the evaluation's order."""
 
     shards: Sequence[ShardResult]
-    evaluation: Evaluation
+    evaluation: EvaluationPlan
     num_classes: int
     index: np.ndarray
     """Places in the test split."""
@@ -35,7 +35,7 @@ class Evidence:
 
 def gather(
     shards: Sequence[ShardResult],
-    evaluation: Evaluation,
+    evaluation: EvaluationPlan,
     count: int,
     num_classes: int,
     disagree: Collection[int] = (),
@@ -65,7 +65,7 @@ def gather(
     )
 
 
-def _names(shards: Sequence[ShardResult], evaluation: Evaluation) -> list[str]:
+def _names(shards: Sequence[ShardResult], evaluation: EvaluationPlan) -> list[str]:
     """The listed attacks, and the extra ones that all shards met; rounding only where it broke something."""
     listed = [attack.name for attack in evaluation.attacks]
     names = [*listed, *(name for name in EXTRA_ATTACKS if all(name in shard.outcomes for shard in shards))]

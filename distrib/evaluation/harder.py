@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distrib.attack import PGD, Adversary, OfEpsilon, depth, input_gradient, margin, predicted, undisturbed
 from distrib.data.loader import Batch
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.geometry import LEVELS, on_levels
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.evaluation.outcomes import ESTIMATE, ON_LEVELS, SMOOTH_COPY, ShardResult
@@ -45,7 +45,7 @@ class _Standing:
 
 @exact_float32()
 def try_harder(
-    model: nn.Module, batch: Batch, result: ShardResult, worst: Tensor, evaluation: Evaluation
+    model: nn.Module, batch: Batch, result: ShardResult, worst: Tensor, evaluation: EvaluationPlan
 ) -> AttackedShard:
     """A shard after the attacks of this module, each on what stood before it.
 
@@ -59,7 +59,6 @@ def try_harder(
         for name, search in searches.items():
 
             def images(rows: Tensor, name: str = name, search: Callable = search) -> Tensor:
-                assert evaluation.threat is not None
                 noise = Noise.of(batch.index, evaluation.seed, name)
                 return search(_Standing(model, batch, rows, evaluation.threat, noise, evaluation.batch_size))
 

@@ -11,7 +11,7 @@ from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.data.order import chosen
 from distrib.errors import DataError
-from distrib.evaluation.attacks import Evaluation, Stored, Transfer
+from distrib.evaluation.attacks import Evaluation, EvaluationPlan, Stored, Transfer
 from distrib.evaluation.card import Card, Origin
 from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
@@ -27,15 +27,16 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
     device; ``classes`` name the labels (their numbers, if not given). The same attacks, probes and flags as of a job,
     shard after shard. Raises :class:`DataError` where these are no such images, or a threat is missing.
     """
-    if evaluation.threat is None:
-        raise DataError("evaluation.threat: is missing; say what the adversary may do")
     if x.ndim != 4 or len(x) != len(y) or len(x) == 0 or x.min() < 0 or x.max() > 1:
         raise DataError(f"x: {list(x.shape)} and y: {list(y.shape)}: expected images [N, C, H, W] in [0, 1], N labels")
     if any(isinstance(attack, Transfer | Stored) for attack in evaluation.attacks) or evaluation.sources:
         raise DataError("evaluation.attacks: transfer and stored take images from elsewhere; they need a job")
+    try:
+        plan = evaluation.plan(None, grey=x.shape[1] == 1)
+    except ValueError as error:
+        raise DataError(str(error)) from None
     names = tuple(classes) or tuple(str(label) for label in range(int(y.max()) + 1))
-    whole = evaluation.resolved(evaluation.threat, x.shape[1] == 1)
-    result = conclude(_evidence(model, x, y, whole, len(names)))
+    result = conclude(_evidence(model, x, y, plan, len(names)))
     data = _digest([x, y])
     card = DataCard(
         distrib_version=__version__, job={}, job_digest="", split="test", count=len(x), classes=names,
@@ -43,12 +44,11 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
         content_sha256=data, mean=(), std=(), fingerprint="",
     )  # fmt: skip
     weights = _digest(list(model.state_dict().values()))
-    return Card.of(result, whole, card, Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, ""))
+    return Card.of(result, plan, card, Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, ""))
 
 
-def _evidence(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, num_classes: int) -> Evidence:
+def _evidence(model: nn.Module, x: Tensor, y: Tensor, evaluation: EvaluationPlan, num_classes: int) -> Evidence:
     """What the attacks found; harder ones are tried where a probe says that the gradient cannot be believed."""
-    assert evaluation.threat is not None
     order = chosen(len(x), evaluation.n, evaluation.seed)
     batches, shards = [], []
     for start in range(0, len(order), evaluation.shard_size):

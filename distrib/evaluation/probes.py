@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, Adversary, OfEpsilon, input_gradient, predicted
 from distrib.data.loader import Batch
 from distrib.evaluation import geometry
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.noise import Noise
 from distrib.threat import Threat
@@ -65,9 +65,8 @@ class Probes:
     """How many worst images were classified in both."""
 
 
-def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, evaluation: Evaluation) -> Probes:
+def probe(model: nn.Module, batch: Batch, worst: Tensor, positions: np.ndarray, evaluation: EvaluationPlan) -> Probes:
     """Measures the model on a shard. It is in evaluation mode and takes no weight gradients."""
-    assert evaluation.threat is not None
     few, noise = batch.x[:PROBED_IMAGES], Noise.of(batch.index[:PROBED_IMAGES], evaluation.seed, "probes")
     groups = few, evaluation.threat.sample(few, noise)  # a model may behave on images that lie on 8 bits alone
     before = _fingerprint(model)
@@ -173,10 +172,9 @@ def _zero_gradient(model: nn.Module, batch: Batch, batch_size: int) -> list[bool
 
 
 def _epsilon_curve(
-    model: nn.Module, batch: Batch, probed: Tensor, evaluation: Evaluation
+    model: nn.Module, batch: Batch, probed: Tensor, evaluation: EvaluationPlan
 ) -> tuple[list[tuple[float, int, int]], list[bool]]:
     """PGD-40 on the margin, which no scale of the logits blinds, at growing epsilon; images of all kinds count."""
-    assert evaluation.threat is not None
     curve, fell = [], torch.zeros(len(batch.y), dtype=torch.bool, device=batch.y.device)
     if len(probed) == 0:
         return curve, fell.tolist()

@@ -56,7 +56,6 @@ class Result(Value):
 def conclude(evidence: Evidence) -> Result:
     """The result that the evidence supports."""
     evaluation, clean = evidence.evaluation, evidence.clean
-    assert evaluation.threat is not None
     asked = {name: outcome != NOT_ASKED for name, outcome in evidence.outcomes.items()}
     every, standing = worst_case(evidence)
     worst = standing[every]

@@ -19,7 +19,7 @@ from distrib.attack import depth, predicted, undisturbed
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluation import autoattack
-from distrib.evaluation.attacks import WITHOUT_GRADIENT, AutoAttack, Evaluation, Square
+from distrib.evaluation.attacks import WITHOUT_GRADIENT, AutoAttack, EvaluationPlan, Square
 from distrib.evaluation.crafting import AttackInputs, craft
 from distrib.evaluation.geometry import on_levels
 from distrib.evaluation.logits import Logits, logits_of
@@ -51,7 +51,7 @@ def attack_shard(
     model: nn.Module,
     batch: Batch,
     positions: np.ndarray,
-    evaluation: Evaluation,
+    evaluation: EvaluationPlan,
     inputs: AttackInputs | None = None,
 ) -> AttackedShard:
     """Runs every attack of ``evaluation`` on the images of ``batch`` (one shard, on the model's device).
@@ -59,7 +59,6 @@ def attack_shard(
     ``positions`` are the images' places in the evaluation's order (an attack with an ``n`` takes those below it).
     Raises :class:`RunError` if an attack leaves the threat: its figure would be worthless.
     """
-    assert evaluation.threat is not None
     threat, (x, y, index) = evaluation.threat, batch
     with undisturbed(model, "eval"):
         logits = logits_of(model, x, evaluation.batch_size)
@@ -143,13 +142,12 @@ def attack_shard(
 
 
 def extra_attack(
-    model: nn.Module, batch: Batch, evaluation: Evaluation, before: AttackedShard, attack: ExtraAttack
+    model: nn.Module, batch: Batch, evaluation: EvaluationPlan, before: AttackedShard, attack: ExtraAttack
 ) -> AttackedShard:
     """The shard after one more attack, on all images that stood ``before``.
 
     An image that the attack brings outside the threat counts as the test image itself.
     """
-    assert evaluation.threat is not None
     began, (x, y, _), (result, worst) = time.perf_counter(), batch, before
     outcome = torch.tensor([SPARED if hit else BROKEN for hit in result.clean])
     lost, infinite, found_by, worst, change = result.lost[:], result.infinite[:], result.worst[:], worst.clone(), 0.0

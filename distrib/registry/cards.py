@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from distrib.errors import RegistryError
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.tracking.client import or_none
 
 QUESTION = ("norm", "epsilon", "data_sha256")
@@ -89,9 +89,9 @@ def terms_of(card: dict) -> dict:
 def _identity(card: dict) -> str:
     """The hash of an older card's attacks as it is made today; its own where they take images from elsewhere."""
     threat = {name: card["claim"][name] for name in ("norm", "epsilon")}
-    suite = Evaluation.model_validate({"threat": threat, "attacks": list(card["attacks"].values())}, strict=False)
+    plan = EvaluationPlan.model_validate({"threat": threat, "attacks": list(card["attacks"].values())}, strict=False)
     try:
-        return suite.identity({})
+        return plan.identity({})
     except KeyError:
         return card["attacks_sha256"]
 

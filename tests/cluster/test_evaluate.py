@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from distrib.cluster import evaluate as rounds
 from distrib.cluster.evaluate import EvaluationTask, kept_files
 from distrib.config.cluster import Cluster
-from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
+from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd
 from distrib.evaluation.models import Weights
 from distrib.evaluation.result import Result, conclude
 from distrib.threat import Linf
 
-SUITE = Evaluation(
+SUITE = EvaluationPlan(
     threat=Linf(epsilon=0.02), attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=5)), n=20, shard_size=10
 )
 

@@ -37,16 +37,14 @@ def run(digits: Path, weights: Weights, tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_same_again_is_not_judged_again_and_another_model_is(
     run: Any, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ):
-    first = evaluated(run, weights, run.job.evaluation, "a model")
+    first = evaluated(run, weights, "a model")
     done: list[object] = []
     monkeypatch.setattr(spread, "judge_shard", lambda *values: done.append(values))
-    again = evaluated(run, weights, run.job.evaluation, "a model")
+    again = evaluated(run, weights, "a model")
     assert done == [] and (again.key, again.result.attacks) == (first.key, first.result.attacks)
     assert "judged (clean " in in_figures(first.result, run.folder)
     with pytest.raises(TypeError):  # judged anew, by the stand-in
-        evaluated(
-            run, replace(weights, num_classes=10, path=_other(weights, run.folder)), run.job.evaluation, "another"
-        )
+        evaluated(run, replace(weights, path=_other(weights, run.folder)), "another")
     assert done
 
 
@@ -60,7 +58,7 @@ def _other(weights: Weights, folder: Path) -> Path:
 
 
 def test_the_card_tells_what_was_judged_and_shows_its_images(run: Any, weights: Weights):
-    found = evaluated(run, weights, run.job.evaluation, "a model")
+    found = evaluated(run, weights, "a model")
     card, files = card_of(run, found, "models:/m/1")
     assert (card.model, card.data, card.claim.n) == ("models:/m/1", "digits", 20)
     assert {"card.json", "card.md", "card.html", "examples.csv"} <= set(files)
@@ -71,5 +69,6 @@ def test_a_model_does_not_attack_itself(run: Any, weights: Weights, monkeypatch:
     transfer = {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [{"attack": "transfer", "source": "it"}]}
     document = {"kind": "evaluate", "name": "e", "model": "m", "data": {"source": "digits"}, "evaluation": transfer}
     job: Any = parse(document, [], "here")
+    run.job = job.resolved()
     with pytest.raises(JobError, match="it is the judged model itself"):
-        evaluated(run, weights, job.resolved().evaluation, "a model")
+        evaluated(run, weights, "a model")

@@ -37,7 +37,7 @@ def finished(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     job = parse(changed(EVALUATE, changes), [], "here")
     assert isinstance(job, Evaluate)
     run = tmp_path / "run"
-    task = EvaluationTask(weights, prepared(job, Display()), "memory", job.resolved().evaluation, 1, False)
+    task = EvaluationTask(weights, prepared(job, Display()), "memory", job.plan, 1, False)
     found = conclude(rounds.evaluate(task, run / "evaluation", "key", Cluster(), lambda done, count: None).evidence)
     write_json(run / "job.json", {"job": dump(job.resolved())})
     named = {"model": job.model, "evaluation_key": "key", "job_digest": "digest"}

@@ -141,6 +141,6 @@ def test_in_the_tier_paranoid_convergence_can_be_told(linear: Build, monkeypatch
         return [x] * 10 + [1 - x] * 10 if self.attack.restarts == 20 else [worst]
 
     monkeypatch.setattr(Adversary, "starts", weak)
-    evaluation = Evaluation(tier="paranoid").resolved(Linf(epsilon=1), grey=True)
+    evaluation = Evaluation(tier="paranoid").plan(Linf(epsilon=1), grey=True)
     found = concluded([attacked(model, batch(x, y), evaluation)], evaluation, 30, 2)
     assert {"steps_not_converged", "restarts_not_converged"} <= {flag.name for flag in found.flags}

@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from distrib.attack import FGSM, PGD, OfEpsilon
-from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, tier_of
+from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, attacks_of, tier_of
 from distrib.threat import L2, Linf
 
 ATTACK = TypeAdapter(EvaluationAttack)
@@ -212,11 +212,21 @@ MIXED = [
 def test_identities_are_those_of_0_1_so_that_cards_of_before_compare(asked: dict, grey: bool, expected: str):
     sources = ["models:/m/1"] if asked.get("tier") == "paranoid" else []
     one = TypeAdapter(Evaluation).validate_python(asked | {"sources": sources}, strict=False)
-    suite = one.resolved(Linf(epsilon=0.1) if "attacks" in asked else Linf(epsilon=8 / 255), grey)
-    assert suite.identity({"models:/m/1": "c" * 64})[:16] == expected
+    plan = one.plan(Linf(epsilon=0.1) if "attacks" in asked else Linf(epsilon=8 / 255), grey)
+    assert plan.identity({"models:/m/1": "c" * 64})[:16] == expected
 
 
-JUDGED = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
+def test_a_plan_has_a_threat_and_its_attacks_and_is_what_the_record_says():
+    asked = Evaluation(tier="quick", n=7, seed=3)
+    plan, written = asked.plan(LINF, True), asked.resolved(LINF, True)
+    assert (plan.threat, plan.n, plan.seed) == (LINF, 7, 3) and plan.attacks == attacks_of("quick", True)
+    assert written.plan(None, False) == plan, "a record needs nothing more"
+    assert Evaluation(threat=L2(epsilon=1)).plan(LINF, True).threat == L2(epsilon=1)
+    with pytest.raises(ValueError, match=r"^evaluation\.threat: is missing"):
+        asked.plan(None, True)
+
+
+JUDGED = Evaluation(tier="standard").plan(Linf(epsilon=0.1), grey=True)
 
 
 def test_one_epsilon_written_in_two_ways_has_one_identity():

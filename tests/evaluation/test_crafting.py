@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluation import frozen
-from distrib.evaluation.attacks import Evaluation, Stored, Transfer
+from distrib.evaluation.attacks import EvaluationPlan, Stored, Transfer
 from distrib.evaluation.crafting import AttackInputs
 from distrib.evaluation.shard import attack_shard
 from distrib.models import SmallCNN
@@ -29,7 +29,7 @@ def judged(model: nn.Module, attack: Stored | Transfer, inputs: AttackInputs) ->
     with torch.no_grad():
         batch = Batch(x, model(x).argmax(dim=1), torch.arange(6))
     result, worst = attack_shard(
-        model, batch, np.arange(6), Evaluation(threat=Linf(epsilon=0.3), attacks=(attack,)), inputs
+        model, batch, np.arange(6), EvaluationPlan(threat=Linf(epsilon=0.3), attacks=(attack,)), inputs
     )
     return result.outcomes[attack.name], worst
 

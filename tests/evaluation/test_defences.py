@@ -15,7 +15,7 @@ from torch.autograd import grad
 
 from distrib.attack import PGD, Adversary
 from distrib.data.loader import Batch
-from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, RandomNoise, Square
+from distrib.evaluation.attacks import AutoAttack, EvaluationPlan, Fgsm, Pgd, RandomNoise, Square
 from distrib.evaluation.evidence import gather
 from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import attack_shard, score_images
@@ -24,7 +24,7 @@ from distrib.noise import Noise
 from distrib.threat import L2, Linf
 
 EPSILON = 0.1
-EVALUATION = Evaluation(
+EVALUATION = EvaluationPlan(
     threat=Linf(epsilon=EPSILON),
     attacks=(
         Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=20), Pgd(attack="pgd", num_steps=40),
@@ -74,7 +74,7 @@ def robust() -> nn.Module:
     return trained(built(SmallCNN()), EPSILON)
 
 
-def judged(model: nn.Module, evaluation: Evaluation = EVALUATION, y: Tensor = Y, count: int = 200) -> Result:
+def judged(model: nn.Module, evaluation: EvaluationPlan = EVALUATION, y: Tensor = Y, count: int = 200) -> Result:
     """The result on the first ``count`` images, which no model here was trained on."""
     x, label = X[:count], y[:count]
     shards, disagree = [], []

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from distrib.data.loader import Batch
 from distrib.evaluation import harder
-from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd
+from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd
 from distrib.evaluation.evidence import gather
 from distrib.evaluation.harder import try_harder
 from distrib.evaluation.model_flags import needs_harder_attacks
@@ -18,7 +18,7 @@ from distrib.evaluation.shard import attack_shard, score_images
 from distrib.threat import L2, Linf
 
 EPSILON = 0.02
-SUITE = Evaluation(threat=Linf(epsilon=EPSILON), attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=5)))
+SUITE = EvaluationPlan(threat=Linf(epsilon=EPSILON), attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=5)))
 WEIGHT = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
 
 

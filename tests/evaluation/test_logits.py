@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distrib.data.loader import Batch
 from distrib.evaluation import autoattack, logits
-from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, RandomNoise, Square
+from distrib.evaluation.attacks import AutoAttack, EvaluationAttack, EvaluationPlan, Fgsm, Pgd, RandomNoise, Square
 from distrib.evaluation.evidence import gather
 from distrib.evaluation.result import Result, conclude
 from distrib.evaluation.shard import attack_shard, score_images
@@ -49,7 +49,7 @@ def images(count: int, classes: int = 2) -> tuple[Tensor, Tensor]:
 
 def judged(model: nn.Module, *attacks: EvaluationAttack, count: int = 40, classes: int = 2) -> tuple[Result, Tensor]:
     x, y = images(count, classes)
-    terms = Evaluation(threat=Linf(epsilon=0.1), attacks=attacks)
+    terms = EvaluationPlan(threat=Linf(epsilon=0.1), attacks=attacks)
     result, worst = attack_shard(model, Batch(x, y, torch.arange(count)), np.arange(count), terms)
     margins, far = score_images(model, x, worst, y, terms.threat)
     assert far == 0

@@ -28,7 +28,7 @@ from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluation import autoattack, frozen
 from distrib.evaluation import shard as attacks_on_a_shard
-from distrib.evaluation.attacks import Evaluation, Pgd, RandomNoise, Square, Stored, Transfer
+from distrib.evaluation.attacks import EvaluationPlan, Pgd, RandomNoise, Square, Stored, Transfer
 from distrib.evaluation.crafting import AttackInputs
 from distrib.evaluation.outcomes import NOT_ASKED, ShardResult
 from distrib.evaluation.points import points
@@ -294,6 +294,6 @@ def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Pat
     inputs = AttackInputs(
         source=lambda address: Viewing(), stored=lambda path, index: frozen.stored_images(Path(path), index)
     )
-    result, worst = attack_shard(model, shard, np.arange(12), Evaluation(threat=threat, attacks=attacks), inputs)
+    result, worst = attack_shard(model, shard, np.arange(12), EvaluationPlan(threat=threat, attacks=attacks), inputs)
     assert all(result.clean) and all(result.broken)
     model(worst)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distrib.data.loader import Batch
-from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd
+from distrib.evaluation.attacks import AutoAttack, EvaluationPlan, Fgsm, Pgd
 from distrib.evaluation.outcomes import STOOD, ShardResult
 from distrib.evaluation.shard import attack_shard
 from distrib.models import SmallCNN
@@ -26,11 +26,13 @@ def batch(x: Tensor, y: Tensor, start: int = 1000) -> Batch:
     return Batch(x, y, torch.arange(start, start + len(x)))
 
 
-def evaluation_of(*attacks: Fgsm | Pgd | AutoAttack, threat: Linf | L2 | None = None, **fields: object) -> Evaluation:
-    return Evaluation(threat=threat or Linf(epsilon=0.1), attacks=attacks, **fields)
+def evaluation_of(
+    *attacks: Fgsm | Pgd | AutoAttack, threat: Linf | L2 | None = None, **fields: object
+) -> EvaluationPlan:
+    return EvaluationPlan(threat=threat or Linf(epsilon=0.1), attacks=attacks, **fields)
 
 
-def attacked(model: nn.Module, shard: Batch, evaluation: Evaluation) -> ShardResult:
+def attacked(model: nn.Module, shard: Batch, evaluation: EvaluationPlan) -> ShardResult:
     return attack_shard(model, shard, np.arange(len(shard.y)), evaluation)[0]
 
 

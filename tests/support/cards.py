@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from distrib.data.beton import DataCard
-from distrib.evaluation.attacks import Evaluation, Transfer
+from distrib.evaluation.attacks import Evaluation, EvaluationPlan, Transfer
 from distrib.evaluation.card import Card, Origin, markdown
 from distrib.evaluation.flags import Flag
 from distrib.evaluation.models import Weights
@@ -20,7 +20,7 @@ from distrib.tracking.mlflow_run import MLflowRun
 
 NUMBER = count(1)
 FLAGGED = (Flag(name="zero_gradients", blocking=True, detail="x"),)
-STANDARD = Evaluation(tier="standard").resolved(Linf(epsilon=0.1), grey=True)
+STANDARD = Evaluation(tier="standard").plan(Linf(epsilon=0.1), grey=True)
 
 
 def claim(robust: float, **changes) -> Result:
@@ -36,7 +36,7 @@ def claim(robust: float, **changes) -> Result:
     return Result(**(whole | changes))
 
 
-def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: Evaluation = STANDARD) -> Card:
+def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> Card:
     suite = suite.model_copy(update={"seed": claimed.seed})
     job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
@@ -44,7 +44,7 @@ def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: Evaluation =
     return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64))
 
 
-def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evaluation = STANDARD) -> store.Entry:
+def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> store.Entry:
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     whole = card(claimed, file_sha256(weights.path), data, suite)
     return store.Entry(weights, whole, files(whole), batch)
@@ -79,7 +79,7 @@ def of(claimed: Result) -> str:
 
 def register(
     weights: Weights, uri: str, claimed: Result, name: str = "gate", data: str = "d" * 64,
-    examples: str | None = None, suite: Evaluation = STANDARD, same: bool = False,
+    examples: str | None = None, suite: EvaluationPlan = STANDARD, same: bool = False,
 ) -> store.Registered:  # fmt: skip
     """A version of weights of its own, or of the ``same`` ones; its examples are those of its claim, if not given."""
     tracker = MLflowRun(uri, "tests", "some", None, {})
@@ -93,7 +93,7 @@ def register(
 
 def attach(
     weights: Weights, uri: str, address: str, claimed: Result, data: str = "d" * 64,
-    examples: str | None = None, suite: Evaluation = STANDARD,
+    examples: str | None = None, suite: EvaluationPlan = STANDARD,
 ) -> str:  # fmt: skip
     """A later evaluation of a registered version, as ``kind: evaluate`` records it."""
     tracker = MLflowRun(uri, "tests", "later", None, {})
@@ -114,7 +114,7 @@ def keep(tracker: MLflowRun, whole: Card, examples: str | None = None) -> None:
 
 def judged(
     uri: str, name: str, claimed: Result, weights: str, version: str | None = None, data: str = "d" * 64,
-    examples: str | None = None, suite: Evaluation = STANDARD,
+    examples: str | None = None, suite: EvaluationPlan = STANDARD,
 ) -> str:  # fmt: skip
     """What becomes of champion by a card of a ``version``, or of a new one: with tags and cards, but without files."""
     tracker = MLflowRun(uri, "tests", "judged", None, {})

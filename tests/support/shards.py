@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from distrib.evaluation.attacks import Evaluation
+from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.evidence import gather
 from distrib.evaluation.outcomes import BROKEN, NOT_ASKED, SPARED, STOOD, ShardResult
 from distrib.evaluation.probes import Probes
@@ -11,9 +11,9 @@ from distrib.evaluation.result import Result, conclude
 FGSM, PGD_20, AUTO = {"attack": "fgsm"}, {"attack": "pgd", "num_steps": 20}, {"attack": "autoattack"}
 
 
-def evaluation_of(*attacks: dict, **fields) -> Evaluation:
+def evaluation_of(*attacks: dict, **fields) -> EvaluationPlan:
     document = {"threat": {"norm": "linf", "epsilon": 0.3}, "attacks": list(attacks) or [FGSM, PGD_20], **fields}
-    return Evaluation.model_validate(document, strict=False)
+    return EvaluationPlan.model_validate(document, strict=False)
 
 
 def outcomes_of(text: str) -> list[int]:
@@ -50,7 +50,7 @@ def shard(clean: str, position: list[int] | None = None, **fields) -> ShardResul
     return ShardResult(outcomes=outcome, largest_change=amounts, seconds=amounts, **plain | given)
 
 
-def concluded(shards: Sequence[ShardResult], evaluation: Evaluation, count: int, classes: int) -> Result:
+def concluded(shards: Sequence[ShardResult], evaluation: EvaluationPlan, count: int, classes: int) -> Result:
     return conclude(gather(shards, evaluation, count, classes))
 
 
