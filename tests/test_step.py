@@ -34,7 +34,7 @@ def test_on_a_linear_model_the_step_is_the_closed_form(linear, epsilon_scale: fl
     """The worst image is x - epsilon sign(w_y - w_other); the step is plain gradient descent on the loss there."""
     weight, bias = torch.tensor([[0.5, -1.0, 0.25, 2.0], [-0.5, 1.0, 1.0, -1.0]]), torch.tensor([0.1, -0.2])
     state, data = state_of(linear(weight, bias), batch_size), batch()
-    objective = Madry(method="madry", attack=PGD(threat=Linf(epsilon=0.1), num_steps=10))
+    objective = Madry(method="madry", threat=Linf(epsilon=0.1), attack=PGD(num_steps=10))
     sums = update(state, data, objective, Noise.of(data.index, 0), epsilon_scale)
 
     margin = weight[data.y] - weight[1 - data.y]
