@@ -9,8 +9,9 @@ from distrib.tracking.display import LINE_SECONDS, Display
 
 
 def display_on(terminal: bool) -> tuple[Display, io.StringIO]:
-    shown = io.StringIO()
-    return Display(Console(file=shown, force_terminal=terminal, highlight=False, soft_wrap=True, width=200)), shown
+    shown, kind = io.StringIO(), {"TERM": "xterm"}  # on a dumb one rich draws no bar
+    console = Console(file=shown, force_terminal=terminal, highlight=False, soft_wrap=True, width=200, _environ=kind)
+    return Display(console), shown
 
 
 def test_a_file_gets_a_line_at_most_every_so_often(monkeypatch: pytest.MonkeyPatch):
