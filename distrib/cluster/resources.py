@@ -74,7 +74,7 @@ class Resources:
         return max(cluster.min_workers, min(cluster.max_workers, room))
 
     def decided(self, cluster: Cluster, begun_on: Device | None = None) -> "Resources":
-        """The same with the device of the job's workers; ``begun_on`` is the one that the run began on.
+        """These resources, with the device of the job's workers decided; ``begun_on`` is the one that the run began on.
 
         Raises :class:`JobError` where the job does not fit.
         """

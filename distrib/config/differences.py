@@ -6,7 +6,8 @@ from distrib.values import Value
 PLACEMENT = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "concurrent", "budget_hours"}
 """Fields that say where and how a job runs, not what it computes: they may change between a run and its resumption."""
 DATA_PLACEMENT = {"root", "store", "download"}
-"""The same of its data: a named set may lie anywhere, its content is compared. A folder's root says which images."""
+"""Fields that say where its data lie: a named set may lie anywhere, its content is compared. A folder's root says which
+images are meant."""
 
 
 def differences(job: Value, other: dict) -> list[str]:

@@ -27,7 +27,7 @@ CHAMPION = "champion"
 STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
 """Tiers by what they are worth."""
 AT_LEAST = 50
-"""Images of a champion's card: on fewer, no suspicion has the power to speak."""
+"""Images of a champion's card: on fewer, no flag has the power to be raised."""
 SIGNIFICANT = 0.05
 """A champion's successor is better with a smaller p, one-sided."""
 OF_ATTACKS = ("listed_attacks_too_weak",)
