@@ -128,9 +128,9 @@ def wait_until_gone(cluster: Hosts, nodes: int) -> None:
     raise AssertionError(done.stderr)
 
 
-BOARDS = """
+MAILBOXES = """
 import ray
-from distrib.cluster.mailbox import listening, post
+from distrib.cluster.messages import listening, post
 
 ray.init(address="auto", log_to_driver=False)
 here, heard, where = ray.get_runtime_context().get_node_id(), [], []
@@ -143,9 +143,9 @@ assert where == [here] * 6, (here, where)
 """
 
 
-def test_the_message_mailbox_stays_with_the_driver(cluster: Hosts):
+def test_the_mailbox_stays_with_the_driver(cluster: Hosts):
     """Else the loss of another machine takes the mailbox along, and the run with it."""
-    done = cluster.run(1, [sys.executable, "-c", BOARDS])
+    done = cluster.run(1, [sys.executable, "-c", MAILBOXES])
     assert done.returncode == 0, done.stderr[-2000:]
 
 
