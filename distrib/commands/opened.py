@@ -44,12 +44,13 @@ class OpenRun(Generic[AnyRun]):
     tracker: Tracker
     """The job's MLflow run, after :meth:`track`."""
 
-    def __init__(self, job: AnyRun, folder: Path, display: Display, pins: dict[str, str], stack: ExitStack):
+    def __init__(self, job: AnyRun, folder: Path, display: Display, pins: dict[str, str], clock: Clock):
         self.job, self.folder, self.display, self.pins = job, folder, display, pins
         self.uri = client.address(job.tracking.uri)
-        self.clock = Clock.start()
+        self.clock = clock
         self.result: dict | None = kept_result(job, folder, display)
-        self._stack = stack
+        self.stack = ExitStack()
+        """What is closed at the end, the last opened first."""
 
     def prepare(self) -> None:
         """Packs the data, unless they are packed. Raises :class:`InputError` for what can be known before."""
@@ -69,14 +70,14 @@ class OpenRun(Generic[AnyRun]):
 
         with self.clock.measure("ray_start"):
             found = session(self.job.cluster, self.display.say, resuming(self.folder), dashboard)
-            self.resources = self._stack.enter_context(found)
+            self.resources = self.stack.enter_context(found)
             check_nodes(self.resources, self.folder, self.data, self.job.cluster)
 
     def track(self) -> None:
         """Opens the job's MLflow run, one for all its restarts."""
         with self.clock.measure("mlflow_start"):
             found = tracked(self.job, self.folder, self.display, self.pins, self.resources.device)
-            self.tracker = self._stack.enter_context(found)
+            self.tracker = self.stack.enter_context(found)
 
     @property
     def use_gpu(self) -> bool:
@@ -112,7 +113,7 @@ class OpenRun(Generic[AnyRun]):
             "seconds": self.clock.seconds, "job_digest": digest(self.job),
         }  # fmt: skip
         self.tracker.text(json.dumps(whole, indent=2), "result.json")
-        self._stack.close()
+        self.stack.close()
         write_result(self.folder, whole)
         return whole
 
@@ -123,6 +124,9 @@ def opened(job: AnyRun, display: Display) -> Iterator[OpenRun[AnyRun]]:
 
     Raises :class:`JobError` where its folder belongs to another job, or is in use.
     """
+    clock = Clock.start()
     pinned, pins = versions.pinned(job, client.address(job.tracking.uri), display.say)
-    with run_folder(pinned) as folder, ExitStack() as stack:
-        yield OpenRun(pinned, folder, display, pins, stack)
+    with run_folder(pinned) as folder:
+        run = OpenRun(pinned, folder, display, pins, clock)
+        with run.stack:
+            yield run
