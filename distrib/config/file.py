@@ -105,12 +105,12 @@ def job_yaml(job: Value) -> str:
     return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
 
 
-def read(path: Path, overrides: list[str] | None = None) -> AnyJob:
+def read(path: str | Path, overrides: list[str] | None = None) -> AnyJob:
     """The job in the YAML file ``path``, with ``overrides`` such as ``optim.epochs=3``.
 
     Raises :class:`JobError` with everything that is wrong with it.
     """
-    return parse(_document(path), overrides or [], str(path))
+    return parse(_document(Path(path)), overrides or [], str(path))
 
 
 def parse(document: object, overrides: list[str], origin: str) -> AnyJob:

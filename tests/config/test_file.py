@@ -180,6 +180,14 @@ def test_overrides_set_fields_as_if_they_were_written_in_the_file(tmp_path: Path
     assert read(file) == parse(copy.deepcopy(TRAIN), [], "here") and file.read_text() == GOOD
 
 
+def test_a_path_may_be_text(tmp_path: Path):
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD)
+    assert read(str(file), ["name=u"]) == read(file, ["name=u"])
+    with pytest.raises(JobError, match=f"^{re.escape(str(tmp_path))}/none.yaml: there is no such job file; there are "):
+        read(f"{tmp_path}/none.yaml")
+
+
 def test_an_override_can_change_the_member_of_a_union_with_its_fields(tmp_path: Path):
     file = tmp_path / "job.yaml"
     file.write_text(GOOD)
