@@ -113,8 +113,12 @@ def comparison(result: dict) -> str:
     for key in ("a", "b"):
         if result[f"flags_{key}"]:
             lines.append(f"  flags of {result[key]}: {', '.join(result[f'flags_{key}'])}")
-    if result["robust"]["p"] > 0.05:
+    robust = result["robust"]
+    if robust["p"] > 0.05:
         lines.append("  the two do not differ in robustness, as far as these images can tell")
+    else:
+        better = "first" if robust["difference"] > 0 else "second"
+        lines.append(f"  the {better} is more robust (p {robust['p']:.3g})")
     return "\n".join(lines)
 
 

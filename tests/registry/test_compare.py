@@ -28,10 +28,13 @@ def test_paired_counts_and_mcnemars_exact_p(uri: str):
     assert found["clean"]["n"] == 51 and found["clean"]["p"] == 1.0
     text = comparison(found)
     assert "+16.00" in text and "0.0386" in text and "linf epsilon 0.1" in text
-    back = compare(other, one, uri)["robust"]
+    assert text.endswith("\n  the first is more robust (p 0.0386)")
+    turned = compare(other, one, uri)
+    assert comparison(turned).endswith("\n  the second is more robust (p 0.0386)")
+    back = turned["robust"]
     assert (back["only_a"], back["difference"], back["p"]) == (2, -robust["difference"], robust["p"])
     itself = compare(one, one, uri)
-    assert "do not differ" in comparison(itself)
+    assert comparison(itself).endswith("\n  the two do not differ in robustness, as far as these images can tell")
     assert itself["robust"]["interval"] == pytest.approx((-0.0713, 0.0713), abs=1e-4), "of 0 in 50, not a point"
 
 
