@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 from distrib.cli.parser import Options
 from distrib.cli.remote import carry_out_remote
@@ -105,9 +106,7 @@ def _pull(options: Options) -> int:
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
     versions.pull(options.address, options.folder, uri)
-    print(
-        f"{options.address} is in {options.folder}: {', '.join(sorted(path.name for path in options.folder.iterdir()))}"
-    )
+    print(f"{options.address} is in {options.folder}: {_names(options.folder)}")
     if (options.folder / "example.py").exists():
         print(f"try it: python {options.folder / 'example.py'}")
     else:
@@ -136,5 +135,9 @@ def _export(options: Options) -> int:
 
     with Display() as display:
         spec = export(options.run, options.folder, display)
-    print(f"{spec['n']} images in {options.folder}: adversarial.safetensors, attack.json, README.md, validate.py")
+    print(f"{spec['n']} images in {options.folder}: {_names(options.folder)}")
     return 0
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.iterdir()))

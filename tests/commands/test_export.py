@@ -8,6 +8,8 @@ import pytest
 from documents import EVALUATE, changed
 from safetensors.torch import load_file
 
+from distrib.cli import verbs
+from distrib.cli.parser import parser
 from distrib.cluster import evaluate as rounds
 from distrib.cluster.evaluate import EvaluationTask
 from distrib.commands.export import export
@@ -58,6 +60,16 @@ def test_where_some_images_met_no_attack_nothing_is_claimed_of_them(finished: tu
     assert (tensors["broken"] >= 1 - tensors["clean"]).all()
     assert spec["adversarial_accuracy"] == pytest.approx(1 - tensors["broken"].float().mean())
     assert (tensors["x_adv"] - tensors["x"].float() / 255)[5:].abs().max() < 1e-6, "and are as they were"
+
+
+def test_the_command_names_every_file_that_it_wrote(
+    finished: tuple[Path, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, folder = finished[0], tmp_path / "set"
+    assert verbs.carry_out(parser().parse_args(["export", str(run), str(folder)])) == 0
+    names = ["README.md", "adversarial.safetensors", "attack.json", "program.py", "validate.py"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert capsys.readouterr().out == f"40 images in {folder}: {', '.join(names)}\n"
 
 
 @pytest.mark.parametrize("gone", ["*.safetensors", "*.json"])
