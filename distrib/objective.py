@@ -87,7 +87,7 @@ class _Adversarial(Value):
     threat: Threat
     """What the adversary may do: S."""
     attack: PGD = PGD()
-    """How it looks for the worst image in S."""
+    """How it looks for the worst image in S; if left out: PGD-10."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which epsilon rises linearly from 0 to its value."""
 

@@ -176,12 +176,19 @@ def models_table(rows: list[dict], uri: str) -> str:
 FIELDS_PAGE = """\
 # Every field of a job
 
-Written by `make docs` (`distrib fields --markdown`) from the models themselves. `distrib fields optim.schedule` tells
-a part of it, `--set optim.epochs=3` sets a field for one run, and `distrib run JOB.yaml --dry-run` shows a job with all
-of its defaults. A job file is YAML: a mapping that begins with its kind. Unknown keys and wrong types are refused.
+Written by `make docs` (`distrib fields --markdown`) from the code. A job file is YAML: a mapping that begins with its
+kind. Unknown keys and wrong types are refused.
 
-A default of `{}` is a mapping with every field at its own default; a field without a default must be given. `null` is
-how YAML writes "none".
+    distrib fields optim.schedule                                            # a part of this page
+    distrib run jobs/digits.yaml --dry-run                                   # a job with all of its defaults
+    distrib run jobs/digits.yaml --set optim.epochs=20 --set name=short      # fields for one run; it needs its own name
+
+- **A mapping by source** is one whose key `source` chooses one of the tables of that part; likewise by another key.
+- **A field without a default** must be given. A default of `{}` is a mapping with every field at its own default.
+- **null** is how YAML writes "none".
+
+The kinds of job, and those of their fields that have fields of their own:
+
 """
 
 
@@ -209,13 +216,21 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def fields_markdown(sections: Sequence[Section]) -> str:
-    """The page docs/jobs.md: a heading for each path, a table for each mapping that may stand there."""
-    parts = [FIELDS_PAGE]
+    """The page docs/jobs.md: its contents, a heading for each path, a table for each mapping that may stand there."""
+    parts = [FIELDS_PAGE + "\n".join(_contents(sections)) + "\n"]
     for section in sections:
         if section.path:
             parts.append(f"## {section.path}\n")
         parts += [_variant_table(variant, "##" if not section.path else "###") for variant in section.variants]
     return "\n".join(parts)
+
+
+def _contents(sections: Sequence[Section]) -> Iterator[str]:
+    """A line for each kind of job, with links to it and to the parts that its fields refer to."""
+    told = {section.path for section in sections}
+    for kind in (variant for section in sections if not section.path for variant in section.variants):
+        parts = [field.name for field in kind.fields if field.name in told and "mapping" in field.type]
+        yield f"- [`{kind.tag}`](#{kind.tag.replace(': ', '-')}): {', '.join(f'[{part}](#{part})' for part in parts)}"
 
 
 def _variant_table(variant: Variant, heading: str) -> str:

@@ -35,14 +35,14 @@ class Cluster(Value):
     """
 
     address: str | None = None
-    """Of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
+    """The Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] | Elastic = 1
     """Training processes, or {min: .., max: ..}."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU cores that each worker computes and reads data with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: GPUs where the least number of workers has room on them, else CPUs; a run that was begun stays on the
-    device that it began on, and waits for it (wait_seconds). Another one that is named here is taken."""
+    """auto: GPUs where ``num_workers`` (or its ``min``) fit on them, else CPUs. A resumed run keeps the device that it
+    began on, and waits for it (``wait_seconds``), unless another one is named here."""
     workers_per_gpu: Annotated[int, Field(ge=1, le=MOST_PER_GPU)] = 1
     """Workers that share one GPU, and its memory. NCCL refuses two ranks on one device, so those that share exchange
     gradients by gloo, through the CPU's memory: slower."""
@@ -79,6 +79,6 @@ class Tracking(Value):
     """Where runs and models are recorded."""
 
     uri: PublicUri | None = None
-    """Of MLflow; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
+    """Where MLflow is; None: MLFLOW_TRACKING_URI if set, else sqlite:///mlflow.db in the working directory."""
     experiment: Annotated[str, Field(min_length=1, max_length=LONGEST_EXPERIMENT)] = "distrib"
     """MLflow's experiment that the run is listed in."""

@@ -35,9 +35,9 @@ class Validation(Value):
     threat: Threat | None = None
     """What the adversary may do; None: the evaluation's threat."""
     attack: PGD = PGD()
-    """How it looks for the worst image."""
+    """How it looks for the worst image; if left out: PGD-10, whatever training uses."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
-    """So many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
+    """How many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     """An epoch below it is not the best one while there is one above it."""
 
@@ -71,7 +71,7 @@ class Run(Value):
 
     kind: str
     name: Name
-    """Of the run: the same name again goes on where it was stopped."""
+    """The run's name. The same job under the same name goes on where it was stopped; a changed job needs another."""
     storage: str = "runs"
     """The folder of checkpoints and results; on a cluster, one that every machine sees."""
     cluster: Cluster = Cluster()
@@ -101,13 +101,13 @@ class Training(Value):
     optim: Optim
     """The optimiser, how long it runs, and how fast."""
     precision: Precision = "float32"
-    """Of the forward pass in training. On GPUs float32 is as torch has it: convolutions in TF32 (10 of 23 bits), matrix
-    products in float32; the run's tag ``distrib.precision`` says what was used. What is measured is always float32,
-    without TF32."""
+    """The number format of the forward pass in training. On GPUs float32 is as torch has it: convolutions in TF32 (10
+    of 23 bits), matrix products in float32; the run's tag ``distrib.precision`` says what was used. What is measured is
+    always float32, without TF32."""
     evaluation: Evaluation = Evaluation()
     """How the trained model is judged on the test split."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """The last so many are kept, and the best one."""
+    """How many of the last checkpoints are kept; the best one is kept as well."""
 
     @model_validator(mode="after")
     def _warm(self) -> "Training":
@@ -129,7 +129,7 @@ class Train(Training, Run):
     compare_natural: bool = False
     """Also train the same model without an adversary, and show it under the same attacks."""
     register_as: Name | None = None
-    """Of the registered model that gets a new version; None: the run's name."""
+    """The registered model that gets a new version; None: the run's name."""
 
     @model_validator(mode="after")
     def _whole(self) -> "Train":
@@ -255,14 +255,14 @@ class Tune(Run):
     score: Score
     """What makes one trial better than another."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Trials at a time, each with cluster.num_workers workers; None: as many as the cluster holds,
+    """How many trials run at a time, each with cluster.num_workers workers; None: as many as the cluster holds,
     with 1.25 GB of memory for each beside its workers."""
     budget_hours: Annotated[float, Field(gt=0)] | None = None
     """Core-hours (GPU-hours on GPUs) that the search may take; refused before it starts if it would take more."""
     winner: Winner | None = Winner()
     """What becomes of the best trial; null: nothing."""
     register_as: Name | None = None
-    """Of the registered model that gets the winner as a new version; None: the run's name."""
+    """The registered model that gets the winner as a new version; None: the run's name."""
 
     @model_validator(mode="after")
     def _whole(self) -> "Tune":

@@ -41,8 +41,8 @@ class _Range(Value):
     divided_by: FieldPath | None = None
     """The number is divided by this field of the same trial, after it was drawn.
 
-    ``step_size.of_epsilon: {uniform: [1, 2.5], divided_by: objective.attack.num_steps}`` keeps the step between
-    epsilon/num_steps and 2.5 epsilon/num_steps, whatever the number of steps.
+    ``objective.attack.step_size.of_epsilon: {uniform: [1, 2.5], divided_by: objective.attack.num_steps}`` keeps the
+    step between epsilon/num_steps and 2.5 epsilon/num_steps, whatever the number of steps.
     """
 
     @property
@@ -140,7 +140,7 @@ class Draw(Value):
 
     method: Literal["random"]
     num_trials: Count
-    """For each combination of the grids."""
+    """How many trials; of each combination, where there are grids."""
     seed: Seed = 0
     """Draws the settings of all trials."""
 
@@ -209,11 +209,11 @@ class Score(Value):
     threat: Threat
     """What the adversary may do. Fixed: were each trial judged at its own epsilon, the smallest epsilon would win."""
     attack: PGD = PGD()
-    """How it looks for the worst image."""
+    """How it looks for the worst image; if left out: PGD-10, whatever a trial trains with."""
     max_examples: Count = 1000
-    """Of the validation images, drawn with the seed: the same ones for every trial and epoch."""
+    """How many of the held-out images, drawn with the seed: the same ones for every trial and epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Of an epoch that counts; a trial without one ranks behind all trials that have one."""
+    """An epoch below it does not count; a trial in which none counts ranks behind all others."""
     objectives: Annotated[tuple[ScoreObjective, ...], Field(min_length=1)] = ("robust",)
     """robust and clean accuracy are to be high; cost, the core- or GPU-hours of training, is to be low."""
 

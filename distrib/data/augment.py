@@ -17,7 +17,7 @@ class Augment(Value):
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
     """Pad by so many black pixels on each side, then cut out a random window of the image's own size."""
     flip: bool = False
-    """Mirror every second image left to right."""
+    """Mirror each image left to right with probability 1/2, drawn anew every epoch."""
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Varied images: ``x`` ``[B, C, H, W]`` of any dtype -> the same shape and dtype."""

@@ -24,9 +24,9 @@ class _Attack(Value):
     """What all attacks of an evaluation can be told."""
 
     n: Count | None = None
-    """Attack only the first so many of the evaluated images."""
+    """Attack only the first so many of the evaluated images; the worst case is then of those images alone."""
     meets: Literal["all", "standing"] = "all"
-    """standing: spare the images that an earlier attack of the list broke; the accuracy is then that of both."""
+    """standing: skip the images that an earlier attack of the list broke; the accuracy is then that after both."""
 
 
 class Fgsm(_Attack):
@@ -260,14 +260,17 @@ class EvaluationPlan(Value):
 
 
 class Evaluation(Value):
-    """How a model is to be judged, as a job asks for it; :meth:`plan` fills in what is left open."""
+    """How a model is judged: the threat, the attacks, the images.
+
+    This is what a job asks for; :meth:`plan` fills in what is left open.
+    """
 
     threat: Threat | None = None
-    """None, in a train job: the threat that it trains against."""
+    """What the adversary may do; None, in a train job: the threat that it trains against."""
     tier: Tier | None = None
     """A named list of attacks: quick, paper, standard, paranoid; None: standard, unless attacks are given."""
     attacks: tuple[EvaluationAttack, ...] = ()
-    """The attacks, in their order, in place of a tier's; none: those of the tier."""
+    """The attacks, in their order, in place of a tier's; if left out: those of the tier."""
     sources: tuple[str, ...] = ()
     """Models that the tier paranoid transfers from."""
     n: Count | None = None

@@ -24,7 +24,7 @@ class PaperCNN(Value):
     batch_norm: ClassVar[bool] = False
     arch: Literal["paper_cnn"] = "paper_cnn"
     width: Width = 1.0
-    """Factor on 32, 64 and 1024."""
+    """Multiplies the channels of the two convolutions (32, 64) and the hidden layer (1024)."""
 
     def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.
@@ -60,7 +60,7 @@ class SmallCNN(Value):
     batch_norm: ClassVar[bool] = False
     arch: Literal["small_cnn"] = "small_cnn"
     width: Width = 1.0
-    """Factor on 16, 32 and 100."""
+    """Multiplies the channels of the two convolutions (16, 32) and the hidden layer (100)."""
 
     def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.

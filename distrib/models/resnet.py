@@ -82,7 +82,7 @@ class PreActResNet(Value):
     depth: Literal[18, 34] = 18
     """Layers with weights, shortcuts apart."""
     width: Width = 1.0
-    """Factor on the channels of the stem and of all groups."""
+    """Multiplies the channels of the stem and of all groups."""
 
     def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """``[B, *image]`` float32 in [0, 1] -> logits ``[B, num_classes]``; drawn from torch's global CPU seed.

@@ -156,6 +156,11 @@ def test_fields_are_a_table_in_markdown():
     assert "\n| `lives` | a whole number | `9` | How often `x` \\| may fall: far" in page
 
 
+def test_the_page_of_fields_begins_with_links_to_the_parts_of_each_kind():
+    job = Section("", (Variant("kind: zoo", "Opens.", (JobField("pet", "a mapping by kind", "", "One."), LIFE)),))
+    assert "\n- [`kind: zoo`](#kind-zoo): [pet](#pet)\n\n## `kind: zoo`" in fields_markdown([job, CAT])
+
+
 def test_the_page_of_all_fields_is_what_the_code_says():
     page = Path(__file__).parents[2] / "docs" / "jobs.md"
     assert page.read_text() == fields_markdown(sections()).rstrip() + "\n", "make docs writes it"
