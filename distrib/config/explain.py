@@ -18,7 +18,7 @@ def explain(error: ValidationError, annotation: Any, document: object) -> list[s
     for detail in error.errors():
         path = _path(detail, document)
         lines.setdefault(path, [])
-        line = _line(detail, annotation)
+        line = _line(detail, annotation, _deeper(_dotted(path), document))
         if line not in lines[path]:
             lines[path].append(line)
     # Where something inside is wrong, what the whole is told (each member of a union, a length) is an echo of it.
@@ -28,6 +28,15 @@ def explain(error: ValidationError, annotation: Any, document: object) -> list[s
 
 def _inside(path: KeyPath, whole: KeyPath) -> bool:
     return len(path) > len(whole) and path[: len(whole)] == whole
+
+
+def _deeper(path: str, document: object, above: str = "") -> list[str]:
+    """The fields of the document whose path ends in ``path``, but begins above it: what was meant, if it is none."""
+    found = []
+    for key, value in document.items() if isinstance(document, dict) else ():
+        own = f"{above}{key}"
+        found += [own] * own.endswith(f".{path}") + _deeper(path, value, f"{own}.")
+    return found
 
 
 def nearest(name: object, names: Sequence[str]) -> str:
@@ -44,12 +53,14 @@ def in_letters(pattern: str) -> str:
     return f"letters, digits, dots, dashes and underscores, at most {int(longest[1]) + 1}"
 
 
-def _line(detail: ErrorDetails, annotation: Any) -> str:
+def _line(detail: ErrorDetails, annotation: Any, deeper: list[str]) -> str:
     found, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             names = _fields(annotation, detail["loc"][:-1])
-            return f"no such field{nearest(detail['loc'][-1], names)}; the fields here are {', '.join(names)}"
+            meant = f" (did you mean {' or '.join(deeper)}?)" if deeper else ""
+            near = nearest(detail["loc"][-1], names) or meant
+            return f"no such field{near}; the fields here are {', '.join(names)}"
         case "missing":
             return "is missing"
         case "union_tag_not_found":

@@ -157,7 +157,7 @@ def _divisor(document: dict, path: str, by: str) -> float:
 def _put(document: dict, path: str, value: Setting) -> None:
     *parents, last = path.split(".")
     for depth, key in enumerate(parents):
-        found = document.get(key)
+        found = document.setdefault(key, {})  # what is no field at all is refused with the whole
         if not isinstance(found, dict):
             where = ".".join(parents[: depth + 1])
             raise JobError(f"space.{path}: train.{where} is {found!r} and has no field {path.split('.')[depth + 1]}; "

@@ -76,6 +76,10 @@ CASES = {
         {"pet": CAT, "nest": {"pet": CAT, "siz": 1}},
         f"nest.siz: no such field (did you mean size?); {HOUSE}",
     ),
+    "unknown here, and a field deeper down": (
+        {"pet": {**CAT, "leaf": {"length": 2}}, "nest": {"pet": {**CAT, "leaf": {}}}, "leaf": {"length": 2}},
+        f"leaf: no such field (did you mean pet.leaf or nest.pet.leaf?); {HOUSE}",
+    ),
     "missing": ({}, "pet: is missing"),
     "missing in a union": ({"pet": {"kind": "cat"}}, "pet.lives: is missing"),
     "missing in an item": ({"pet": CAT, "pets": [{"kind": "cat"}, CAT]}, "pets[0].lives: is missing"),
