@@ -8,7 +8,7 @@ help:    ## this list
 setup:   ## system libraries, .venv, locked packages; a second call installs nothing
 	@tools/setup
 
-train: setup   ## train the default job, or JOB=jobs/NAME.yaml, with ARGS="--set optim.epochs=3"
+train: setup   ## train the default job, or JOB=jobs/NAME.yaml, with ARGS="--set optim.epochs=15 --set name=short"
 	$(BIN)/distrib run $(JOB) $(ARGS)
 
 test: setup    ## all tests but the slow ones; ARGS go to pytest
@@ -49,4 +49,4 @@ clean:   ## remove caches and build leavings; data, runs and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find distrib tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help setup train test slow image lint check format bench picture lock clean
+.PHONY: help setup train test slow image lint check format bench picture docs lock clean

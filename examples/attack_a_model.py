@@ -1,4 +1,4 @@
-"""Attack a plain torch model: how often does it withstand PGD? No job file, no Ray; a second on any machine."""
+"""Attack a plain torch model: how often does it withstand PGD? No job file, no Ray; a few seconds."""
 
 import torch
 from sklearn.datasets import load_digits
