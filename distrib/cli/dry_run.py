@@ -8,7 +8,7 @@ from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.prepare import must_be_there, must_suffice
 from distrib.config.differences import differences
 from distrib.config.file import job_yaml
-from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, digest
+from distrib.config.job import AnyJob, Prepare, Run, Train, Tune, digest, with_data
 from distrib.data.beton import open_split
 from distrib.data.loader import resolve
 from distrib.data.packing import folder_of
@@ -39,14 +39,15 @@ def plan(job: AnyJob) -> str:
 
 
 def _data(whole: AnyJob) -> list[str]:
-    job = whole.train if isinstance(whole, Tune) else whole
-    folder = folder_of(job.data)
-    loader = f"loader: {resolve(job.loader)}"
+    with with_data(whole) as job:
+        folder = folder_of(job.data)
+        loader = f"loader: {resolve(job.loader)}"
+        if not folder.is_dir():
+            must_be_there(job.data)
     if folder.is_dir():
         card = open_split(folder, "train", "training").card
         must_suffice_for_all(whole, folder) if isinstance(whole, Tune) else must_suffice(whole, folder)
         return [loader, f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"]
-    must_be_there(job.data)
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     root = getattr(job.data, "root", None)
     there = "" if root is None else f" from {root}"

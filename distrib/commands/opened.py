@@ -24,7 +24,7 @@ from distrib.cluster.map import Workers
 from distrib.cluster.resources import Resources, must_fit
 from distrib.commands.models import ModelFinder
 from distrib.commands.prepare import prepared_for
-from distrib.config.job import AnyRun, Tune, digest
+from distrib.config.job import AnyRun, digest, with_data
 from distrib.data.beton import Beton, open_split
 from distrib.registry import versions
 from distrib.tracking import client
@@ -56,9 +56,8 @@ class OpenRun(Generic[AnyRun]):
         """Packs the data, unless they are packed. Raises :class:`InputError` for what can be known before."""
         must_fit(self.job.cluster, resuming(self.folder))
         must_answer(self.job.tracking)  # a wrong address is told now
-        job: Any = self.job
-        with self.clock.measure("prepare"):
-            self.data = prepared_for(job.train if isinstance(job, Tune) else job, self.folder, self.display)
+        with self.clock.measure("prepare"), with_data(self.job) as part:
+            self.data = prepared_for(part, self.folder, self.display)
 
     def join(self, dashboard: bool = False) -> None:
         """Starts Ray on this machine, or joins the cluster that the job names, and tries each of its machines.

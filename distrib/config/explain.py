@@ -2,12 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from distrib.errors import InputError
 
 KeyPath = tuple[str | int, ...]
 
@@ -16,14 +19,18 @@ def explain(error: ValidationError, annotation: Any, document: object) -> list[s
     """One line for each field of ``document`` that is wrong, as a value of the type ``annotation``."""
     lines: dict[KeyPath, list[str]] = {}
     for detail in error.errors():
-        path = _path(detail, document)
+        path = _path(detail, annotation, document)
         lines.setdefault(path, [])
-        line = _line(detail, annotation, _deeper(_dotted(path), document))
+        line = _line(detail, annotation, _dotted(path), document)
         if line not in lines[path]:
             lines[path].append(line)
     # Where something inside is wrong, what the whole is told (each member of a union, a length) is an echo of it.
     lines = {path: found for path, found in lines.items() if not any(_inside(other, path) for other in lines)}
-    return [f"{_dotted(path)}: {' or '.join(found)}" if path else " or ".join(found) for path, found in lines.items()]
+    return [_told(_dotted(path), " or ".join(found)) for path, found in lines.items()]
+
+
+def _told(place: str, words: str) -> str:
+    return words if not place or words.startswith(f"{place}.") else f"{place}: {words}"
 
 
 def _inside(path: KeyPath, whole: KeyPath) -> bool:
@@ -37,6 +44,25 @@ def _deeper(path: str, document: object, above: str = "") -> list[str]:
         own = f"{above}{key}"
         found += [own] * own.endswith(f".{path}") + _deeper(path, value, f"{own}.")
     return found
+
+
+def _placed(text: str, place: str, models: Sequence[type[BaseModel]]) -> str:
+    """The text with ``place`` before the fields of ``models`` that it names: at its lines' beginnings, or by a path."""
+    names = [(name, model) for model in models for name in model.model_fields]
+    fields = [f"^{name}:" for name, _ in names]
+    fields += [rf"{name}\.{inner}\b" for name, model in names for inner in _fields(model, (name,))]
+    return re.sub(rf"(?m)(?<![\w./-])(?={'|'.join(fields)})", f"{place}.", text) if fields and place else text
+
+
+@contextmanager
+def inside(place: str, part: type[BaseModel]) -> Iterator[None]:
+    """Within, an error that names a field of ``part`` names it by its path in the whole job: ``train.data.root``."""
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(error, InputError) and type(error) is not ValueError:  # pydantic's takes more than a message
+            raise
+        raise type(error)(_placed(str(error), place, [part])) from None
 
 
 def nearest(name: object, names: Sequence[str]) -> str:
@@ -53,11 +79,12 @@ def in_letters(pattern: str) -> str:
     return f"letters, digits, dots, dashes and underscores, at most {int(longest[1]) + 1}"
 
 
-def _line(detail: ErrorDetails, annotation: Any, deeper: list[str]) -> str:
+def _line(detail: ErrorDetails, annotation: Any, place: str, document: object) -> str:
     found, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             names = _fields(annotation, detail["loc"][:-1])
+            deeper = _deeper(place, document)
             meant = f" (did you mean {' or '.join(deeper)}?)" if deeper else ""
             near = nearest(detail["loc"][-1], names) or meant
             return f"no such field{near}; the fields here are {', '.join(names)}"
@@ -74,7 +101,7 @@ def _line(detail: ErrorDetails, annotation: Any, deeper: list[str]) -> str:
             names = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
             return f"{found!r} is none of {', '.join(names)}{nearest(found, names)}"
         case "value_error":
-            return str(context["error"])
+            return _placed(str(context["error"]), place, _at(annotation, detail["loc"]))
         case "string_pattern_mismatch":
             demand = in_letters(context["pattern"])
             return f"{found!r} is no {demand if demand.startswith('path') else f'name: use {demand}'}"
@@ -85,11 +112,13 @@ def _line(detail: ErrorDetails, annotation: Any, deeper: list[str]) -> str:
             return f"expected {message}, not {found!r}"
 
 
-def _path(detail: ErrorDetails, document: object) -> KeyPath:
+def _path(detail: ErrorDetails, annotation: Any, document: object) -> KeyPath:
     """The keys of the document that lead to the fault: pydantic's own path also holds the tags of unions."""
     path: list[str | int] = []
     last = len(detail["loc"]) - 1
     for i, key in enumerate(detail["loc"]):
+        if _narrowed(_at(annotation, detail["loc"][:i]), key):
+            continue
         inside: Any = dict(enumerate(document)) if isinstance(document, list) else document
         if isinstance(inside, dict) and key in inside:
             document = inside[key]
@@ -122,13 +151,18 @@ def _tagged(model: type[BaseModel], tag: object) -> bool:
     )
 
 
+def _narrowed(models: Sequence[type[BaseModel]], key: object) -> list[type[BaseModel]]:
+    """Those of a union that pydantic's path means by ``key``; none where it is the name of a field."""
+    return [one for one in models if (_tagged(one, key) if len(models) > 1 else one.__name__ == key)]
+
+
 def _at(annotation: Any, loc: Sequence[str | int]) -> list[type[BaseModel]]:
     """The models that stand at pydantic's path ``loc`` inside ``annotation``."""
     members = _members(annotation)
     for key in loc:
         models = [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
         inside = [model.model_fields[str(key)].annotation for model in models if str(key) in model.model_fields]
-        tagged = [model for model in models if _tagged(model, key)]
+        tagged = _narrowed(models, key)
         items = [get_args(member)[0] for member in members if get_origin(member) in (tuple, list)]
         values = [get_args(member)[1] for member in members if get_origin(member) is dict]
         if isinstance(key, int):

@@ -5,12 +5,15 @@ kind: prepare | train | evaluate | study | tune     a closed tagged union of fro
 
 import hashlib
 import json
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from distrib.attack import PGD, Adversary
 from distrib.config.cluster import Cluster, Tracking
+from distrib.config.explain import inside
 from distrib.config.search import Cross, Grid, Never, Optuna, Score, SearchMethod, Space, Stopping, Winner
 from distrib.config.study import CapacityStudy, LandscapeStudy, StudyOf
 from distrib.data.augment import Augment
@@ -230,7 +233,8 @@ class Study(Run):
     @model_validator(mode="after")
     def _trainable(self) -> "Study":
         if isinstance(self.study, CapacityStudy):
-            check_parts(self.study.model, self.study.optim.batch_size, self.cluster.max_workers)
+            with inside("study", CapacityStudy):
+                check_parts(self.study.model, self.study.optim.batch_size, self.cluster.max_workers)
         return self
 
     def resolved(self) -> "Study":
@@ -336,6 +340,16 @@ class Tune(Run):
 AnyJob = Prepare | Train | Evaluate | Study | Tune
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 JOB: TypeAdapter[AnyJob] = TypeAdapter(Job)
+
+
+@contextmanager
+def with_data(job: Any) -> Iterator[Any]:
+    """The part of ``job`` that names the data: a search's training, else the job itself.
+
+    An error that is raised meanwhile names the fields of that part by their paths in the job: ``train.data.root``.
+    """
+    with inside("train", Training) if isinstance(job, Tune) else nullcontext():
+        yield job.train if isinstance(job, Tune) else job
 
 
 def dump(job: Value) -> dict:

@@ -33,7 +33,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distrib.config.differences import differences
-from distrib.config.job import AnyRun, Run, dump
+from distrib.config.job import AnyRun, Run, dump, with_data
 from distrib.config.moved import renewed
 from distrib.data.source import TorchvisionData
 from distrib.errors import InputError, JobError
@@ -248,13 +248,14 @@ def kept_result(job: Run, folder: Path, display: Display) -> dict | None:
     result = read_result(folder)
     if result is None:
         return None
-    data = getattr(getattr(job, "train", job), "data", None)
     resuming = (read_data(folder) or {}).get("source")
-    if resuming and isinstance(data, TorchvisionData) and data.fingerprint() not in ("", resuming):
-        raise JobError(
-            f"data.root: {data.root} holds other images than those that the run in {folder} was made with; name those, "
-            "or choose another name (--set name=...)"
-        )
+    with with_data(job) as part:
+        data = part.data
+        if resuming and isinstance(data, TorchvisionData) and data.fingerprint() not in ("", resuming):
+            raise JobError(
+                f"data.root: {data.root} holds other images than those that the run in {folder} was made with; name "
+                "those, or choose another name (--set name=...)"
+            )
     display.say(f"the run {job.name!r} is complete; its result is kept in {folder / 'result.json'}")
     display.say("for another one, choose another name: --set name=NAME")
     return result

@@ -145,6 +145,17 @@ def test_what_a_run_refuses_for_this_machine_a_dry_run_refuses(
             begin(one)
 
 
+def test_a_search_names_the_fields_of_its_training_by_their_whole_path(monkeypatch: pytest.MonkeyPatch):
+    """It was told to set data.root, which a search has not."""
+    monkeypatch.setattr("distrib.tracking.client.connect", lambda *_: None)
+    data = {"source": "mnist", "root": "nowhere", "store": "betons"}
+    one = parse(changed(TUNE, {"train.loader": "memory", "train.data": data}), [], "here")
+    told = r"^train\.data\.root: there is no folder nowhere; .*, or allow train\.data\.download: true$"
+    for begin in (plan, lambda one: run(one, Display())):
+        with pytest.raises(DataError, match=told):
+            begin(one)
+
+
 def test_a_gpu_is_only_sought_here_if_ray_is_started_here(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert plan(job("cluster.device=cuda", "cluster.address=head:6379"))

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from distrib.config.explain import explain, nearest
+from distrib.config.explain import explain, inside, nearest
+from distrib.errors import JobError
 from distrib.values import Radius, Value
 
 
@@ -18,6 +19,12 @@ class Cat(Value):
     kind: Literal["cat"]
     lives: int
     leaf: Leaf | None = None
+
+    @model_validator(mode="after")
+    def _old(self) -> "Cat":
+        if self.leaf is not None and self.leaf.length > self.lives * 10:
+            raise ValueError(f"lives: {self.lives}, but leaf.length is not in data.leaf.length; lower it")
+        return self
 
 
 class Dog(Value):
@@ -102,6 +109,10 @@ CASES = {
     "wrong type in a list": ({"pet": CAT, "names": ["a", 3]}, "names[1]: expected a valid string, not 3"),
     "no mapping": ({"pet": CAT, "nest": 3}, "nest: expected"),
     "own words": ({"pet": {"kind": "dog", "tricks": [{}, {}, {}]}}, "pet: too clever by half"),
+    "own words that name fields": (
+        {"pet": {**CAT, "leaf": {"length": 99}, "lives": 1}},
+        "pet.lives: 1, but pet.leaf.length is not in data.leaf.length; lower it",
+    ),
     "own words of a parser": (
         {"pet": CAT, "size": "8/0"},
         "size: expected a number or a fraction such as 8/255, not '8/0'",
@@ -149,6 +160,29 @@ def test_a_name_is_told_how_long_it_may_be(longest: int, told: str):
     (line,) = lines({"a name": "x" * (longest + 2)}, dict[str, name])
     assert line.endswith(f"dashes and underscores, {told}")
     TypeAdapter(name).validate_python("x" * (longest + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("size: too small; lower pet.lives, or nest.pet", "h.size: too small; lower h.pet.lives, or h.nest.pet"),
+        ("a house of this size: too small\npets: too many", "a house of this size: too small\nh.pets: too many"),
+        ("/tmp/pet.lives: no such file; see ../nest.pet", None),
+        ("h.pet.lives: told already", None),
+        ("garden: not one of its fields, nor is pet.fur", None),
+    ],
+)
+def test_an_error_of_a_part_names_fields_by_their_path_in_the_whole(text: str, told: str | None):
+    for kind in (JobError, ValueError):
+        with pytest.raises(kind) as caught, inside("h", House):
+            raise kind(text)
+        assert type(caught.value) is kind and str(caught.value) == (told or text)
+
+
+def test_what_is_no_message_of_ours_passes_through_as_it_is():
+    with pytest.raises(UnicodeDecodeError) as caught, inside("h", House):
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "size: x")
+    assert caught.value.reason == "size: x"
 
 
 @pytest.mark.parametrize(

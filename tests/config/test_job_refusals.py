@@ -4,7 +4,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import ADAM, ATTACKS, BALL, EPSILON, EVALUATE, GONE, GOOD, PREPARE, STEP, TRAIN, WORKERS, cases, changed
+from documents import (
+    ADAM,
+    ATTACKS,
+    BALL,
+    EPSILON,
+    EVALUATE,
+    GONE,
+    GOOD,
+    PREPARE,
+    STEP,
+    TRAIN,
+    TUNE,
+    WORKERS,
+    cases,
+    changed,
+)
 
 # What is wrong with a job, and the path and the words that must tell it. One fault, one line.
 WRONG_FIELDS: dict[str, tuple] = {
@@ -137,23 +152,23 @@ WRONG_FIELDS: dict[str, tuple] = {
     ),
     "statistics of the batch, in an evaluation": (
         {ATTACKS: [{"attack": "pgd", "batch_norm": "train"}]},
-        f"{ATTACKS}[0]",
-        "batch_norm: an evaluation judges each image by itself; leave it out",
+        f"{ATTACKS}[0].batch_norm",
+        "an evaluation judges each image by itself; leave it out",
     ),
     "fast, with many steps": (
         {"objective.method": "fast", "objective.attack.num_steps": 7},
         "objective",
-        "method fast takes one step: leave attack.num_steps out",
+        "method fast takes one step: leave objective.attack.num_steps out",
     ),
     "trades towards a target": (
         {"objective.method": "trades", "objective.attack.target": "random"},
         "objective",
-        "leave attack.loss and attack.target out",
+        "leave objective.attack.loss and objective.attack.target out",
     ),
     "trades with a loss": (
         {"objective.method": "trades", "objective.attack.loss": "cw_margin"},
         "objective",
-        "leave attack.loss and attack.target out",
+        "leave objective.attack.loss and objective.attack.target out",
     ),
     "a threat in natural training": (
         {"objective.method": "natural"},
@@ -234,6 +249,10 @@ WRONG_FIELDS: dict[str, tuple] = {
     "a model without width": ({"model": {"arch": "small_cnn", "width": 0}}, "model.width", "greater than 0, not 0"),
 }
 
+CAPACITY = {
+    "of": "capacity", "model": TRAIN["model"], "widths": [1], "threat": TRAIN["objective"]["threat"],
+    "epsilon_warmup_epochs": 2, "optim": TRAIN["optim"],
+}  # fmt: skip
 WRONG_KINDS: dict[str, tuple] = {
     "no kind": ({"name": "x"}, "kind is missing; it is one of prepare, train, evaluate"),
     "wrong kind": (
@@ -243,6 +262,15 @@ WRONG_KINDS: dict[str, tuple] = {
     "kind in capitals": (
         TRAIN | {"kind": "Train"},
         "kind: 'Train' is none of prepare, train, evaluate, study, tune (did you mean train?)",
+    ),
+    "a search whose training never warms up": (
+        changed(TUNE, {"train.objective.epsilon_warmup_epochs": 9}),
+        "train.objective.epsilon_warmup_epochs: 9 of 4 epochs: epsilon would never be trained against in full; lower "
+        "it, or raise train.optim.epochs",
+    ),
+    "a study whose trainings never warm up": (
+        {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": CAPACITY},
+        "study.epsilon_warmup_epochs: not fewer than study.optim.epochs",
     ),
     "evaluate without a threat": (
         EVALUATE | {"evaluation": {}},

@@ -71,7 +71,9 @@ def test_a_study_of_capacity_is_refused_before_anything_starts():
     }
     document = {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": study}
     assert isinstance(parse(document | {"cluster": {"num_workers": 4}}, [], "here"), Study)
-    with pytest.raises(JobError, match=r"cluster\.num_workers: 5 workers have 12 of 64 images each"):
+    with pytest.raises(
+        JobError, match=r"here: cluster\.num_workers: 5 workers have 12 of 64 .* or raise study\.optim\.b"
+    ):
         parse(document | {"cluster": {"num_workers": 5}}, [], "here")
     with pytest.raises(JobError, match="80 workers cannot share batches of 64"):
         parse(document | {"cluster": {"num_workers": 80}}, [], "here")
