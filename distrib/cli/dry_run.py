@@ -59,7 +59,10 @@ def _search(job: Tune) -> list[str]:
     known = space.drawn(job)
     if known is None:
         return [f"search: {job.search.num_trials} trials, each chosen by Optuna"]  # pyright: ignore[reportAttributeAccessIssue]
-    return [f"search: {len(known)} trials", *(f"  {number}: {one}" for number, one in enumerate(known, 1))]
+    return [
+        f"search: {len(known)} trials",
+        *(f"  {number}: {space.told(job, one)}" for number, one in enumerate(known, 1)),
+    ]
 
 
 def _run(job: Run) -> list[str]:

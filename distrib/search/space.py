@@ -96,6 +96,18 @@ def settle(job: Tune, settings: Settings) -> Training:
         raise JobError("\n".join(lines)) from None
 
 
+def told(job: Tune, settings: Settings) -> str:
+    """The settings of a trial for a person: each as it was drawn and, where it is divided, as it is trained with."""
+    document = dump(settle(job, settings))
+
+    def one(path: str, value: Setting) -> str:
+        by = getattr(job.space[path], "divided_by", None)
+        trained = "" if by is None else f"/{_found(document, by)} = {_found(document, path)}"
+        return f"{path} = {json.dumps(value)}{trained}"
+
+    return ", ".join(one(path, value) for path, value in settings.items())
+
+
 def drawn(job: Tune) -> list[Settings] | None:
     """The settings of every trial in order; None if a sampler chooses each by the outcome of others."""
     if isinstance(job.search, Optuna):
@@ -145,10 +157,15 @@ def round_to(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _divisor(document: dict, path: str, by: str) -> float:
+def _found(document: dict, path: str) -> object:
     found: object = document
-    for key in by.split("."):
+    for key in path.split("."):
         found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _divisor(document: dict, path: str, by: str) -> float:
+    found = _found(document, by)
     if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
         raise JobError(f"space.{path}.divided_by: train.{by} is {found!r}, not a number above 0")
     return found

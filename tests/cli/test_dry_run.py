@@ -1,6 +1,7 @@
 """The plan of a job: a readable job again, with what it would need below; nothing is touched to find it out."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -154,6 +155,15 @@ def test_a_search_names_the_fields_of_its_training_by_their_whole_path(monkeypat
     for begin in (plan, lambda one: run(one, Display())):
         with pytest.raises(DataError, match=told):
             begin(one)
+
+
+def test_the_trials_of_a_search_are_told_with_what_they_train_with():
+    lines = plan(parse(changed(TUNE, {"train.loader": "memory"}), [], "here")).splitlines()
+    trials = lines[lines.index("# search: 3 trials") + 1 :][:3]
+    step = r"objective\.attack\.step_size\.of_epsilon = ([\d.]+)/5 = ([\d.]+)"
+    for number, line in enumerate(trials, 1):
+        found = re.fullmatch(rf"#   {number}: objective\.threat\.epsilon = [\d.]+, {step}, model\.width = [\d.]+", line)
+        assert found and float(found[2]) == pytest.approx(float(found[1]) / 5, rel=1e-5)
 
 
 def test_a_gpu_is_only_sought_here_if_ray_is_started_here(monkeypatch: pytest.MonkeyPatch):

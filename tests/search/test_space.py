@@ -11,7 +11,7 @@ from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.config.search import Domain
 from distrib.errors import JobError
-from distrib.search.space import check_space, drawn, ends, settle, trial_job
+from distrib.search.space import check_space, drawn, ends, settle, told, trial_job
 
 EPSILON, STEP, WIDTH = "objective.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
@@ -96,6 +96,16 @@ def test_settings_become_the_training_and_only_there():
     assert attack.step(found.objective.threat, 0) * attack.num_steps == pytest.approx(2.0 * 0.25, rel=1e-5)
     back = found.model_copy(update={"objective": job.train.objective, "model": job.train.model})
     assert back == job.train
+
+
+def test_a_person_is_told_what_was_drawn_and_what_is_trained_with():
+    found = told(tune(), {EPSILON: 0.25, STEP: 1.40468, WIDTH: 0.5})
+    assert found == f"{EPSILON} = 0.25, {STEP} = 1.40468/5 = 0.280936, {WIDTH} = 0.5"
+    steps = "objective.attack.num_steps"
+    job = with_space({STEP: {"uniform": [1, 2.5], "divided_by": steps}, steps: {"choice": [7, 10]}})
+    assert told(job, {STEP: 1.40468, steps: 7}) == f"{STEP} = 1.40468/7 = 0.200669, {steps} = 7", (
+        "the trial's own field"
+    )
 
 
 def test_divided_by_takes_the_trials_own_field():
