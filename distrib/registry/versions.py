@@ -17,7 +17,7 @@ from distrib.evaluation.models import Exported, Pickled, in_folder
 from distrib.registry.cards import fetch
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
-from distrib.tracking.client import connect, or_none
+from distrib.tracking.client import connect, is_there, or_none
 from distrib.tracking.folder import kept_pins, with_versions
 from distrib.values import MODEL_ADDRESS
 
@@ -67,22 +67,30 @@ def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
 
 
 def find(address: str, uri: str):
-    """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`."""
+    """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`.
+
+    Where ``uri`` is a SQLite file that is not there, none is made.
+    """
     parts = MODEL_ADDRESS.match(address)
     if parts is None:
         raise RegistryError(
             f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS"
         )
+    if not is_there(uri):
+        raise _absent(address, uri, [])
     registry, name = connect(uri), parts["name"]
     number, alias = parts["version"], parts["alias"]
     found = or_none(
         lambda: registry.get_model_version(name, number) if number else registry.get_model_version_by_alias(name, alias)
     )
     if found is None:
-        names = sorted(model.name for model in _models(registry))
-        there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
-        raise RegistryError(f"{address}: not in {uri}; {there} (see distrib models)")
+        raise _absent(address, uri, sorted(model.name for model in _models(registry)))
     return registry, found
+
+
+def _absent(address: str, uri: str, names: list[str]) -> RegistryError:
+    there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
+    return RegistryError(f"{address}: not in {uri}; {there} (see distrib models)")
 
 
 def _models(registry) -> Iterator[Any]:

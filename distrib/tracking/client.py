@@ -191,10 +191,15 @@ def first_line(error: BaseException) -> str:
     return (lines or [type(error).__name__])[0]
 
 
+def is_there(uri: str) -> bool:
+    """Whether there is anything to read: False where ``uri`` is a SQLite file that is not there."""
+    file = file_of(uri)
+    return file is None or file.is_file()
+
+
 def must_exist(uri: str) -> None:
     """Raises :class:`RegistryError` where ``uri`` is a SQLite file that is not there: reading shall not make one."""
-    file = file_of(uri)
-    if file is not None and not file.is_file():
+    if not is_there(uri):
         raise RegistryError(
             f"{uri}: there is no such file; run a job first, or set MLFLOW_TRACKING_URI or --tracking-uri"
         )

@@ -47,6 +47,14 @@ def test_a_version_says_what_it_is(uri: str):
     assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
 
 
+def test_looking_for_a_model_makes_no_database(tmp_path: Path):
+    own = f"sqlite:///{tmp_path}/mlflow.db"
+    for address in ("models:/none/1", "models:/none@champion"):
+        with pytest.raises(RegistryError, match=f"{address}: not in {own}; nothing is registered there"):
+            versions.find(address, own)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_model_is_left_out_of_a_long_list(
     tmp_path: Path, database: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ):
