@@ -62,6 +62,9 @@ def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(
     for part in ("train", "test"):  # where every job's data.root is
         (tmp_path / "data" / "images" / part / "cat").mkdir(parents=True)
         (tmp_path / "data" / "images" / part / "cat" / "1.png").touch()
+    for file in ("MNIST/raw/t10k-labels-idx1-ubyte", "cifar-10-batches-py/test_batch"):
+        (tmp_path / "data" / file).parent.mkdir(parents=True)
+        (tmp_path / "data" / file).touch()
     monkeypatch.setattr("torch.cuda.device_count", lambda: 64)
     before = listing(tmp_path)
     text = plan(one)
@@ -115,7 +118,9 @@ def test_the_source_of_data_that_is_not_prepared(tmp_path: Path):
         plan(mnist)
     fetched = job("data={source: mnist, root: there, download: true}")
     assert note(plan(fetched), "data").startswith(f"would be prepared from there in {folder} (")
-    (tmp_path / "there").mkdir()
+    raw = tmp_path / "there" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").touch()
     assert note(plan(mnist), "data").startswith(f"would be prepared from there in {folder} (")
     digits = job()
     assert note(plan(digits), "data").startswith(f"would be prepared in {folder_of(digits.data)} (")
@@ -128,9 +133,14 @@ def test_the_source_of_data_that_is_not_prepared(tmp_path: Path):
     [
         (("data={source: folder, root: there}",), r"data\.root: there is no folder there/train"),
         (("data={source: folder, root: nowhere}",), r"data\.root: there is no folder nowhere; "),
+        (
+            ("data={source: mnist, root: there}",),
+            r"data\.root: there holds none of MNIST/raw/\*-ubyte, .*; put the data",
+        ),
+        (("data={source: cifar10, root: there}",), r"data\.root: there holds none of cifar-10-batches-py/\*batch\*; "),
         (("cluster.device=cuda",), r"cluster\.device: cuda needs 1 GPUs, but the cluster has 0"),
     ],
-    ids=["no train folder", "no folder", "no GPU"],
+    ids=["no train folder", "no folder", "no MNIST", "no CIFAR-10", "no GPU"],
 )
 def test_what_a_run_refuses_for_this_machine_a_dry_run_refuses(
     overrides: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
