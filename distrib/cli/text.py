@@ -181,7 +181,7 @@ kind. Unknown keys and wrong types are refused.
 
     distrib fields optim.schedule                                            # a part of this page
     distrib run jobs/digits.yaml --dry-run                                   # a job with all of its defaults
-    distrib run jobs/digits.yaml --set optim.epochs=20 --set name=short      # fields for one run; it needs its own name
+    distrib run jobs/digits.yaml --set optim.epochs=15 --set name=short      # fields for one run; it needs its own name
 
 - **A mapping by source** is one whose key `source` chooses one of the tables of that part; likewise by another key.
 - **A field without a default** must be given. A default of `{}` is a mapping with every field at its own default.
