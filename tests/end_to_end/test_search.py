@@ -7,17 +7,20 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 from documents import TUNE
 from drive import call, command, environment, result_of, wait_for
+from ray.actor import ActorHandle
 from search_runs import LOADER, SPACE, job_file, trials
 
 from distrib.cluster.messages import listening
 from distrib.cluster.session import session
 from distrib.commands.prepare import prepared
+from distrib.config.cluster import Cluster
 from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.errors import NoRoom
@@ -35,8 +38,8 @@ def worth(folder: Path, name: str) -> list[tuple]:
     return [tuple(row[key] for key in keys) for row in trials(folder, name)]
 
 
-def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Trials]:
-    """(a search in ``folder``, its packed data, its books with every trial)."""
+def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Path, Trials]:
+    """(the packed data of a search in ``folder``, the record of its trials)."""
     document = copy.deepcopy(TUNE) | fields
     document["train"]["optim"] = {"name": "adam", "lr": 4e-3, "epochs": epochs, "batch_size": 64}
     document["train"]["loader"] = LOADER
@@ -45,11 +48,11 @@ def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Tune, Path, Tria
     job = job.resolved()
     data = prepared(job.train, Display())
     (folder / "runs" / "search" / "trials").mkdir(parents=True)
-    books = Trials(job, folder / "runs" / "search", 1)
+    recorded = Trials(job, folder / "runs" / "search", 1)
     for settings in drawn(job) or ():
-        books.add(settings)
-        books.run(len(books.trials)).mkdir()
-    return job, data, books
+        recorded.add(settings)
+        recorded.run(len(recorded.trials)).mkdir()
+    return data, recorded
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +99,10 @@ def test_a_complete_search_says_so_and_does_nothing(whole: dict, place: Path):
 def test_a_killed_search_goes_on_and_finds_the_same(whole: dict, place: Path):
     """SIGKILL to the driver when a trial has ended: that one is not trained again, MLflow has no orphans."""
     words = command("run", job_file(place, name="killed", concurrent=1), "--json")
-    books = place / "runs" / "killed" / "trials.json"
+    record = place / "runs" / "killed" / "trials.json"
 
     def ended() -> list[int]:
-        rows = json.loads(books.read_bytes()) if books.exists() else []
+        rows = json.loads(record.read_bytes()) if record.exists() else []
         return [row["number"] for row in rows if row["state"] == "finished"]
 
     with (place.parent / "killed.log").open("w") as log:
@@ -161,70 +164,79 @@ def test_too_much_is_refused_before_anything_starts(whole: dict, place: Path):
         assert not (place / "runs" / "greedy" / "trials.json").exists()
 
 
-ASHA = {"stop": "asha", "grace_epochs": 1, "reduction_factor": 2}
-MEDIAN = {"stop": "median", "grace_epochs": 1}
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, ActorHandle]]:
+    """(its CPUs, a mailbox): a cluster of this process, for the searches that are called here one after the other."""
+    cluster = Cluster(num_workers=1, timeout_seconds=10)
+    before = dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("started"))
+        with session(cluster, print, dashboard=True) as resources, listening(lambda phase, notice: None) as mailbox:
+            yield int(resources.cpus), mailbox
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def every_cpu_is_free(cpus: int) -> bool:
+    """Waits for it, at most a minute."""
+    end = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < cpus and time.monotonic() < end:
+        time.sleep(0.5)
+    return ray.available_resources().get("CPU", 0) == cpus
 
 
 @pytest.mark.parametrize(
     ("method", "stopping"),
     [
-        ({"method": "grid"}, {"stop": "never"}),
-        ({"method": "grid"}, ASHA),
-        ({"method": "grid"}, MEDIAN),
-        ({"method": "optuna", "num_trials": 2, "random_trials": 1}, ASHA),
+        ({"method": "grid"}, {"stop": "asha", "grace_epochs": 1, "reduction_factor": 2}),
+        ({"method": "optuna", "num_trials": 2, "random_trials": 1}, {"stop": "median", "grace_epochs": 1}),
     ],
-    ids=["never", "asha", "median", "optuna"],
+    ids=["grid-asha", "optuna-median"],
 )
 def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
-    method: dict, stopping: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    started: tuple[int, ActorHandle], method: dict, stopping: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Somebody else has every CPU; when they are free again, the same trials end as they should, and one fails."""
-    monkeypatch.chdir(tmp_path)
+    cpus, mailbox = started
     chosen = "choice" if method["method"] == "optuna" else "grid"
-    job, data, books = begun(tmp_path, {
+    data, recorded = begun(tmp_path, {
         "space": {"optim.lr": {chosen: [4e-3, 1e30]}}, "search": method, "stopping": stopping,
         "cluster": {"num_workers": 1, "timeout_seconds": 10, "wait_seconds": 10},
     })  # fmt: skip
+    assert every_cpu_is_free(cpus)
     ended = []
-    with session(job.cluster, print, dashboard=True), listening(lambda phase, notice: None) as board:
-        everything = ray.util.placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
+    everything = ray.util.placement_group([{"CPU": cpus}])
+    try:
         ray.get(everything.ready(), timeout=60)
-        events = Events(lambda trial: None, lambda trial: ended.append(trial.state))
         with pytest.raises(NoRoom, match=r"(\d) of \1 trials wait: .* there was no room for 1 workers of 1 CPUs"):
-            search(books, data, TrialSlots(1, False), board, events)
-        assert ended == [] and not any(trial.ended for trial in Trials(job, books.folder, 1).trials.values())
-        assert len(books.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
+            search(recorded, data, TrialSlots(1, False), mailbox, events)
+    finally:
         ray.util.remove_placement_group(everything)
-        search(books, data, TrialSlots(1, False), board, events)
-    for trial in Trials(job, books.folder, 1).trials.values():
+    assert ended == [] and not any(trial.ended for trial in Trials(recorded.job, recorded.folder, 1).trials.values())
+    assert len(recorded.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
+    search(recorded, data, TrialSlots(cpus, False), mailbox, events)
+    for trial in Trials(recorded.job, recorded.folder, 1).trials.values():
         fails = trial.settings["optim.lr"] == 1e30
         assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
-    assert len(books.trials) == 2 and len(ended) == 2
+    assert len(recorded.trials) == 2 and len(ended) == 2
     told = capsys.readouterr()
     assert "Last result" not in told.out + told.err and "raylet" not in told.out, "Ray is silent"
 
 
-def test_ten_trials_that_are_stopped_give_back_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The first trial learns, eleven others cannot. One of them may come to the rung before the first does, and go on;
-    only the best hundredth goes on after that, so that ten are stopped."""
-    monkeypatch.chdir(tmp_path)
-    job, data, books = begun(tmp_path, {
-        "space": {"optim.lr": {"grid": [4e-3, *(number * 1e-12 for number in range(1, 12))]}},
+def test_trials_that_are_stopped_give_back_every_cpu(started: tuple[int, ActorHandle], tmp_path: Path):
+    """The first trial learns, the others cannot. One of them may come to the rung before the first does, and go on;
+    only the best hundredth goes on after that, so that twice as many are stopped as there are CPUs to lose."""
+    cpus, mailbox = started
+    data, recorded = begun(tmp_path, {
+        "space": {"optim.lr": {"grid": [4e-3, *(number * 1e-12 for number in range(1, 2 * cpus + 2))]}},
         "search": {"method": "grid"},
         "stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 100},
         "cluster": {"num_workers": 1},
-    }, epochs=60)  # fmt: skip
-    with session(job.cluster, print, dashboard=True) as resources:
-        before = ray.available_resources()["CPU"]
-        assert before == resources.cpus
-        with listening(lambda phase, notice: None) as board:
-            search(books, data, TrialSlots(int(before), False), board, Events(lambda trial: None, lambda trial: None))
-        states = [trial.state for trial in books.trials.values()]
-        assert states.count("stopped") >= 10, states
-        end = time.monotonic() + 60
-        while ray.available_resources().get("CPU", 0) < before and time.monotonic() < end:
-            time.sleep(0.5)
-        assert ray.available_resources().get("CPU", 0) == before, "every CPU is free again"
-        assert not ray.util.placement_group_table() or all(
-            group["state"] == "REMOVED" for group in ray.util.placement_group_table().values()
-        )
+    }, epochs=30)  # fmt: skip
+    assert every_cpu_is_free(cpus)
+    search(recorded, data, TrialSlots(cpus, False), mailbox, Events(lambda trial: None, lambda trial: None))
+    states = [trial.state for trial in recorded.trials.values()]
+    assert states.count("stopped") >= 2 * cpus, states
+    assert every_cpu_is_free(cpus)
+    assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
