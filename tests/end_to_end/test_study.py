@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drive import call, command, result_of, train_command
+from drive import call, call_here, command, result_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the shared training counts for the first test
 DATA = {"source": "digits"}
@@ -21,7 +21,7 @@ STUDIES = {
         "queries": 50, "n": 60, "shard_size": 30,
     },
     "transfer": {
-        "sources": [{"label": "robust", "model": "models:/digits/1"}, {"label": "other", "model": "models:/other/1"}],
+        "sources": [{"label": "robust", "model": "models:/digits/1"}, {"label": "earlier", "model": "EARLIER"}],
         "targets": [{"label": "robust", "model": "models:/digits/1"}], "threat": THREAT, "n": 60,
     },
     "capacity": {
@@ -32,15 +32,8 @@ STUDIES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def another(finished: dict, workplace: Path) -> None:
-    """A second model, of another seed, as models:/other/1."""
-    short = ["name=other", "seed=1", "optim.epochs=3", "evaluation.attacks=[{attack: fgsm}]"]
-    result_of(call(train_command(*short), workplace))
-
-
 def written(kind: str, workplace: Path) -> Path:
-    """The job file of a study."""
+    """The job file of a study; EARLIER in it is another epoch of the shared training than the one it registered."""
     job = {
         "kind": "study",
         "name": kind,
@@ -48,12 +41,13 @@ def written(kind: str, workplace: Path) -> Path:
         "study": {"of": kind, **STUDIES[kind]},
         "cluster": {"num_workers": 2},
     }
+    earlier = min((workplace / "runs" / "digits" / "robust").glob("epoch-*"))
     file = workplace.parent / f"{kind}.yaml"
-    file.write_text(yaml.safe_dump(job))
+    file.write_text(yaml.safe_dump(job).replace("EARLIER", str(earlier)))
     return file
 
 
-@pytest.mark.usefixtures("finished", "another")
+@pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize("kind", STUDIES)
 def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kind: str):
     from mlflow import MlflowClient
@@ -67,22 +61,22 @@ def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kin
     stored = {Path(one.path).name for one in client.list_artifacts(result["run_id"], "study")}
     assert stored == made and client.get_run(result["run_id"]).info.status == "FINISHED"
     assert len(json.loads((Path(result["folder"]) / "table.json").read_text())) == result["rows"]
-    again = call(command("run", file, "--json"), workplace)
+    again = call_here(command("run", file, "--json"), workplace)
     assert result_of(again) == result and "complete" in again.stderr
 
 
 def test_a_cell_of_a_capacity_study_can_be_judged_by_its_checkpoint(workplace: Path):
-    """Its record tells its own width and objective, not those of the study's first cell."""
+    """Its record tells its own width and objective, not those of the study's first cell; the last one is judged."""
     result_of(call(command("run", written("capacity", workplace), "--json"), workplace))
     for width, objective in ((0.125, "natural"), (0.5, "madry")):
         cell = workplace / "runs" / "capacity" / f"{'pgd' if objective == 'madry' else objective}-{width:g}"
         checkpoint = max(cell.glob("epoch-*"))
         job = json.loads((checkpoint / "state.json").read_text())["job"]
         assert (job["model"]["width"], job["objective"]["method"]) == (width, objective)
-        judge = {
-            "kind": "evaluate", "name": cell.name, "model": str(checkpoint), "data": DATA,
-            "evaluation": {"threat": THREAT, "attacks": [{"attack": "fgsm"}], "n": 50},
-        }  # fmt: skip
-        file = workplace.parent / "judge.yaml"
-        file.write_text(yaml.safe_dump(judge))
-        assert result_of(call(command("run", file, "--json"), workplace))["n"] == 50
+    judge = {
+        "kind": "evaluate", "name": cell.name, "model": str(checkpoint), "data": DATA,
+        "evaluation": {"threat": THREAT, "attacks": [{"attack": "fgsm"}], "n": 50},
+    }  # fmt: skip
+    file = workplace.parent / "judge.yaml"
+    file.write_text(yaml.safe_dump(judge))
+    assert result_of(call(command("run", file, "--json"), workplace))["n"] == 50
