@@ -287,7 +287,8 @@ def test_the_code_is_sent_along_and_data_are_staged_once(cluster: Hosts):
     version = code / "__init__.py"
     version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "9.9.9"', version.read_text()))
     stage = cluster.folder / "stage"
-    more = ["--set", "optim.epochs=3", "--set", f"cluster.stage={stage}", "--with-code", "--follow"]
+    sets = ["optim.epochs=3", "evaluation.attacks=[{attack: fgsm}]", "evaluation.n=60", f"cluster.stage={stage}"]
+    more = [*(word for one in sets for word in ("--set", one)), "--with-code", "--follow"]
     done = call(cluster, *submission(cluster, "sent", *more), PYTHONPATH=str(code.parent))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     card = json.loads((cluster.folder / "runs" / "sent" / "card" / "card.json").read_text())

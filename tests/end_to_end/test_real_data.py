@@ -23,9 +23,10 @@ MNIST = [
     "evaluation.attacks=[{attack: pgd, num_steps: 20}]", "evaluation.n=400",
 ]  # fmt: skip
 CIFAR = [
-    "name=cifar", "data.size=null", f"data.root={DATA}/cifar10", "data.limit=12000", "model.width=0.125",
+    "name=cifar", "data.size=null", f"data.root={DATA}/cifar10", "data.limit=6000", "model.width=0.125",
     "objective.attack.num_steps=2", "objective.attack.step_size=4/255", "optim.epochs=2",
-    "evaluation.attacks=[{attack: fgsm}, {attack: pgd, num_steps: 10}]", "evaluation.n=500",
+    "validation.max_examples=200", "evaluation.attacks=[{attack: fgsm}, {attack: pgd, num_steps: 10}]",
+    "evaluation.n=40",
 ]  # fmt: skip
 
 

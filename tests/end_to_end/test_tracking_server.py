@@ -90,7 +90,7 @@ def test_who_may_not_is_told_so_in_one_line(
 
 def test_a_search_is_recorded_there(server: Server, tmp_path: Path):
     (tmp_path / "place").mkdir()
-    job = job_file(tmp_path / "place", name="team", winner=None)
+    job = job_file(tmp_path / "place", name="team", winner=None, search={"method": "random", "num_trials": 2})
     done = call(command("run", job, "--json"), server.user("trainer"), tmp_path / "place")
     result = result_of(done)
     found = server.sql(
@@ -100,4 +100,4 @@ def test_a_search_is_recorded_there(server: Server, tmp_path: Path):
     assert found == f"FINISHED|{len(trials(tmp_path / 'place', 'team'))}"
     assert server.sql("SELECT count(*) FROM runs WHERE status = 'RUNNING'") == "0"
     best = server.sql(f"SELECT value FROM tags WHERE run_uuid = '{result['run_id']}' AND key = 'mlflow.runName'")
-    assert best == "team" and result["best"]["number"] in (1, 2, 3)
+    assert best == "team" and result["best"]["number"] in (1, 2)
