@@ -37,7 +37,7 @@ class OfEpsilon(Value):
     """A step size that follows epsilon, also while epsilon warms up."""
 
     of_epsilon: Annotated[float, Field(gt=0)]
-    """The share of epsilon."""
+    """The step size as a share of epsilon."""
 
 
 class PGD(Value):

@@ -61,7 +61,7 @@ class Multistep(Value):
     milestones: Annotated[tuple[float, ...], Field(min_length=1)]
     """Epochs, in rising order."""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The factor."""
+    """The learning rate is multiplied by this at each milestone."""
 
     @model_validator(mode="after")
     def _rising(self) -> "Multistep":
@@ -83,7 +83,7 @@ class Optimiser(Value):
     epochs: Annotated[int, Field(ge=1)]
     """How often every training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 128
-    """Of the global batch, over all workers."""
+    """Images of a global batch, which all workers share."""
     lr: Annotated[float, Field(gt=0)]
     """The peak learning rate."""
     schedule: Schedule = Constant()
@@ -91,7 +91,7 @@ class Optimiser(Value):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the learning rate also rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Spares biases and the parameters of normalisation layers."""
+    """How strongly weights are pulled towards 0; biases and normalisation layers are left out."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients longer than this are shortened to it."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -11,9 +11,9 @@ class Elastic(Value):
     """A number of workers that may change while the run lasts."""
 
     min: Annotated[int, Field(ge=1)]
-    """Fewer workers are never trained with: more are waited for."""
+    """The run never trains with fewer workers than this; it waits for more."""
     max: Annotated[int, Field(ge=1)]
-    """More workers are never asked for."""
+    """The run never asks for more workers than this."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Elastic":
@@ -37,7 +37,7 @@ class Cluster(Value):
     address: str | None = None
     """The Ray cluster (auto, HOST:PORT, ray://HOST:PORT); None: RAY_ADDRESS if set, else a local one for this run."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] | Elastic = 1
-    """Training processes, or {min: .., max: ..}."""
+    """How many processes train together; or {min: .., max: ..}, a number that may change."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
     """CPU cores that each worker computes and reads data with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

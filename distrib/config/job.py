@@ -42,7 +42,7 @@ class Validation(Value):
     max_examples: Annotated[int, Field(ge=1)] = 1000
     """How many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """An epoch below it is not the best one while there is one above it."""
+    """An epoch below it is not chosen as the best one while there is one above it."""
 
 
 class Prepare(Value):
@@ -226,7 +226,7 @@ class Study(Run):
     loader: LoaderName = "auto"
     """auto: FFCV where it can be imported, else memory. Both give identical images."""
     study: StudyOf
-    """Which study, and what it is told."""
+    """Which study, and its settings."""
     trust_pickle: bool = False
     """Load models that run whatever code is in them: pickled ones (.pt, .pth), or such .pt2."""
 
@@ -249,7 +249,7 @@ class Tune(Run):
 
     kind: Literal["tune"]
     train: Training
-    """What every trial trains, but for the fields of the space."""
+    """The training that every trial takes over, but for the fields of the space."""
     space: Space
     """Which fields of train vary, and in which range."""
     search: SearchMethod

@@ -23,14 +23,14 @@ class Grid(Value):
     """Every one of these, with every one of the other grids."""
 
     grid: Listed
-    """The settings."""
+    """The values to choose from."""
 
 
 class Choice(Value):
     """One of these, each as likely as the others."""
 
     choice: Listed
-    """The settings."""
+    """The values to choose from."""
 
 
 class _Range(Value):
@@ -158,9 +158,9 @@ class Optuna(Value):
     num_trials: Count
     """How many trials in all."""
     random_trials: Count = 10
-    """Drawn at random before it begins to learn."""
+    """How many of the first trials are drawn at random, before it begins to learn."""
     seed: Seed = 0
-    """Draws what Optuna draws."""
+    """Seeds Optuna's own random numbers."""
 
 
 SearchMethod = Annotated[Draw | Cross | Optuna, Field(discriminator="method")]
@@ -175,7 +175,7 @@ class Asha(Value):
 
     stop: Literal["asha"]
     grace_epochs: Count
-    """No trial is stopped before; at least as long as every warm-up, so that no rung falls into one."""
+    """No trial is stopped before this epoch; at least as long as every warm-up."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3.0
     """One in so many trials goes on at each rung; the next rung comes after so many times the epochs."""
 
@@ -185,9 +185,9 @@ class Median(Value):
 
     stop: Literal["median"]
     grace_epochs: Count
-    """No trial is stopped before; at least as long as every warm-up."""
+    """No trial is stopped before this epoch; at least as long as every warm-up."""
     min_trials: Count = 3
-    """So many others must have come as far."""
+    """How many other trials must have come as far before one is stopped."""
 
 
 class Never(Value):
@@ -237,4 +237,4 @@ class Winner(Value):
     """The best trial, judged on the test split by train.evaluation and registered."""
 
     epochs: Count | None = None
-    """Train it anew for so many epochs first; None: it is taken as the search left it, trained to its end."""
+    """Train its job anew for so many epochs first; None: it is taken as the search left it, trained to its end."""

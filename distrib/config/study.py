@@ -17,7 +17,7 @@ class Labelled(Value):
     """A model, and what it is called in tables and plots."""
 
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
-    """In tables, plots and the names of files."""
+    """What the model is called in tables, plots and the names of files."""
     model: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder or a .pt2 file."""
 
@@ -49,9 +49,9 @@ class LandscapeStudy(Value):
     attack: PGD = PGD(num_steps=100, step_size=OfEpsilon(of_epsilon=1 / 30))
     """One restart: num_steps, step_size and step_schedule; it climbs the cross-entropy from a random start."""
     examples: Count = 5
-    """Images, drawn with the seed."""
+    """How many test images are looked at, drawn with the seed."""
     restarts: Annotated[int, Field(ge=20)] = 1000
-    """Of each example."""
+    """How many random restarts each image gets."""
     trajectories: Count = 20
     """Restarts whose loss is kept at every step."""
     maxima: Annotated[int, Field(ge=2, le=1000)] = 100
@@ -81,7 +81,7 @@ class CurvesStudy(Value):
 
     of: Literal["curves"]
     models: Models
-    """A curve for each."""
+    """The models; each gets a curve."""
     linf: tuple[PixelRadius, ...] = ()
     """The epsilons at which accuracy is measured in the maximum norm."""
     l2: tuple[Radius, ...] = ()
@@ -89,7 +89,7 @@ class CurvesStudy(Value):
     num_steps: Count = 40
     """Steps of PGD."""
     queries: Count = 500
-    """Of Square Attack, which sees no gradient: where it breaks more than PGD, PGD is misled."""
+    """Forward passes of Square Attack, which uses no gradient: where it breaks more than PGD, PGD is misled."""
     n: Count = 500
     """How many test images, drawn with the seed."""
     shard_size: Count = 250

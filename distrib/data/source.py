@@ -86,7 +86,7 @@ class Packed(Value):
 
     What is measured on (validation, test) is always raw."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """Of the encoding jpeg: 100 is the best."""
+    """The quality of the encoding jpeg; 100 is the best."""
 
     def fingerprint(self) -> str:
         """Changes when the source's files do; empty where they are not on this machine, or never change."""

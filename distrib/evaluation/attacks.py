@@ -117,7 +117,7 @@ class Stored(_Attack):
 
     attack: Literal["stored"]
     path: Annotated[str, Field(min_length=1)]
-    """The folder."""
+    """The folder with the images, as ``distrib export`` writes it."""
 
     @property
     def name(self) -> str:

@@ -80,7 +80,7 @@ class PreActResNet(Value):
     batch_norm: ClassVar[bool] = True
     arch: Literal["preact_resnet"] = "preact_resnet"
     depth: Literal[18, 34] = 18
-    """Layers with weights, shortcuts apart."""
+    """How many layers have weights, not counting shortcuts."""
     width: Width = 1.0
     """Multiplies the channels of the stem and of all groups."""
 
@@ -111,11 +111,11 @@ class WideResNet(Value):
     batch_norm: ClassVar[bool] = True
     arch: Literal["wide_resnet"] = "wide_resnet"
     depth: int = 34
-    """6n + 4, at least 10."""
+    """How many layers have weights: 6n + 4, at least 10."""
     width: Width = 10.0
-    """The widening factor; it leaves the stem alone."""
+    """The widening factor: it multiplies the channels of all groups, not those of the stem."""
     activation: Literal["relu", "leaky_relu"] = "relu"
-    """leaky_relu has slope 0.1."""
+    """The nonlinearity; leaky_relu has slope 0.1."""
     normalisation: Literal["dataset", "per_image"] = "dataset"
     """By the data set's mean and std, or each image by its own (mean and std are then not used)."""
 

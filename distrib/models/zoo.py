@@ -81,7 +81,7 @@ class TorchvisionNet(Value):
 
     arch: Literal["torchvision"] = "torchvision"
     name: str
-    """As ``torchvision.models.list_models()`` writes it, such as resnet18."""
+    """The network's name, as ``torchvision.models.list_models()`` writes it, such as resnet18."""
     resize: Annotated[int, Field(ge=1)] | None = None
     """Images are brought to this height and width inside the model (so the attack still moves the small image)."""
 
