@@ -42,7 +42,8 @@ def _run(options: Options) -> int:
     if options.dry_run:
         from distrib.cli.dry_run import plan
 
-        print(plan(job))
+        for part in plan(job):
+            print(part, end="", flush=True)
         return 0
     from distrib.cli.dispatch import run
     from distrib.cli.text import table

@@ -7,13 +7,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distrib.checkpoints import verify
+from distrib.checkpoints import Checkpoint, verify
 from distrib.data.beton import Beton
 from distrib.data.loader import LoaderName, open_reader, shard
 from distrib.errors import CheckpointError, JobError
-from distrib.evaluation.models import StoredModel, Weights, in_folder
+from distrib.evaluation.models import Exported, Pickled, StoredModel, Weights, in_folder
 from distrib.registry import versions
 from distrib.world import World
+
+
+def stored_at(address: str, trusted: bool) -> Checkpoint | Exported | Pickled:
+    """What is stored at ``address``: a checkpoint folder, an MLflow folder, a .pt2 or a pickled file.
+
+    Raises :class:`CheckpointError` where it is not there, is damaged, or could run code and is not ``trusted``.
+    """
+    path = Path(address).absolute()
+    if not path.exists():
+        raise CheckpointError(
+            f"model: {path} is not there; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, "
+            "or a .pt2 file"
+        )
+    return verify(path) if (path / "state.json").exists() else in_folder(path, trusted)
 
 
 @dataclass(frozen=True)
@@ -37,18 +51,12 @@ class ModelFinder:
         """
         if address.startswith("models:"):
             return self._registered(address)
-        test, path = self.split.card, Path(address).absolute()
-        if not path.exists():
-            raise CheckpointError(
-                f"model: {path} is not there; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, "
-                "or a .pt2 file"
-            )
-        if (path / "state.json").exists():
-            stored = verify(path)
-            subject = Weights.of(stored.job["model"], test, stored.judged)
-            subject.load(World().device)  # refuses weights of other images or classes before anything starts
-            return subject
-        return self._fitting(in_folder(path, self.trusted), address)
+        stored = stored_at(address, self.trusted)
+        if not isinstance(stored, Checkpoint):
+            return self._fitting(stored, address)
+        subject = Weights.of(stored.job["model"], self.split.card, stored.judged)
+        subject.load(World().device)  # refuses weights of other images or classes before anything starts
+        return subject
 
     def _registered(self, address: str) -> StoredModel:
         test = self.split.card

@@ -58,12 +58,7 @@ def run_folder(job: Run) -> Iterator[Path]:
     Another job's that has nothing done yet is begun anew: so may a job be mended that failed before it trained.
     """
     folder = home(job)
-    found = _of_another(job, folder)
-    if found and not nothing_done(folder):
-        raise JobError(
-            f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
-            "Choose another name (--set name=...), or delete that folder"
-        )
+    must_be_its_own(job, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,6 +75,16 @@ def run_folder(job: Run) -> Iterator[Path]:
         if _of_another(job, folder):
             _clear(folder)
         yield folder
+
+
+def must_be_its_own(job: Run, folder: Path) -> None:
+    """Raises :class:`JobError` where another job, of the same name, has something to lose in ``folder``."""
+    found = _of_another(job, folder)
+    if found and not nothing_done(folder):
+        raise JobError(
+            f"name: {job.name!r} is the run of another job, kept in {folder}: {'; '.join(found[:5])}. "
+            "Choose another name (--set name=...), or delete that folder"
+        )
 
 
 def _of_another(job: Run, folder: Path) -> list[str]:

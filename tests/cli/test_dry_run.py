@@ -6,12 +6,13 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from documents import TUNE, changed
+from plans import listing, note, plan
 
 from distrib.cli.dispatch import run
-from distrib.cli.dry_run import plan
 from distrib.config.file import parse, read
 from distrib.config.job import Prepare, Train, digest, dump
 from distrib.data.beton import DataCard
@@ -31,11 +32,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything in ``folder``, with its size and time of change."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
-
-
 def job(*overrides: str) -> Train:
     document = {
         "kind": "train", "name": "t", "loader": "memory", "data": {"source": "digits"}, "model": {"arch": "small_cnn"},
@@ -45,12 +41,6 @@ def job(*overrides: str) -> Train:
     found = parse(document, list(overrides), "here")
     assert isinstance(found, Train)
     return found
-
-
-def note(text: str, name: str) -> str:
-    """The rest of the comment that begins with ``name``."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"# {name}: ")]
-    return line.removeprefix(f"# {name}: ")
 
 
 @jobs
@@ -66,6 +56,8 @@ def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(
         (tmp_path / "data" / file).parent.mkdir(parents=True)
         (tmp_path / "data" / file).touch()
     monkeypatch.setattr("torch.cuda.device_count", lambda: 64)
+    monkeypatch.setattr("distrib.registry.versions.find", lambda *_: (None, SimpleNamespace(version=3)))
+    monkeypatch.setattr("distrib.cli.dry_run.stored_at", lambda *_: None)
     before = listing(tmp_path)
     text = plan(one)
     assert listing(tmp_path) == before
@@ -286,11 +278,20 @@ def test_a_run_that_is_complete_would_do_nothing():
     assert note(plan(job()), "run") == f"{folder} is complete; nothing would be done"
 
 
+def test_a_run_that_is_complete_needs_no_data_any_more():
+    mnist = job("data={source: mnist, root: nowhere}")
+    write_json(begin(mnist, robust=12) / "result.json", {"kind": "train"})
+    assert note(plan(mnist), "run").endswith("is complete; nothing would be done")
+
+
 def test_a_name_that_belongs_to_another_job_is_refused():
     folder = begin(job(), robust=1)
     with pytest.raises(JobError) as caught:
         plan(job("optim.epochs=13"))
-    assert str(caught.value) == f"name: 't' is the run of another job, kept in {folder}; choose another name"
+    assert str(caught.value) == (
+        f"name: 't' is the run of another job, kept in {folder}: optim.epochs: 13, not 12. Choose another name "
+        "(--set name=...), or delete that folder"
+    )
     assert plan(job("optim.epochs=13", "name=u"))
 
 

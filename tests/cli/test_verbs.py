@@ -43,6 +43,21 @@ def test_a_dry_run_does_not_run(
     assert nothing_made(tmp_path)
 
 
+def test_a_dry_run_shows_the_whole_job_and_then_refuses_as_the_run_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It showed the error alone, to who wanted to see the job."""
+    file, data = tmp_path / "job.yaml", {"source": "mnist", "root": "nowhere"}
+    file.write_text(yaml.safe_dump(PREPARE | {"data": data}))
+    assert main.main(["run", str(file), "--dry-run"]) == 2
+    planned = capsys.readouterr()
+    assert yaml.safe_load(planned.out)["data"].items() >= {"validation": 0.1, **data}.items()
+    assert "\n# loader: memory\n" in planned.out
+    assert main.main(["run", str(file)]) == 2
+    assert planned.err == capsys.readouterr().err and planned.err.startswith("distrib: data.root: there is no folder n")
+    assert nothing_made(tmp_path)
+
+
 @pytest.mark.parametrize("verb", [["models"], ["models", "--json"], ["pull", "models:/m/1", "there"]], ids=" ".join)
 @pytest.mark.parametrize("where", ["option", "environment", "default"])
 def test_reading_a_database_that_is_not_there_makes_none(

@@ -102,21 +102,26 @@ def test_an_evaluation_that_was_interrupted_goes_on_with_the_model_that_it_began
     open_tracker(first, folder, pins=pins).close("KILLED")
     moved(uri, "began")
     told: list[str] = []
-    assert versions.pinned(job, uri, told.append) == (first, pins) and "would start anew" in plan(job)
+    assert versions.pinned(job, uri, told.append) == (first, pins)
+    assert {"# model: models:/began@champion is version 1", f"# run: {folder} would start anew"} <= {
+        *"".join(plan(job)).splitlines()
+    }
     assert told == ["models:/began@champion: models:/began/1"]
     for asked, version in (("models:/began/2", "2"), ("models:/began@latest-robust", "2"), ("models:/began/1", "1")):
         other = job.model_copy(update={"model": asked})
         assert versions.pinned(other, uri, print)[0].model == f"models:/began/{version}"
     other = job.model_copy(update={"model": "models:/began/2"})
-    assert "would start anew" in plan(other), "nothing is judged yet"
+    assert "would start anew" in "".join(plan(other)), "nothing is judged yet"
     assert versions.pinned(job.model_copy(update={"attach": False}), uri, print)[0].model == "models:/began/2"
     (folder / "evaluation").mkdir()
     write_json(folder / "evaluation" / "0123-0000000.json", {})
     with pytest.raises(JobError, match="is the run of another job"):
-        plan(job.model_copy(update={"model": "models:/began/2"}))
+        list(plan(job.model_copy(update={"model": "models:/began/2"})))
     write_json(folder / "result.json", {})  # complete: its result is not that of the champion of now
     assert versions.pinned(job, uri, print)[0].model == "models:/began/2"
-    assert "is complete; nothing would be done (of models:/began/1; refused, if models:/began@champion has" in plan(job)
+    assert "is complete; nothing would be done (of models:/began/1; refused, if models:/began@champion has" in "".join(
+        plan(job)
+    )
 
 
 def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path, capsys, monkeypatch):
