@@ -24,7 +24,7 @@ def stored_at(address: str, trusted: bool) -> Checkpoint | Exported | Pickled:
     path = Path(address).absolute()
     if not path.exists():
         raise CheckpointError(
-            f"model: {path} is not there; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, "
+            f"{path}: there is no such model; name models:/NAME/VERSION, a checkpoint folder, an MLflow model folder, "
             "or a .pt2 file"
         )
     return verify(path) if (path / "state.json").exists() else in_folder(path, trusted)
@@ -84,13 +84,13 @@ class ModelFinder:
         except Exception as error:  # whatever the model's own code raises for images it was not made for
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise JobError(
-                f"model: {address} does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name "
+                f"{address}: does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name "
                 "the data it was made for, and export it for any batch size"
             ) from None
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (len(batch.x), len(test.classes)):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise JobError(
-                f"model: {address} gives {shape} for {len(batch.x)} images, not [{len(batch.x)}, {len(test.classes)}], "
+                f"{address}: gives {shape} for {len(batch.x)} images, not [{len(batch.x)}, {len(test.classes)}], "
                 "a logit a class"
             )
         return subject

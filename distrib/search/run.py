@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from distrib.commands.opened import OpenRun, opened
 from distrib.commands.train import run_train
+from distrib.config.explain import inside
 from distrib.config.file import job_yaml
-from distrib.config.job import Train, Tune
+from distrib.config.job import Train, Training, Tune
 from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
 from distrib.registry import versions
@@ -23,7 +24,8 @@ def run_tune(job: Tune, display: Display) -> dict:
     if winner is None:
         return result | {"winner": None}
     display.say(f"the winner is trial {result['best']['number']}: {result['best']['settings']}")
-    judged = run_train(winner, display)
+    with inside("train", Training):  # its data may be gone by now
+        judged = run_train(winner, display)
     versions.tag(
         judged["model"], {"search": job.name, "search_run": result["run_id"]}, client.address(winner.tracking.uri)
     )

@@ -28,7 +28,7 @@ MODELS = {
     "no address": ("models:/nonsense", r"models:/nonsense: write it as models:/NAME/VERSION"),
     "no folder": (
         "runs/digits/robust/epoch-00050",
-        r"model: .*/runs/digits/robust/epoch-00050 is not there; name models",
+        r"/.*/runs/digits/robust/epoch-00050: there is no such model; name models",
     ),
     "no model in it": ("empty", r".*/empty: holds no model"),
     "a pickle": ("net.pt", r".*/net\.pt: a pickle, .* or set trust_pickle: true"),
@@ -65,11 +65,20 @@ TABLE = {"of": "transfer", "sources": LABELLED, "targets": [{"label": "b", "mode
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        (changed(TRAIN, TRANSFER), "model: .*/gone is not there"),
+        (changed(TRAIN, TRANSFER), "/.*/gone: there is no such model"),
         (changed(TRAIN, STORED), "gone: there is no such file; name a folder that distrib export wrote"),
-        (changed(TUNE, {f"train.{path}": value for path, value in TRANSFER.items()}), "model: .*/gone is not there"),
-        ({"kind": "study", "name": "s", "data": {"source": "digits"}, "study": CURVES}, "model: .*/gone is not there"),
-        ({"kind": "study", "name": "s", "data": {"source": "digits"}, "study": TABLE}, "model: .*/gone is not there"),
+        (
+            changed(TUNE, {f"train.{path}": value for path, value in TRANSFER.items()}),
+            "/.*/gone: there is no such model",
+        ),
+        (
+            {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": CURVES},
+            "/.*/gone: there is no such model",
+        ),
+        (
+            {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": TABLE},
+            "/.*/gone: there is no such model",
+        ),
     ],
     ids=["transfer", "stored", "search", "curves", "table"],
 )

@@ -87,7 +87,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, split: Beton):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no model"):
         found(tmp_path / "empty", split)
-    with pytest.raises(CheckpointError, match=r"nowhere is not there; name models:/NAME/VERSION"):
+    with pytest.raises(CheckpointError, match=r"nowhere: there is no such model; name models:/NAME/VERSION"):
         found(tmp_path / "nowhere", split)
 
 

@@ -7,14 +7,30 @@ import pytest
 from searches import tune
 
 from distrib.cluster.resources import Node, Resources
-from distrib.config.job import Tune
-from distrib.errors import JobError
-from distrib.search.run import slots
+from distrib.config.job import Train, Tune
+from distrib.errors import DataError, JobError
+from distrib.search.run import run_tune, slots
+from distrib.search.space import drawn, trial_job
+from distrib.tracking.display import Display
 
 
 def run(job: Tune, resources: Resources, use_gpu: bool) -> Any:
     """What of an open run counts here."""
     return SimpleNamespace(job=job, resources=resources, use_gpu=use_gpu)
+
+
+def test_what_the_winner_lacks_is_named_by_its_path_in_the_search(monkeypatch: pytest.MonkeyPatch):
+    job = tune()
+    (settings, *_) = drawn(job) or ()
+
+    def gone(winner: Train, display: Display) -> None:
+        raise DataError("data.root: there is no folder data; put the data there, or allow data.download: true")
+
+    found = {"best": {"number": 1, "settings": settings}}
+    monkeypatch.setattr("distrib.search.run.run_search", lambda *_: (found, trial_job(job, 1, settings)))
+    monkeypatch.setattr("distrib.search.run.run_train", gone)
+    with pytest.raises(DataError, match=r"^train\.data\.root: there .* or allow train\.data\.download: true$"):
+        run_tune(job, Display())
 
 
 def test_no_more_trials_at_a_time_than_the_cluster_holds():
