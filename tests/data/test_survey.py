@@ -30,7 +30,7 @@ def pack(data: Folder, said: list[str] | None = None) -> Path:
 def test_a_job_that_tests_on_what_it_trains_on_is_refused(test: str):
     job = {"kind": "prepare", "data": {"source": "folder", "root": "images", "test_part": test}}
     with pytest.raises(
-        JobError, match=r"data: test_part: .* and train_part 'train' hold the same images; .*name another"
+        JobError, match=r"data\.test_part: .* and train_part 'train' hold the same images; .*name another"
     ):
         parse(job, [], "here")
 
