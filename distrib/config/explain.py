@@ -18,32 +18,33 @@ KeyPath = tuple[str | int, ...]
 def explain(error: ValidationError, annotation: Any, document: object) -> list[str]:
     """One line for each field of ``document`` that is wrong, as a value of the type ``annotation``."""
     lines: dict[KeyPath, list[str]] = {}
+    known: dict[str, list[str]] = {}
+    for field in _paths(document):
+        known.setdefault(_last(field), []).append(field)
     for detail in error.errors():
         path = _path(detail, annotation, document)
         lines.setdefault(path, [])
-        line = _line(detail, annotation, _dotted(path), document)
+        line = _line(detail, annotation, _dotted(path), known)
         if line not in lines[path]:
             lines[path].append(line)
     # Where something inside is wrong, what the whole is told (each member of a union, a length) is an echo of it.
-    lines = {path: found for path, found in lines.items() if not any(_inside(other, path) for other in lines)}
-    return [_told(_dotted(path), " or ".join(found)) for path, found in lines.items()]
+    wholes = {path[:length] for path in lines for length in range(len(path))}
+    return [_told(_dotted(path), " or ".join(found)) for path, found in lines.items() if path not in wholes]
 
 
 def _told(place: str, words: str) -> str:
     return words if not place or words.startswith(f"{place}.") else f"{place}: {words}"
 
 
-def _inside(path: KeyPath, whole: KeyPath) -> bool:
-    return len(path) > len(whole) and path[: len(whole)] == whole
-
-
-def _deeper(path: str, document: object, above: str = "") -> list[str]:
-    """The fields of the document whose path ends in ``path``, but begins above it: what was meant, if it is none."""
-    found = []
+def _paths(document: object, above: str = "") -> Iterator[str]:
+    """Every field of the document, with dots between the keys that lead to it."""
     for key, value in document.items() if isinstance(document, dict) else ():
-        own = f"{above}{key}"
-        found += [own] * own.endswith(f".{path}") + _deeper(path, value, f"{own}.")
-    return found
+        yield f"{above}{key}"
+        yield from _paths(value, f"{above}{key}.")
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _placed(text: str, place: str, models: Sequence[type[BaseModel]]) -> str:
@@ -79,12 +80,13 @@ def in_letters(pattern: str) -> str:
     return f"letters, digits, dots, dashes and underscores, at most {int(longest[1]) + 1}"
 
 
-def _line(detail: ErrorDetails, annotation: Any, place: str, document: object) -> str:
+def _line(detail: ErrorDetails, annotation: Any, place: str, known: dict[str, list[str]]) -> str:
+    """``known`` are the document's fields, by the last key of their paths."""
     found, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             names = _fields(annotation, detail["loc"][:-1])
-            deeper = _deeper(place, document)
+            deeper = [path for path in known.get(_last(place), ()) if path.endswith(f".{place}")]
             meant = f" (did you mean {' or '.join(deeper)}?)" if deeper else ""
             near = nearest(detail["loc"][-1], names) or meant
             return f"no such field{near}; the fields here are {', '.join(names)}"
