@@ -147,11 +147,11 @@ def test_a_trial_that_fails_does_not_sink_the_search(whole: dict, place: Path):
 
 
 def test_optuna_searches_for_several_objectives(whole: dict, place: Path):
-    job = job_file(place, name="several", search={"method": "optuna", "num_trials": 3, "random_trials": 2},
+    job = job_file(place, name="several", search={"method": "optuna", "num_trials": 2, "random_trials": 1},
                    score=TUNE["score"] | {"objectives": ["robust", "clean", "cost"]}, winner=None)  # fmt: skip
     result = result_of(call(command("run", job, "--json"), place, 600))
-    assert (result["trials"], result["finished"]) == (3, 3)
-    assert len({row["objective.threat.epsilon"] for row in trials(place, "several")}) == 3
+    assert (result["trials"], result["finished"]) == (2, 2)
+    assert len({row["objective.threat.epsilon"] for row in trials(place, "several")}) == 2
 
 
 def test_too_much_is_refused_before_anything_starts(whole: dict, place: Path):
