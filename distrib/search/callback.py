@@ -42,9 +42,9 @@ class TrialCallback(TrialProgressCallback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial begins, or begins again."""
         number = number_of(trial.config)
-        if self.trials.trials[number].state != "running":
+        if self.trials[number].state != "running":
             self.trials.note(number, "running")
-        self.events.started(self.trials.trials[number])
+        self.events.started(self.trials[number])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial came to its end, was stopped, or failed with an error of our own."""
@@ -56,7 +56,7 @@ class TrialCallback(TrialProgressCallback):
             self._end(number, "failed", (run / ERROR_FILE).read_text())
         else:
             epochs = len(self.trials.history(number))
-            whole = trial_job(self.trials.job, number, self.trials.trials[number].settings).optim.epochs
+            whole = trial_job(self.trials.job, number, self.trials[number].settings).optim.epochs
             self._end(number, "finished" if epochs >= whole else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -66,4 +66,4 @@ class TrialCallback(TrialProgressCallback):
 
     def _end(self, number: int, state: str, error: str = "") -> None:
         self.trials.note(number, state, error)
-        self.events.ended(self.trials.trials[number])
+        self.events.ended(self.trials[number])

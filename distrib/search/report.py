@@ -80,7 +80,7 @@ def trials_csv(job: Tune, trials: Trials) -> bytes:
         known.get(number)
         or {"trial": number, "state": trial.state, **{path: _plain(one) for path, one in trial.settings.items()},
             **empty, "error": trial.error}
-        for number, trial in trials.trials.items()
+        for number, trial in trials.items()
     ])  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def trials_json(job: Tune, trials: Trials) -> bytes:
             "trial": number, "state": trial.state, "settings": trial.settings, "error": trial.error,
             "epochs": [{name: epoch[name] for name in names} for epoch in trials.history(number)],
         }
-        for number, trial in trials.trials.items()
+        for number, trial in trials.items()
     ]  # fmt: skip
     return json.dumps(rows, indent=2).encode()
 
@@ -103,9 +103,9 @@ def rungs(job: Tune, trials: Trials) -> list[dict]:
     places, found = [float(job.stopping.grace_epochs)], []
     while (further := places[-1] * job.stopping.reduction_factor) < job.train.optim.epochs:
         places.append(further)
-    histories = {number: trials.history(number) for number in trials.trials}
+    histories = {number: trials.history(number) for number in trials}
     for rung in places:
-        for number, trial in trials.trials.items():
+        for number, trial in trials.items():
             history = histories[number]
             if len(history) >= rung:
                 at = history[: math.ceil(rung)]

@@ -40,7 +40,7 @@ def run_search(job: Tune, display: Display) -> tuple[dict, Train | None]:
     with opened(job, display) as run:
         result = run.result or _search(run)
         trials = Trials(run.job, run.folder, 1)
-        return result, winner_of(run.job, trials.trials[result["best"]["number"]])
+        return result, winner_of(run.job, trials[result["best"]["number"]])
 
 
 def winner_of(job: Tune, trial: Trial) -> Train | None:
@@ -62,7 +62,7 @@ def _search(run: OpenRun[Tune]) -> dict:
     cluster = run.job.cluster
     units = cluster.max_workers * (1 / cluster.workers_per_gpu if run.use_gpu else cluster.cpus_per_worker)
     concurrent, trials = slots(run), Trials(run.job, run.folder, units)
-    if not trials.trials:
+    if not trials:
         _weigh(run, units, concurrent)
     run.track()
     _draw(run, trials)
@@ -71,7 +71,7 @@ def _search(run: OpenRun[Tune]) -> dict:
     with client.recorded(f"the search is over ({len(outcomes)} trials with a result; kept in {run.folder})"):
         watch.settle()
         if not outcomes:
-            first = next((trial.error for trial in trials.trials.values() if trial.error), "no trial came to an end")
+            first = next((trial.error for trial in trials.values() if trial.error), "no trial came to an end")
             raise RunError(f"every trial failed; the first: {first}")
         return _finish(run, trials, outcomes)
 
@@ -119,9 +119,9 @@ def _timed(shared: tuple, name: str, training) -> float:
 
 def _draw(run: OpenRun[Tune], trials: Trials) -> None:
     """Draws the trials that are known before the first one starts, unless that was done before a restart."""
-    if trials.trials:
-        done = sum(trial.ended for trial in trials.trials.values())
-        run.display.say(f"search: resumed, {done} of {len(trials.trials)} trials known so far have ended")
+    if trials:
+        done = sum(trial.ended for trial in trials.values())
+        run.display.say(f"search: resumed, {done} of {len(trials)} trials known so far have ended")
         return
     drawn = space.drawn(run.job)
     if drawn:
@@ -152,11 +152,11 @@ def _finish(run: OpenRun[Tune], trials: Trials, outcomes: list[TrialOutcome]) ->
     whole = space.trial_job(job, top.trial.number, top.trial.settings)
     ready = whole.model_copy(update={"name": f"{job.name}-best", "storage": job.storage})
     kept = run.keep("search", {**report_files(job, trials, outcomes), "best.yaml": job_yaml(ready).encode()})
-    states = [trial.state for trial in trials.trials.values()]
+    states = [trial.state for trial in trials.values()]
     run.tracker.results({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
     return run.finish(
         {
-            "trials": len(trials.trials),
+            "trials": len(trials),
             **{state: states.count(state) for state in ("finished", "stopped", "failed")},
             "best": {
                 "number": top.trial.number,

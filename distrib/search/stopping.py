@@ -31,7 +31,7 @@ def stopping_rule(trials: Trials) -> TrialScheduler:
             )  # fmt: skip
         case _:
             return FIFOScheduler()
-    for number, trial in trials.trials.items():
+    for number, trial in trials.items():
         history = trials.history(number)
         if not trial.ended or not history:
             continue

@@ -23,7 +23,7 @@ class RecordedOptuna(OptunaSearch):
             distributions(job.space),
             metric=list(job.score.objectives) if several else "score",
             mode=[DIRECTIONS[name][:3] for name in job.score.objectives] if several else "max",
-            sampler=sampler(job.search, several, len(trials.trials)),
+            sampler=sampler(job.search, several, len(trials)),
             storage=memory(job, ended, left),
             study_name=STUDY,
         )

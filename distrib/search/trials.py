@@ -1,5 +1,6 @@
 """The trials of a search: which there are, what each was set to, and how it ended."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -41,8 +42,8 @@ class Trial:
         return self.state not in ("waiting", "running")
 
 
-class Trials:
-    """All trials of a search, by number; every change is on disk before it counts."""
+class Trials(Mapping[int, Trial]):
+    """The trials of a search, by number; every change is on disk before it counts."""
 
     def __init__(self, job: Tune, folder: Path, units: float):
         """Reads those of the run in ``folder``, if it was begun; a trial takes so many ``units`` (cores or GPUs).
@@ -51,25 +52,34 @@ class Trials:
         """
         self.job, self.folder, self.units = job, folder, units
         try:
-            self.trials = {one.number: one for one in (_trial(plain) for plain in read_trials(folder))}
+            self._known = {one.number: one for one in (_trial(plain) for plain in read_trials(folder))}
         except (TypeError, AttributeError) as error:
             raise InputError(f"{folder / 'trials.json'}: damaged ({error}); delete {folder} to search anew") from None
+
+    def __getitem__(self, number: int) -> Trial:
+        return self._known[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def add(self, settings: Settings, *more: Settings) -> Trial:
         """Adds new trials, all in one write, and returns the last of them."""
         for one in (settings, *more):
-            number = max(self.trials, default=0) + 1
-            self.trials[number] = Trial(number, one)
+            number = max(self._known, default=0) + 1
+            self._known[number] = Trial(number, one)
         self._write()
-        return self.trials[number]
+        return self._known[number]
 
     def note(self, number: int, state: str, error: str = "") -> None:
         """Records what became of a trial."""
-        self.trials[number] = replace(self.trials[number], state=state, error=error)
+        self._known[number] = replace(self._known[number], state=state, error=error)
         self._write()
 
     def _write(self) -> None:
-        write_trials(self.folder, [asdict(one) for one in self.trials.values()])
+        write_trials(self.folder, [asdict(one) for one in self._known.values()])
 
     def name(self, number: int) -> str:
         """The name of a trial's run."""
@@ -85,7 +95,7 @@ class Trials:
 
     def outcomes(self) -> list["TrialOutcome"]:
         """Every trial that has an epoch behind it, in the order of their numbers."""
-        found = [(trial, self.history(trial.number)) for trial in self.trials.values()]
+        found = [(trial, self.history(trial.number)) for trial in self._known.values()]
         return [TrialOutcome.of(self.job, trial, history, self.units) for trial, history in found if history]
 
 

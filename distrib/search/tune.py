@@ -50,11 +50,11 @@ def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, 
         told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/")
         return {"number": trial.number, "work": TrialConfig(told, slots.use_gpu, job.score, trials.units)}
 
-    left = [trial for trial in trials.trials.values() if not trial.ended]
+    left = [trial for trial in trials.values() if not trial.ended]
     several = len(job.score.objectives) > 1
     if isinstance(job.search, Optuna):
         algorithm = RecordedOptuna(trials, config, left)
-        space, count = {}, job.search.num_trials - len(trials.trials) + len(left)
+        space, count = {}, job.search.num_trials - len(trials) + len(left)
     else:
         algorithm, space, count = None, {"trial": tune.grid_search([config(trial) for trial in left])}, 1
     if not left and (algorithm is None or count < 1):
@@ -89,10 +89,10 @@ def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, 
         raise RunError(f"the search failed: {str(error).strip().splitlines()[-1]}") from None
     finally:
         shutil.rmtree(experiment, ignore_errors=True)
-    waiting = [trial for trial in trials.trials.values() if not trial.ended]
+    waiting = [trial for trial in trials.values() if not trial.ended]
     if waiting:
         why = next((trial.error for trial in waiting if trial.error), "they were not begun")
-        raise NoRoom(f"{len(waiting)} of {len(trials.trials)} trials wait: {why}")
+        raise NoRoom(f"{len(waiting)} of {len(trials)} trials wait: {why}")
 
 
 def _of_grid(config: dict, mailbox: ActorHandle) -> None:

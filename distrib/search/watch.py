@@ -47,7 +47,7 @@ class Watch:
     def settle(self) -> None:
         """Closes what could not be closed before, also before a restart. Raises if MLflow still does not take it."""
         with self.lock:
-            for trial in self.trials.trials.values():
+            for trial in self.trials.values():
                 if trial.ended and trial.number not in self.closed and not self._known(trial):
                     self._close(trial)
 
@@ -56,7 +56,7 @@ class Watch:
         with self.lock:
             for number in list(self.open):
                 tracker, _ = self.open.pop(number)
-                self._attempt(lambda trial, tracker=tracker: tracker.close("KILLED"), self.trials.trials[number])
+                self._attempt(lambda trial, tracker=tracker: tracker.close("KILLED"), self.trials[number])
 
     def _attempt(self, what: Callable[[Trial], None], trial: Trial) -> None:
         """Does it, or says that it will be done later: an error here would be taken for one of the trial."""
@@ -129,7 +129,7 @@ class Watch:
         self._show()
 
     def _show(self) -> None:
-        trials = self.trials.trials
+        trials = self.trials
         states = [trial.state for trial in trials.values()]
         total = self.job.search.num_trials if isinstance(self.job.search, Optuna) else len(trials)
         done = sum(1.0 if trial.ended else self.done.get(number, 0.0) for number, trial in trials.items())

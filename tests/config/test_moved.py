@@ -146,4 +146,4 @@ def test_the_trials_of_a_search_that_0_1_began_are_known_by_their_new_paths(tmp_
     job = read(JOBS / "tune-digits.yaml").resolved()
     trial = {"number": 1, "settings": {f"{OLD}.epsilon": 0.2, "model.width": 1}, "state": "finished", "error": ""}
     (tmp_path / "trials.json").write_text(json.dumps([trial]))
-    assert Trials(job, tmp_path, 1).trials[1].settings == {"objective.threat.epsilon": 0.2, "model.width": 1}
+    assert Trials(job, tmp_path, 1)[1].settings == {"objective.threat.epsilon": 0.2, "model.width": 1}

@@ -51,7 +51,7 @@ def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Path, Trials]:
     recorded = Trials(job, folder / "runs" / "search", 1)
     for settings in drawn(job) or ():
         recorded.add(settings)
-        recorded.run(len(recorded.trials)).mkdir()
+        recorded.run(len(recorded)).mkdir()
     return data, recorded
 
 
@@ -213,13 +213,13 @@ def test_trials_that_found_no_room_wait_for_the_search_to_go_on(
             search(recorded, data, TrialSlots(1, False), mailbox, events)
     finally:
         ray.util.remove_placement_group(everything)
-    assert ended == [] and not any(trial.ended for trial in Trials(recorded.job, recorded.folder, 1).trials.values())
-    assert len(recorded.trials) == (1 if chosen == "choice" else 2), "none is drawn in vain"
+    assert ended == [] and not any(trial.ended for trial in Trials(recorded.job, recorded.folder, 1).values())
+    assert len(recorded) == (1 if chosen == "choice" else 2), "none is drawn in vain"
     search(recorded, data, TrialSlots(cpus, False), mailbox, events)
-    for trial in Trials(recorded.job, recorded.folder, 1).trials.values():
+    for trial in Trials(recorded.job, recorded.folder, 1).values():
         fails = trial.settings["optim.lr"] == 1e30
         assert trial.state == ("failed" if fails else "finished") and ("no longer finite" in trial.error) == fails
-    assert len(recorded.trials) == 2 and len(ended) == 2
+    assert len(recorded) == 2 and len(ended) == 2
     told = capsys.readouterr()
     assert "Last result" not in told.out + told.err and "raylet" not in told.out, "Ray is silent"
 
@@ -236,7 +236,7 @@ def test_trials_that_are_stopped_give_back_every_cpu(started: tuple[int, ActorHa
     }, epochs=30)  # fmt: skip
     assert every_cpu_is_free(cpus)
     search(recorded, data, TrialSlots(cpus, False), mailbox, Events(lambda trial: None, lambda trial: None))
-    states = [trial.state for trial in recorded.trials.values()]
+    states = [trial.state for trial in recorded.values()]
     assert states.count("stopped") >= 2 * cpus, states
     assert every_cpu_is_free(cpus)
     assert all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())

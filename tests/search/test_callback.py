@@ -10,14 +10,14 @@ from distrib.search.process import ERROR_FILE, NO_ROOM_FILE
 
 
 class Told:
-    """A callback's books, and what it told the driver."""
+    """A callback's trials, and what it told the driver."""
 
     def __init__(self, folder: Path):
-        self.books = Kept(tune(), folder, [("waiting", [epoch(0.5)] * 4), ("waiting", [epoch(0.5)] * 2)])
+        self.trials = Kept(tune(), folder, [("waiting", [epoch(0.5)] * 4), ("waiting", [epoch(0.5)] * 2)])
         self.events: list[tuple[str, int]] = []
-        self.callback = TrialCallback(self.books, Events(self.note("started"), self.note("ended")))
+        self.callback = TrialCallback(self.trials, Events(self.note("started"), self.note("ended")))
         for number in (1, 2):
-            self.books.run(number).mkdir(parents=True)
+            self.trials.run(number).mkdir(parents=True)
 
     def note(self, what: str):
         return lambda trial: self.events.append((what, trial.number))
@@ -26,7 +26,7 @@ class Told:
         self.callback.on_trial_complete(1, [], SimpleNamespace(config=config))
 
     def states(self) -> list[tuple[str, str]]:
-        return [(trial.state, trial.error) for trial in self.books.trials.values()]
+        return [(trial.state, trial.error) for trial in self.trials.values()]
 
 
 def test_a_trial_is_finished_with_all_its_epochs_and_else_stopped(tmp_path: Path):
@@ -42,8 +42,8 @@ def test_a_trial_is_finished_with_all_its_epochs_and_else_stopped(tmp_path: Path
 
 def test_a_trial_that_left_an_error_failed_and_one_without_room_waits(tmp_path: Path):
     told = Told(tmp_path)
-    (told.books.run(1) / ERROR_FILE).write_text("it broke")
-    (told.books.run(2) / NO_ROOM_FILE).write_text("a machine is missing")
+    (told.trials.run(1) / ERROR_FILE).write_text("it broke")
+    (told.trials.run(2) / NO_ROOM_FILE).write_text("a machine is missing")
     told.complete({"number": 1})
     told.complete({"number": 2})
     assert told.states() == [("failed", "it broke"), ("waiting", "a machine is missing")]

@@ -22,8 +22,8 @@ HISTORIES = [
 def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
     assert isinstance(job.stopping, Asha)
-    books = Kept(job, tmp_path, HISTORIES)
-    found = report.report_files(job, books, [one for one in books.outcomes() if one.trial.state != "failed"])
+    trials = Kept(job, tmp_path, HISTORIES)
+    found = report.report_files(job, trials, [one for one in trials.outcomes() if one.trial.state != "failed"])
     rows = list(csv.DictReader(io.StringIO(found["trials.csv"].decode())))
     assert [row["state"] for row in rows] == ["finished", "stopped", "failed"]
     assert (rows[0]["robust_accuracy"], rows[0]["best_epoch"], rows[0]["epochs"]) == ("0.5", "3", "4")
@@ -40,9 +40,9 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
 
 def test_plots_are_drawn_of_one_trial_and_of_settings_that_are_no_numbers(tmp_path: Path):
     job = tune({"space": {"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn"}]}}})
-    books = Trials(job, tmp_path, 1)
+    trials = Trials(job, tmp_path, 1)
     only = TrialOutcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
-    found = report.report_files(job, books, [only])
+    found = report.report_files(job, trials, [only])
     assert {"history.png", "pareto.png", "parallel.png"} <= found.keys() and "width.png" not in found
 
 
@@ -71,8 +71,8 @@ def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_sea
 def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):
     stopping = {"stop": "asha", "grace_epochs": 1, "reduction_factor": 2}
     job = tune({"stopping": stopping, "train.optim.epochs": 8})
-    books = Kept(job, tmp_path, [("stopped", [epoch(0.1), epoch(0.3), epoch(0.2)]), ("finished", [epoch(0.5)] * 8)])
-    found = [(row["rung_epoch"], row["trial"], row["decision"]) for row in report.rungs(job, books)]
+    trials = Kept(job, tmp_path, [("stopped", [epoch(0.1), epoch(0.3), epoch(0.2)]), ("finished", [epoch(0.5)] * 8)])
+    found = [(row["rung_epoch"], row["trial"], row["decision"]) for row in report.rungs(job, trials)]
     assert found == [
         (1, 1, "went on"), (1, 2, "went on"), (2, 1, "stopped"), (2, 2, "went on"), (4, 2, "went on")
     ]  # fmt: skip

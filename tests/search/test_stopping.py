@@ -15,10 +15,10 @@ def test_a_stopping_rule_knows_the_trials_of_before_a_restart(tmp_path: Path):
 
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
     ended = [("finished", [epoch(0.1), epoch(one), epoch(one), epoch(one)]) for one in (0.5, 0.4)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.2)]), ("running", [epoch(0.9), epoch(0.9)])])
+    trials = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.2)]), ("running", [epoch(0.9), epoch(0.9)])])
     decisions = {}
     for robust in (0.39, 0.41):
-        rule, trial = stopping_rule(books), EndedTrial("new")
+        rule, trial = stopping_rule(trials), EndedTrial("new")
         rule.on_trial_add(None, trial)
         assert rule.on_trial_result(None, trial, trial_metrics(job.score, [epoch(0.1)], 1)) == TrialScheduler.CONTINUE
         decisions[robust] = rule.on_trial_result(None, trial, trial_metrics(job.score, [epoch(0.1), epoch(robust)], 1))
@@ -33,8 +33,8 @@ def test_the_median_rule_bears_what_it_is_told_after_a_restart(tmp_path: Path):
 
     job = tune({"stopping": {"stop": "median", "grace_epochs": 2, "min_trials": 2}})
     ended = [("finished", [epoch(one)] * 4) for one in (0.5, 0.6)]
-    books = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.1), epoch(0.2)]), ("failed", [])])
-    rule, failed, trial = stopping_rule(books), EndedTrial("failed"), EndedTrial("new")
+    trials = Kept(job, tmp_path, [*ended, ("stopped", [epoch(0.1), epoch(0.1), epoch(0.2)]), ("failed", [])])
+    rule, failed, trial = stopping_rule(trials), EndedTrial("failed"), EndedTrial("new")
     for one in (failed, trial):
         rule.on_trial_add(None, one)
     rule.on_trial_complete(None, failed, {})
@@ -51,8 +51,8 @@ def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: P
 
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 1, "reduction_factor": 3}})
     better = [("finished", [epoch(0.5)] * 4)] * 3
-    books = Kept(job, tmp_path, [*better, ("running", [epoch(0.1), epoch(0.1)])])
-    rule, trial = stopping_rule(books), SimpleNamespace(trial_id="resumed", config={"number": 4})
+    trials = Kept(job, tmp_path, [*better, ("running", [epoch(0.1), epoch(0.1)])])
+    rule, trial = stopping_rule(trials), SimpleNamespace(trial_id="resumed", config={"number": 4})
     rule.on_trial_add(None, trial)
     third = trial_metrics(job.score, [epoch(0.1)] * 3, 1)
     assert rule.on_trial_result(None, trial, third) == TrialScheduler.STOP, "the rung at 3 is new to it"
@@ -60,8 +60,8 @@ def test_a_resumed_trial_is_not_judged_again_at_a_rung_it_has_passed(tmp_path: P
     rule.on_trial_add(None, other)
     assert rule.on_trial_result(None, other, third | {"epoch": 2}) == TrialScheduler.CONTINUE, "that at 1 is not"
     (tmp_path / "newest").mkdir()
-    books = Kept(job, tmp_path / "newest", [*better, ("running", [epoch(0.1)])])
-    rule, trial = stopping_rule(books), SimpleNamespace(trial_id="unheard", config={"number": 4})
+    trials = Kept(job, tmp_path / "newest", [*better, ("running", [epoch(0.1)])])
+    rule, trial = stopping_rule(trials), SimpleNamespace(trial_id="unheard", config={"number": 4})
     rule.on_trial_add(None, trial)
     second = trial_metrics(job.score, [epoch(0.1)] * 2, 1)
     assert rule.on_trial_result(None, trial, second) == TrialScheduler.STOP, "of its newest nobody knows"
@@ -80,8 +80,8 @@ def test_the_median_rule_stops_and_never_pauses(tmp_path: Path):
     for known, expected in (([], TrialScheduler.CONTINUE), ([0.5, 0.6], TrialScheduler.STOP)):
         folder = tmp_path / str(len(known))
         folder.mkdir()
-        books = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
-        rule, trial = stopping_rule(books), EndedTrial("new")
+        trials = Kept(job, folder, [("finished", [epoch(one)] * 4) for one in known])
+        rule, trial = stopping_rule(trials), EndedTrial("new")
         rule.on_trial_add(pending, trial)
         rule.on_trial_result(pending, trial, trial_metrics(job.score, [epoch(0.1)], 1))
         assert rule.on_trial_result(pending, trial, trial_metrics(job.score, [epoch(0.1), epoch(0.1)], 1)) == expected

@@ -15,11 +15,11 @@ def test_optuna_hears_nothing_of_a_trial_that_failed(tmp_path: Path):
     from distrib.search.suggest import RecordedOptuna
 
     job = tune({"search": {"method": "optuna", "num_trials": 3}, "score.objectives": ["robust", "clean", "cost"]})
-    books = Trials(job, tmp_path, 1)
-    chosen = RecordedOptuna(books, lambda trial: {"number": trial.number}, [])
+    trials = Trials(job, tmp_path, 1)
+    chosen = RecordedOptuna(trials, lambda trial: {"number": trial.number}, [])
     for name in ("whole", "failed", "unbegun"):
-        books.run(chosen.suggest(name)["number"]).mkdir(parents=True)
-    (books.run(2) / ERROR_FILE).write_text("it broke")
+        trials.run(chosen.suggest(name)["number"]).mkdir(parents=True)
+    (trials.run(2) / ERROR_FILE).write_text("it broke")
     for name in ("whole", "failed"):
         chosen.on_trial_complete(name, trial_metrics(job.score, [epoch(0.3)], 1))
     chosen.on_trial_complete("unbegun", {"done": True})

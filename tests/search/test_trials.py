@@ -12,14 +12,14 @@ from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial, front
 
 def test_books_are_found_again_as_they_were_left(tmp_path: Path):
     job = tune()
-    books = Trials(job, tmp_path, 1)
-    assert books.add(*(drawn(job) or ())).number == 3
-    books.note(2, "stopped")
-    books.note(3, "failed", "because")
+    trials = Trials(job, tmp_path, 1)
+    assert trials.add(*(drawn(job) or ())).number == 3
+    trials.note(2, "stopped")
+    trials.note(3, "failed", "because")
     again = Trials(job, tmp_path, 1)
-    assert again.trials == books.trials and [one.number for one in again.trials.values()] == [1, 2, 3]
-    assert [one.ended for one in again.trials.values()] == [False, True, True]
-    assert again.trials[3].error == "because" and again.outcomes() == []
+    assert again == trials and [one.number for one in again.values()] == [1, 2, 3]
+    assert [one.ended for one in again.values()] == [False, True, True]
+    assert again[3].error == "because" and again.outcomes() == []
     assert again.add({WIDTH: 1}).number == 4
     (tmp_path / "trials.json").write_text("[{]")
     with pytest.raises(InputError, match=r"trials\.json: damaged"):

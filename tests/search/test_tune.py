@@ -40,7 +40,7 @@ def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkey
     monkeypatch.setattr(door.tune, "with_parameters", lambda function, **values: function)
     monkeypatch.setattr(door.tune, "with_resources", start)
     job, nobody = tune({}), Any
-    books = Trials(job, tmp_path, 2)
-    books.add(*(drawn(job) or ()))
+    trials = Trials(job, tmp_path, 2)
+    trials.add(*(drawn(job) or ()))
     with pytest.raises(Asked, match="1250000000"):
-        door.search(books, tmp_path, TrialSlots(24, False), nobody, nobody)  # pyright: ignore[reportArgumentType]
+        door.search(trials, tmp_path, TrialSlots(24, False), nobody, nobody)  # pyright: ignore[reportArgumentType]

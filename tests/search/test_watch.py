@@ -18,14 +18,14 @@ def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     job = tune({"tracking.uri": uri})
     parent = MLflowRun(uri, job.tracking.experiment, job.name, None, {})
-    books = Kept(job, tmp_path, [("finished", []), ("stopped", [])])
+    trials = Kept(job, tmp_path, [("finished", []), ("stopped", [])])
     run: Any = SimpleNamespace(job=job, tracker=parent, display=Display())
-    watch = Watch(run, books)
+    watch = Watch(run, trials)
     with monkeypatch.context() as patch:
         patch.setattr(MLflowRun, "__init__", lambda *values: 1 / 0)
-        watch.started(books.trials[1])
+        watch.started(trials[1])
     for number in (1, 2):
-        watch.ended(books.trials[number])
+        watch.ended(trials[number])
     watch.settle()
 
     def runs() -> dict[str, tuple]:
@@ -33,6 +33,6 @@ def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path:
         return {one.info.run_name: (one.info.status, one.info.end_time) for one in found}
 
     before = runs()
-    assert [before[books.name(number)][0] for number in (1, 2)] == ["FINISHED", "KILLED"]
-    Watch(run, books).settle()
+    assert [before[trials.name(number)][0] for number in (1, 2)] == ["FINISHED", "KILLED"]
+    Watch(run, trials).settle()
     assert runs() == before

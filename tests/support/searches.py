@@ -33,7 +33,7 @@ def outcome(
 
 
 class Kept(Trials):
-    """Books whose trials have these histories instead of checkpoints."""
+    """Trials that have these histories instead of checkpoints."""
 
     def __init__(self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]]):
         super().__init__(job, folder, 2)
