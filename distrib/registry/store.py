@@ -1,8 +1,8 @@
 """Storing a model in the registry, as a new version with what is claimed of it.
 
 A version holds an exported program (``torch.export``: no distrib needed to load it), the weights, the resolved job and
-the robustness card. Its tags say how robust it is; aliases point at the newest
-and at the best: ``latest-robust``, and ``champion`` (see :mod:`distrib.registry.champion`).
+the robustness card. Its tags say how robust it is; aliases point at the newest version, ``latest-robust``, and at the
+best one, ``champion`` (:mod:`distrib.registry.champion`).
 """
 
 import io
