@@ -18,15 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import distrib
+from distrib.cluster.dashboard import REQUEST_SECONDS, dashboard_token, dashboard_url, jobs_client
 from distrib.cluster.local import SERVER
 from distrib.cluster.resources import Node, Resources
 from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Prepare, digest
 from distrib.errors import JobError, RunError
-from distrib.values import PASSWORD, WITHOUT, sendable
+from distrib.values import PASSWORD, WITHOUT
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-REQUEST_SECONDS = 60
 ASK_SECONDS = 1.0
 LOST_SECONDS = 600
 """How long a cluster that does not answer is asked again."""
@@ -85,15 +85,15 @@ class Remote:
     """What a command to copy needs, where the environment does not say it."""
 
     def __init__(self, address: str):
-        self.address = _url(address)
+        self.address = dashboard_url(address)
         self.option = "" if os.environ.get(SERVER) == address else f" --address {shlex.quote(address)}"
-        token = _token()
+        token = dashboard_token()
         if token:  # before ray is imported, for the calls of its own that read it
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every upload
         os.environ[SERVER] = self.address  # it would win over the argument, as RAY_ADDRESS would
         with self._answering():
-            self._client = _client(self.address, token)
+            self._client = jobs_client(self.address, token)
 
     def submit(self, job: AnyJob, directory: str | None, code: bool) -> Attempt:
         """Hands the job in. ``directory`` is where its relative paths begin, there; ``code`` sends this distrib along.
@@ -235,7 +235,7 @@ class Remote:
         try:
             yield
         except AuthenticationError as error:
-            has = "refuses the token that it was given" if _token() else "wants a token"
+            has = "refuses the token that it was given" if dashboard_token() else "wants a token"
             raise JobError(
                 f"--address {self.address} {has} ({str(error).splitlines()[0]}); set RAY_AUTH_TOKEN, or "
                 "RAY_AUTH_TOKEN_PATH to a file with it"
@@ -263,46 +263,6 @@ class UnknownJob(JobError):
 
 class Unreachable(JobError):
     """The cluster does not answer: it may, when asked again."""
-
-
-def _client(address: str, token: str | None):
-    from ray.job_submission import JobSubmissionClient
-
-    class Bounded(JobSubmissionClient):
-        """Ray's client waits for ever for a server that says nothing (2.60)."""
-
-        def _do_request(self, method: str, endpoint: str, **rest):
-            return super()._do_request(method, endpoint, timeout=REQUEST_SECONDS, **rest)
-
-    return Bounded(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-
-
-def _url(address: str) -> str:
-    if PASSWORD.match(address):
-        raise JobError("--address: has a user, password or token in it, which is shown; set RAY_AUTH_TOKEN instead")
-    if address.startswith(("http://", "https://")):
-        return address.rstrip("/")
-    if "://" in address or not address.rpartition(":")[2].isdigit():
-        raise JobError(f"--address {address}: name the cluster's dashboard, such as http://HEAD:8265")
-    return f"http://{address}"
-
-
-def _token() -> str | None:
-    """As Ray looks for it. Raises :class:`JobError` where it is none, without showing it."""
-    path = None
-    try:
-        if os.environ.get("RAY_AUTH_TOKEN"):
-            return sendable("RAY_AUTH_TOKEN", os.environ["RAY_AUTH_TOKEN"].strip())
-        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-        return sendable(str(path), path.read_text(encoding="latin-1").strip()) or None
-    except ValueError as error:
-        raise JobError(str(error)) from None
-    except OSError as error:
-        if "RAY_AUTH_TOKEN_PATH" in os.environ:
-            raise JobError(f"RAY_AUTH_TOKEN_PATH: {path} cannot be read ({error.strerror})") from None
-        return None
-    except RuntimeError:  # this user has no home, so no file
-        return None
 
 
 def _start(job: AnyJob, directory: str | None) -> str:

@@ -23,7 +23,7 @@ DOORS = {
     "ffcv": {"data.writer", "data.loader"},
     "ray": {
         "cluster.messages", "cluster.network", "cluster.session", "cluster.local", "cluster.train", "cluster.map",
-        "cluster.preflight", "cluster.submit",
+        "cluster.preflight", "cluster.dashboard", "cluster.submit",
         "search.process", "search.callback", "search.stopping", "search.suggest", "search.tune",
     },
     "mlflow": {

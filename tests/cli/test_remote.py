@@ -70,7 +70,7 @@ def test_a_token_that_no_header_carries_is_refused_and_not_shown(
 def test_the_lines_to_copy_name_the_cluster_where_the_environment_does_not(
     where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("distrib.cluster.submit._client", lambda address, token: None)
+    monkeypatch.setattr("distrib.cluster.submit.jobs_client", lambda address, token: None)
     attempt = Attempt("digits-1", "digits", 1, "PENDING", 0.0, None, None, "")
     monkeypatch.setattr(Remote, "submit", lambda self, job, directory, code: attempt)
     named = ["--address", NOBODY] if where == "option" else []

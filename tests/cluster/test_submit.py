@@ -1,29 +1,16 @@
 """What is said before any cluster is asked."""
 
 import http.server
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from distrib.cluster.submit import Attempt, Remote, _token, _tracking
+from distrib.cluster.submit import Attempt, Remote, _tracking
 from distrib.errors import JobError
 
 NOBODY = "http://127.0.0.1:9"
-
-
-@pytest.mark.parametrize("token", ["secret", None])
-def test_a_user_without_a_home_has_the_token_of_the_variable(token: str | None, monkeypatch: pytest.MonkeyPatch):
-    """As a container's user that has no entry in passwd."""
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.setattr(os, "environ", {"RAY_AUTH_TOKEN": token} if token else {})
-    assert _token() == token
 
 
 @pytest.mark.parametrize(
