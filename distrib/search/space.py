@@ -166,6 +166,10 @@ def _found(document: dict, path: str) -> object:
 
 def _divisor(document: dict, path: str, by: str) -> float:
     found = _found(document, by)
+    if found is None:
+        raise JobError(
+            f"space.{path}.divided_by: train has no number at {by}; name a field, such as objective.attack.num_steps"
+        )
     if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
         raise JobError(f"space.{path}.divided_by: train.{by} is {found!r}, not a number above 0")
     return found
