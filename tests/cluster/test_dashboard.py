@@ -11,10 +11,14 @@ from distrib.errors import JobError
 
 @pytest.mark.parametrize(
     ("address", "url"),
-    [("head:8265", "http://head:8265"), ("http://head:8265/", "http://head:8265"), ("https://ray.example.com", None)],
+    [
+        ("head:8265", "http://head:8265"),
+        ("http://head:8265/", "http://head:8265"),
+        ("https://ray.example.com", "https://ray.example.com"),
+    ],
 )
-def test_an_address_is_a_url_or_a_host_and_a_port(address: str, url: str | None):
-    assert dashboard_url(address) == (url or address)
+def test_an_address_is_a_url_or_a_host_and_a_port(address: str, url: str):
+    assert dashboard_url(address) == url
 
 
 @pytest.mark.parametrize(
