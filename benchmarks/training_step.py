@@ -1,6 +1,6 @@
 """Images per second of one adversarial training step: distrib's against the textbook loop, in one process.
 
-    python benchmarks/training_step.py [--batch 128] [--rounds 5]
+    python benchmarks/training_step.py [--batch 128] [--rounds 5] [--precision bfloat16]
 
 The textbook loop is what most tutorials print: the attack back-propagates into the weights too, in training mode, and
 draws its noise from the global generator. Both make the same number of forward and backward passes, on the same images,
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="float32", help="of distrib's step; the textbook's is float32")
     options = parser.parse_args()
     torch.manual_seed(0)
     for name, (value, shape, steps, epsilon) in CASES.items():
@@ -69,7 +70,8 @@ def main() -> None:
         )
         attack = PGD(num_steps=steps, step_size=OfEpsilon(of_epsilon=0.25))
         objective = Madry(method="madry", threat=Linf(epsilon=epsilon), attack=attack)
-        state = State(models[0], SGD(name="sgd", lr=0.01, epochs=10, batch_size=options.batch), steps_per_epoch=1000)
+        sgd = SGD(name="sgd", lr=0.01, epochs=10, batch_size=options.batch)
+        state = State(models[0], sgd, steps_per_epoch=1000, precision=options.precision)
         optimiser = torch.optim.SGD(models[1].parameters(), lr=0.01, momentum=0.9)
 
         def ours(state: State = state, batch: Batch = batch, objective: Madry = objective) -> None:
@@ -83,8 +85,9 @@ def main() -> None:
         times = [(seconds(ours), seconds(theirs)) for _ in range(options.rounds)]
         fast, slow = (min(column) for column in zip(*times, strict=True))
         print(
-            f"{name}: distrib {options.batch / fast:.0f} images/s, textbook {options.batch / slow:.0f} images/s, "
-            f"ratio {slow / fast:.2f} ({torch.get_num_threads()} threads, best of {options.rounds})"
+            f"{name}: distrib in {options.precision} {options.batch / fast:.0f} images/s, textbook "
+            f"{options.batch / slow:.0f} images/s, ratio {slow / fast:.2f} ({torch.get_num_threads()} threads, best of "
+            f"{options.rounds})"
         )
 
 

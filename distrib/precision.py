@@ -5,11 +5,14 @@ in convolutions. (torch's newer settings ``fp32_precision`` say the same, but wh
 torch.export, which still reads ``allow_tf32``: torch 2.15.)
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from distrib.processor import computes
 
@@ -25,6 +28,37 @@ def forward_in(precision: Precision, device: torch.device) -> AbstractContextMan
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+class Rounded:
+    """A network beside another one, its convolutions and linear layers rounded to ``precision`` once for many passes.
+
+    Autocast rounds them again in every pass of an attack: it keeps what it rounded only where weights take gradients.
+    All else (BatchNorm, other parameters, buffers) is the other network's own, so it gives what that one gives under
+    :func:`forward_in`, to the last bit.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision):
+        kind = getattr(torch, precision)
+        self.originals: list[Tensor] = [
+            parameter
+            for module in model.modules()
+            if isinstance(module, _ConvNd | nn.Linear)
+            for parameter in (module._parameters.get("weight"), module._parameters.get("bias"))
+            if parameter is not None
+        ]
+        self.rounded: list[Tensor] = [
+            nn.Parameter(one.detach().to(kind), requires_grad=False) for one in self.originals
+        ]
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        shared |= {id(one): low for one, low in zip(self.originals, self.rounded, strict=True)}
+        self.model = copy.deepcopy(model, memo=shared)
+
+    @torch.no_grad()
+    def now(self) -> nn.Module:
+        """The network beside, rounded from the weights as they are now."""
+        torch._foreach_copy_(self.rounded, self.originals)  # pyright: ignore[reportPrivateImportUsage]
+        return self.model
 
 
 def emulated(precision: Precision, device: torch.device) -> bool:

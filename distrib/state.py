@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distrib.errors import NonFiniteLoss
 from distrib.models.weights import finite
 from distrib.optim import Optimiser
-from distrib.precision import Precision
+from distrib.precision import Precision, Rounded
 from distrib.world import World
 
 
@@ -29,7 +29,8 @@ class State:
     """Optimiser steps done."""
 
     def __post_init__(self):
-        self.model.to(self.world.device).train()
+        # Convolutions are fastest with their weights channels last, also on images that are not
+        self.model.to(self.world.device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         self.ddp = self.world.parallel(self.model)
         self.optimiser = self.optim.build(self.model)  # pyright: ignore[reportAttributeAccessIssue]
         # Each rank's BatchNorm sees its own part of the batch: their running statistics are averaged after every step,
@@ -41,6 +42,7 @@ class State:
             for statistic in (module.running_mean, module.running_var)
         ]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if self.optim.ema else None
+        self.rounded = None if self.precision == "float32" else Rounded(self.model, self.precision)
         self.last_loss = torch.tensor(math.nan, device=self.world.device)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.precision == "float16")
 
@@ -53,6 +55,11 @@ class State:
     def lr(self) -> float:
         """The learning rate of the next step."""
         return self.optim.lr_at(self.step, self.steps_per_epoch)
+
+    @property
+    def climbed(self) -> nn.Module:
+        """The network that attacks climb: the model, its weights rounded once to the precision of the forward."""
+        return self.rounded.now() if self.rounded else self.model
 
     @property
     def judged(self) -> nn.Module:
@@ -85,7 +92,7 @@ class State:
         Raises :class:`NonFiniteLoss` on every rank, before the weights move, if the gradient is not finite on any.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("share", 1.0)
         self.scaler.unscale_(self.optimiser)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         length = nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm or math.inf)

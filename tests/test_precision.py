@@ -1,11 +1,12 @@
 """What a CPU computes in hardware, and what it only imitates; where TF32 takes the place of float32."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from states import small_cnn, with_norms
 from torch import Tensor, nn
 
 from distrib import precision
@@ -14,6 +15,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import Batch, open_reader
 from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.shard import attack_shard, score_images
+from distrib.noise import Noise
 from distrib.processor import computes
 from distrib.studies.task import study_part
 from distrib.threat import Linf
@@ -53,6 +55,33 @@ def test_a_system_that_does_not_say(tmp_path: Path) -> None:
 def test_emulated(monkeypatch: pytest.MonkeyPatch, number, device: str, has: bool | None, slow: bool) -> None:
     monkeypatch.setattr(precision, "computes", lambda asked: has)
     assert precision.emulated(number, torch.device(device)) is slow
+
+
+@pytest.mark.parametrize("number", ["bfloat16", "float16"])
+@pytest.mark.parametrize("build", [small_cnn, with_norms])
+def test_the_rounded_network_gives_what_autocast_gives_to_the_last_bit(build: Callable[[], nn.Module], number):
+    """Also after weights and statistics have moved; and it is the other network's own where nothing is rounded."""
+    torch.manual_seed(0)
+    model = build()
+    rounded = precision.Rounded(model, number)
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    with torch.no_grad():
+        model(x)
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    adversary, before = (
+        Adversary(Linf(epsilon=0.1), PGD(num_steps=3)),
+        [one.clone() for one in model.state_dict().values()],
+    )
+    with precision.forward_in(number, torch.device("cpu")):
+        exact, fast = (adversary.perturb(one, x, y, Noise.of(y, 0, "attack")) for one in (model, rounded.now()))
+    assert torch.equal(exact, fast) and not torch.equal(exact, x)
+    assert {one.dtype for one in rounded.rounded} == {getattr(torch, number)}
+    assert all(torch.equal(one, other) for one, other in zip(before, model.state_dict().values(), strict=True))
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in model.parameters())
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    assert all(id(one) in own or one.dtype == getattr(torch, number) for one in rounded.model.parameters())
+    assert all(id(buffer) in own for buffer in rounded.model.buffers())
 
 
 # TF32: flags of the process, which a CPU keeps without obeying them
