@@ -16,9 +16,9 @@ PUBLIC = {
     "threat": "L2 Linf",
     "attack": "FGSM PGD Adversary OfEpsilon",
     "noise": "Noise",
-    "objective": "Fast Madry Natural Outcome Trades",
+    "objective": "Fast Madry Natural NFGSM Outcome Trades",
     "models": "PaperCNN PreActResNet SmallCNN TorchvisionNet WideResNet",
-    "optim": "SGD Adam",
+    "optim": "SGD Adam Muon",
     "data.loader": "Batch",
     "state": "State",
     "step": "Sums update",
@@ -73,8 +73,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     from distrib.evaluation.result import Result
     from distrib.models import PaperCNN, PreActResNet, SmallCNN, TorchvisionNet, WideResNet
     from distrib.noise import Noise
-    from distrib.objective import Fast, Madry, Natural, Outcome, Trades
-    from distrib.optim import SGD, Adam
+    from distrib.objective import NFGSM, Fast, Madry, Natural, Outcome, Trades
+    from distrib.optim import SGD, Adam, Muon
     from distrib.state import State
     from distrib.step import Sums, update
     from distrib.threat import L2, Linf

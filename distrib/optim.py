@@ -1,6 +1,7 @@
 """Optimisers, and the learning rate and epsilon as pure functions of the step."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from distrib.muon import OrthogonalSGD
 from distrib.values import Value
 
 
@@ -131,7 +133,7 @@ class SGD(Optimiser):
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of ``model``'s parameters."""
-        groups = decay_groups(model, self.weight_decay)
+        groups = decay_groups(model.parameters(), self.weight_decay)
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
@@ -147,15 +149,39 @@ class Adam(Optimiser):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of ``model``'s parameters."""
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        return kind(decay_groups(model, self.weight_decay), lr=self.lr, betas=self.betas, eps=self.eps)
+        return kind(decay_groups(model.parameters(), self.weight_decay), lr=self.lr, betas=self.betas, eps=self.eps)
 
 
-Optim = Annotated[SGD | Adam, Field(discriminator="name")]
+class Muon(Optimiser):
+    """Muon for convolutions (Jordan 2024): momentum whose steps are orthogonalised; all else by SGD with Nesterov's
+    momentum of 0.9."""
+
+    name: Literal["muon"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    """The share of the last step of the convolutions that the next one keeps."""
+    newton_schulz_steps: Annotated[int, Field(ge=1)] = 3
+    """Steps of the orthogonalisation: more bring the singular values nearer to each other."""
+    rest_lr: Annotated[float, Field(gt=0)]
+    """The peak learning rate of all else: linear layers, biases, normalisation."""
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of ``model``'s parameters."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kernels = {"params": [p for p in parameters if p.ndim > 2], "weight_decay": self.weight_decay,
+                   "inertia": self.momentum, "steps": self.newton_schulz_steps}  # fmt: skip
+        rest = [
+            {**group, "momentum": 0.9, "nesterov": True, "share": self.rest_lr / self.lr}
+            for group in decay_groups([p for p in parameters if p.ndim <= 2], self.weight_decay)
+        ]
+        return OrthogonalSGD([kernels, *rest] if kernels["params"] else rest, lr=self.lr)
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+Optim = Annotated[SGD | Adam | Muon, Field(discriminator="name")]
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
     """Parameter groups, none empty: matrices and kernels decay; vectors (biases, normalisation) do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

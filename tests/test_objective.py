@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, OfEpsilon
 from distrib.models import SmallCNN
 from distrib.noise import Noise
-from distrib.objective import Fast, Madry, Natural, Objective, Trades, divergence
+from distrib.objective import NFGSM, Fast, Madry, Natural, Objective, Trades, divergence
 from distrib.threat import Linf
 
 THREAT, ATTACK = Linf(epsilon=0.1), PGD(num_steps=3)
@@ -20,6 +20,7 @@ OBJECTIVES = {
     "natural": Natural(method="natural"),
     "madry": Madry(method="madry", threat=THREAT, attack=ATTACK),
     "fast": Fast.model_validate({"method": "fast", "threat": {"norm": "linf", "epsilon": 0.1}}),
+    "n_fgsm": NFGSM(method="n_fgsm", threat=THREAT),
     "trades": Trades(method="trades", threat=THREAT, attack=ATTACK, beta=6.0),
 }
 every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -64,7 +65,7 @@ X_ADV = torch.tensor([0.6, 0.7]).view(2, 1, 1, 1)
 Y = torch.tensor([0, 2])
 
 
-@pytest.mark.parametrize("method", ["natural", "madry", "fast"])
+@pytest.mark.parametrize("method", ["natural", "madry", "fast", "n_fgsm"])
 def test_the_loss_is_the_mean_cross_entropy(method: str):
     clean = method == "natural"
     logits = list((CLEAN if clean else ATTACKED).values())
@@ -73,6 +74,21 @@ def test_the_loss_is_the_mean_cross_entropy(method: str):
     assert outcome.loss.item() == pytest.approx((cross_entropy(logits[0], 0) + cross_entropy(logits[1], 2)) / 2)
     assert torch.equal(outcome.logits, torch.tensor(logits))
     assert forward.sizes == [2]
+
+
+@pytest.mark.parametrize("method", ["natural", "madry", "fast", "n_fgsm", "trades"])
+def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes(method: str):
+    """0.8 of the loss of the true class, and 0.2 of the mean over all classes."""
+    plain = OBJECTIVES[method]
+    smooth = plain.model_copy(update={"label_smoothing": 0.2})
+    losses = [
+        one.loss(Table(CLEAN | ATTACKED), X, X if method == "natural" else X_ADV, Y).loss for one in (plain, smooth)
+    ]
+    rows = list((CLEAN if method in ("natural", "trades") else ATTACKED).values())
+    true = [cross_entropy(row, label) for row, label in zip(rows, Y.tolist(), strict=True)]
+    every_class = [sum(cross_entropy(row, label) for label in range(3)) / 3 for row in rows]
+    spread = sum(0.2 * (mean - own) for mean, own in zip(every_class, true, strict=True)) / 2
+    assert (losses[1] - losses[0]).item() == pytest.approx(spread, rel=1e-4) and abs(spread) > 0.01
 
 
 def test_trades_is_clean_cross_entropy_plus_beta_times_the_divergence_in_one_forward():
@@ -110,6 +126,20 @@ def test_the_inner_maximum_is_the_adversary_at_its_epsilon(method: str, scale: f
     x_adv = objective.perturb(model, x, y, noise, scale)
     assert torch.equal(x_adv, objective.adversary.scaled(scale).perturb(model, x, y, batch()[2]))
     assert (x_adv - x).abs().max().item() == pytest.approx(0.1 * scale, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_n_fgsm_steps_by_epsilon_from_a_draw_of_twice_epsilon_and_is_cut_to_the_box_alone(
+    linear: Callable[..., nn.Module], scale: float
+):
+    """De Jorge et al. (arXiv 2202.01181), algorithm 1: the gradient is that at the noisy image."""
+    weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)) / 8
+    x, y, noise = batch()
+    found = NFGSM(method="n_fgsm", threat=THREAT).perturb(linear(weight), x, y % 2, noise, scale)
+    noisy = Linf(epsilon=0.2 * scale).sample(x, batch()[2])
+    away = (weight[0] - weight[1]).view(8, 8).sign() * torch.where(y % 2 == 0, -1, 1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(found, (noisy + 0.1 * scale * away).clamp(0, 1), rtol=0, atol=1e-6)
+    assert (found - x).abs().amax().item() > 0.21 * scale
 
 
 def test_trades_climbs_the_divergence_to_a_corner_of_the_ball(linear: Callable[..., nn.Module]):

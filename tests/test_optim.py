@@ -9,7 +9,19 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from distrib.models import PreActResNet, SmallCNN
-from distrib.optim import SGD, Adam, Constant, Cosine, Cyclic, Linear, Multistep, Optim, decay_groups, epsilon_scale_at
+from distrib.optim import (
+    SGD,
+    Adam,
+    Constant,
+    Cosine,
+    Cyclic,
+    Linear,
+    Multistep,
+    Muon,
+    Optim,
+    decay_groups,
+    epsilon_scale_at,
+)
 
 CONSTANT, LINEAR, COSINE = Constant(), Linear(shape="linear"), Cosine(shape="cosine")
 CYCLIC, EARLY = Cyclic(shape="cyclic"), Cyclic(shape="cyclic", peak=0.25)
@@ -111,7 +123,7 @@ class Mixed(nn.Module):
 
 def test_matrices_and_kernels_decay_and_vectors_do_not():
     model = Mixed()
-    decayed, spared = decay_groups(model, 0.1)
+    decayed, spared = decay_groups(model.parameters(), 0.1)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert {id(p) for p in decayed["params"]} == {id(model.matrix), id(model.kernel)}
     assert {id(p) for p in spared["params"]} == {id(model.vector), id(model.number)}
@@ -121,14 +133,14 @@ def test_matrices_and_kernels_decay_and_vectors_do_not():
     ("model", "groups"), [(nn.Linear(3, 2, bias=False), 1), (nn.LayerNorm(3), 1), (nn.Linear(3, 2), 2), (nn.ReLU(), 0)]
 )
 def test_empty_groups_are_left_out(model: nn.Module, groups: int):
-    found = decay_groups(model, 0.1)
+    found = decay_groups(model.parameters(), 0.1)
     assert len(found) == groups and all(group["params"] for group in found)
 
 
 @pytest.mark.parametrize("value", [SmallCNN(width=0.25), PreActResNet(width=1 / 16)], ids=lambda value: value.arch)
 def test_every_parameter_of_a_real_model_is_in_one_group_and_normalisation_is_spared(value):
     model = value.build((1, 8, 8), 10, [0.5], [0.25])
-    groups = decay_groups(model, 5e-4)
+    groups = decay_groups(model.parameters(), 5e-4)
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     spared = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
@@ -182,3 +194,17 @@ def test_every_optimiser_that_a_job_may_name_can_be_built():
     with pytest.raises(ValidationError, match="nesterov"):
         sgd(momentum=0.0, nesterov=True)
     assert sgd(momentum=0.0).build(Mixed()) and sgd(nesterov=True).build(Mixed())
+
+
+def test_muon_steps_kernels_at_its_own_rate_and_all_else_by_sgd_at_another():
+    muon = Muon(name="muon", lr=0.06, rest_lr=0.3, momentum=0.5, weight_decay=0.1, epochs=1)
+    model = Mixed()
+    kernels, matrices, vectors = muon.build(model).param_groups
+    assert [group["params"] for group in (kernels, matrices, vectors)] == [
+        [model.kernel], [model.matrix], [model.vector, model.number],
+    ]  # fmt: skip
+    assert (kernels["inertia"], kernels["momentum"], kernels["steps"]) == (0.5, 0, 3)
+    assert [group.get("share", 1.0) for group in (kernels, matrices, vectors)] == pytest.approx([1, 5, 5])
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in (matrices, vectors))
+    assert [group["weight_decay"] for group in (kernels, matrices, vectors)] == [0.1, 0.1, 0.0]
+    assert len(muon.build(nn.Linear(2, 2)).param_groups) == 2, "no convolution: no empty group"

@@ -50,7 +50,7 @@ def test_a_step_is_the_optimisers_own(optim: Optimiser):
     plain = optim.build(model)
     for step in range(5):
         for group in plain.param_groups:
-            group["lr"] = optim.lr_at(step, 5)
+            group["lr"] = optim.lr_at(step, 5) * group.get("share", 1.0)
         draw = torch.Generator().manual_seed(step)
         x, y = torch.rand(8, 1, 8, 8, generator=draw), torch.randint(10, (8,), generator=draw)
         plain.zero_grad()

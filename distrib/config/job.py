@@ -181,7 +181,8 @@ class Train(Training, Run):
 
     def natural_twin(self) -> "Train":
         """The same training without the adversary."""
-        return self.model_copy(update={"objective": Natural(method="natural"), "compare_natural": False})
+        natural = Natural(method="natural", label_smoothing=self.objective.label_smoothing)
+        return self.model_copy(update={"objective": natural, "compare_natural": False})
 
 
 class Evaluate(Run):

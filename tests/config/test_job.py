@@ -75,6 +75,15 @@ RICH: list[dict] = [
             "ema": 0.999,
         }
     },
+    {"optim": {"name": "muon", "lr": 0.06, "rest_lr": 0.1, "epochs": 3, "momentum": 0.5, "newton_schulz_steps": 5}},
+    {
+        "objective": {
+            "method": "n_fgsm",
+            "noise": 1.5,
+            "label_smoothing": 0.1,
+            "threat": {"norm": "linf", "epsilon": "8/255"},
+        }
+    },
     {"optim.schedule": {"shape": "multistep", "milestones": [1, 1.5], "gamma": 0.2}, "optim.warmup_epochs": 0.5},
     {"optim.schedule": {"shape": "cyclic"}, WORKERS: {"min": 1, "max": 4}},
     {"objective": {"method": "natural"}, "evaluation.threat": {"norm": "l2", "epsilon": "128/255"}},

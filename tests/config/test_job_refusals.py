@@ -80,11 +80,15 @@ WRONG_FIELDS: dict[str, tuple] = {
         "optim.schedule",
         "shape is missing; it is one of constant, linear",
     ),
-    "wrong tag": ({"optim.name": "adm"}, "optim", "name: 'adm' is none of sgd, adam, adamw (did you mean adam?)"),
+    "wrong tag": ({"optim.name": "adm"}, "optim", "name: 'adm' is none of sgd, adam, adamw, muon (did you mean adam?)"),
     "wrong arch": ({"model.arch": "preact_resent"}, "model", "did you mean preact_resnet?"),
     "wrong source": ({"data.source": "minst"}, "data", "did you mean mnist?"),
     "wrong norm": ({"objective.threat.norm": "l1"}, BALL, "norm: 'l1' is none of linf, l2"),
-    "wrong method": ({"objective.method": "mart"}, "objective", "'mart' is none of natural, madry, fast, trades"),
+    "wrong method": (
+        {"objective.method": "mart"},
+        "objective",
+        "'mart' is none of natural, madry, fast, n_fgsm, trades",
+    ),
     "wrong shape": ({"optim.schedule": {"shape": "cosin"}}, "optim.schedule", "did you mean cosine?"),
     "wrong tag in an item": ({ATTACKS: [{"attack": "fgms"}]}, f"{ATTACKS}[0]", "did you mean fgsm?"),
     # wrong types
@@ -173,7 +177,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "a threat in natural training": (
         {"objective.method": "natural"},
         "objective.threat",
-        "no such field; the fields here are method",
+        "no such field; the fields here are label_smoothing, method",
     ),
     "natural, judged by what": (
         {"objective": {"method": "natural"}},

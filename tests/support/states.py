@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distrib.models import SmallCNN
-from distrib.optim import SGD, Adam, Cosine, Optimiser
+from distrib.optim import SGD, Adam, Cosine, Muon, Optimiser
 from distrib.state import State
 
 COMMON = {"epochs": 2, "batch_size": 8, "schedule": Cosine(shape="cosine"), "weight_decay": 0.01}
@@ -17,6 +17,7 @@ OPTIMISERS = {
     "sgd without momentum": SGD(name="sgd", lr=0.05, momentum=0.0, **COMMON),
     "adam": Adam(name="adam", lr=0.01, **COMMON),
     "adamw, averaged": Adam(name="adamw", lr=0.01, ema=0.9, clip_norm=0.5, **COMMON),
+    "muon": Muon(name="muon", lr=0.05, rest_lr=0.02, **COMMON),
 }
 
 
