@@ -23,6 +23,7 @@ from torch import Tensor
 from distrib.errors import CheckpointError, NonFiniteLoss, RunError
 from distrib.files import disk_full, file_sha256, sync
 from distrib.models.weights import finite, load_weights, save_tensors, save_weights
+from distrib.precision import Format
 from distrib.state import State
 
 FORMAT = 1
@@ -42,6 +43,8 @@ class Checkpoint:
     job: dict
     job_digest: str
     weights_sha256: str
+    precision: Format
+    """The number format of its training, which a resumption keeps to."""
 
     @property
     def judged(self) -> Path:
@@ -87,6 +90,7 @@ def _write(state: State, aside: Path, history: list[dict], job: dict, job_digest
     record = {
         "format": FORMAT, "step": state.step, "epoch": len(history), "history": history, "job": job,
         "job_digest": job_digest, "optimiser": numbers, "scaler": state.scaler.state_dict(), "finite": True,
+        "precision": state.precision,
         "sha256": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
     }  # fmt: skip
     (aside / "state.json").write_text(json.dumps(record, indent=1))
@@ -135,6 +139,7 @@ def verify(folder: Path) -> Checkpoint:
         return Checkpoint(
             folder, record["step"], record["epoch"], record["history"], record["job"], record["job_digest"],
             record["sha256"][weights],
+            record.get("precision", "float32"),  # an older version's says so in its job, which was never auto
         )  # fmt: skip
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: missing, so {folder} is no whole checkpoint; {cure}") from None
@@ -154,6 +159,9 @@ def load_checkpoint(state: State, folder: Path) -> Checkpoint:
     tensors = load_file(folder / "optimiser.safetensors")
     torch.set_rng_state(tensors.pop("torch_random_state"))
     state.optimiser.load_state_dict(_unflatten(record["optimiser"], tensors))
+    for parameter, slots in state.optimiser.state.items():  # stored contiguous; fastest as its parameter lies
+        alike = {slot: value for slot, value in slots.items() if getattr(value, "shape", None) == parameter.shape}
+        slots.update({slot: torch.empty_like(parameter).copy_(value) for slot, value in alike.items()})
     state.scaler.load_state_dict(record["scaler"])
     state.step = stored.step
     return stored

@@ -15,11 +15,28 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from distrib.processor import computes
+from distrib.world import World
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Format = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""A format, or auto: see :func:`format_of`."""
 
 
-def forward_in(precision: Precision, device: torch.device) -> AbstractContextManager:
+def format_of(precision: Precision, world: World) -> Format:
+    """What ``precision`` stands for on these ranks, all of which ask.
+
+    auto is bfloat16 where every rank computes it in hardware, else float32.
+    """
+    if precision != "auto":
+        return precision
+    if world.device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = world.device.type == "cpu" and computes("bfloat16") is True
+    return "bfloat16" if world.sum(torch.tensor([float(able)], device=world.device)).item() == world.size else "float32"
+
+
+def forward_in(precision: Format, device: torch.device) -> AbstractContextManager:
     """Inside, convolutions and matrix products run in ``precision`` on ``device``.
 
     bfloat16 pays on GPUs and on CPUs with AVX512-BF16 or AMX; on other CPUs it is ten times slower than float32. It
@@ -38,7 +55,7 @@ class Rounded:
     :func:`forward_in`, to the last bit.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision):
+    def __init__(self, model: nn.Module, precision: Format):
         kind = getattr(torch, precision)
         self.originals: list[Tensor] = [
             parameter
@@ -61,7 +78,7 @@ class Rounded:
         return self.model
 
 
-def emulated(precision: Precision, device: torch.device) -> bool:
+def emulated(precision: Format, device: torch.device) -> bool:
     """Whether ``device`` is a CPU that is known to compute ``precision`` in software only: many times slower."""
     return device.type == "cpu" and precision != "float32" and computes(precision) is False
 
@@ -77,7 +94,7 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def begin_training(precision: Precision, device: torch.device) -> str:
+def begin_training(precision: Format, device: torch.device) -> str:
     """Sets what float32 means while this process trains, and says in what numbers it computes.
 
     Convolutions may use TF32, matrix products may not: torch's defaults, set here so that they cannot become others.

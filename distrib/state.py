@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distrib.errors import NonFiniteLoss
 from distrib.models.weights import finite
 from distrib.optim import Optimiser
-from distrib.precision import Precision, Rounded
+from distrib.precision import Format, Rounded
 from distrib.world import World
 
 
@@ -24,7 +24,7 @@ class State:
     optim: Optimiser
     steps_per_epoch: int
     world: World = field(default_factory=World)
-    precision: Precision = "float32"
+    precision: Format = "float32"
     step: int = 0
     """Optimiser steps done."""
 

@@ -47,6 +47,10 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path: Path, optim: Optimis
     assert contents(again) != at_three
     found = load_checkpoint(again, tmp_path / "epoch-00001")
     assert contents(again) == at_three
+    laid = [
+        (one.stride(), p.stride()) for p, slots in again.optimiser.state.items() for one in slots.values() if one.ndim
+    ]
+    assert all(own == parameter for own, parameter in laid), "fastest where both lie alike"
     assert found == record == verify(tmp_path / "epoch-00001")
     assert (found.step, found.epoch, found.history, found.job, found.job_digest) == (
         3, 1, HISTORY, {"kind": "train"}, "digest",

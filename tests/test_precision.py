@@ -84,6 +84,31 @@ def test_the_rounded_network_gives_what_autocast_gives_to_the_last_bit(build: Ca
     assert all(id(buffer) in own for buffer in rounded.model.buffers())
 
 
+class Ranks(World):
+    """Three ranks, of which so many others have bfloat16 in hardware."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values + self.rank
+
+
+@pytest.mark.parametrize(
+    ("has", "others", "device", "expected"),
+    [
+        (True, 2, "cpu", "bfloat16"),
+        (True, 1, "cpu", "float32"),
+        (False, 2, "cpu", "float32"),
+        (None, 2, "cpu", "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_every_rank_computes_it(
+    monkeypatch: pytest.MonkeyPatch, has: bool | None, others: int, device: str, expected: str
+):
+    monkeypatch.setattr(precision, "computes", lambda asked: has)
+    world = Ranks(rank=others, size=3, device=torch.device(device))
+    assert precision.format_of("auto", world) == expected
+    assert precision.format_of("float16", world) == "float16", "what is named is taken"
+
+
 # TF32: flags of the process, which a CPU keeps without obeying them
 
 

@@ -28,7 +28,7 @@ from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
-from distrib.precision import begin_training, emulated
+from distrib.precision import begin_training, emulated, format_of
 from distrib.state import State
 from distrib.world import World, current
 
@@ -78,9 +78,10 @@ def worker(config: dict) -> None:
             model = part.model.build(
                 (channels, height, width), len(train.card.classes), train.card.mean, train.card.std
             )
-        state = State(model, part.optim, loader.steps, world, part.precision)
         run = order.run / phase
         stored = newest(run, world, lambda text: tell(Note(text)))
+        precision = format_of(part.precision, world) if part.precision != "auto" or stored is None else stored.precision
+        state = State(model, part.optim, loader.steps, world, precision)
         if stored is not None:
             load_checkpoint(state, stored.folder)
         history = list(stored.history) if stored else []
@@ -92,9 +93,9 @@ def worker(config: dict) -> None:
             tell(Note(_other_images(len(history))))
         reader = "ffcv" if isinstance(readers[0], FfcvReader) else "memory"
         node = ray.util.get_node_ip_address()
-        if world.rank == 0 and emulated(part.precision, device):
-            tell(Note(f"precision: this CPU has no {part.precision} in hardware and is slow at it; set it to float32"))
-        numbers = begin_training(part.precision, device)
+        if world.rank == 0 and emulated(precision, device):
+            tell(Note(f"precision: this CPU has no {precision} in hardware and is slow at it; set it to float32"))
+        numbers = begin_training(precision, device)
         tell(Started(world.rank, world.size, node, str(device), numbers, len(history), reader))
         if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})

@@ -104,9 +104,10 @@ class Training(Value):
     optim: Optim
     """The optimiser, how long it runs, and how fast."""
     precision: Precision = "float32"
-    """The number format of the forward pass in training. On GPUs float32 is as torch has it: convolutions in TF32 (10
-    of 23 bits), matrix products in float32; the run's tag ``distrib.precision`` says what was used. What is measured is
-    always float32, without TF32."""
+    """The number format of the forward pass in training. auto: bfloat16 where all workers compute it in hardware, else
+    float32; decided when the run begins, and kept when it is resumed elsewhere. On GPUs float32 is as torch has it:
+    convolutions in TF32 (10 of 23 bits), matrix products in float32; the run's tag ``distrib.precision`` says what was
+    used. What is measured is always float32, without TF32."""
     evaluation: Evaluation = Evaluation()
     """How the trained model is judged on the test split."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2

@@ -15,6 +15,7 @@ from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.errors import JobError
 from distrib.noise import Noise
+from distrib.precision import format_of
 from distrib.search.space import Settings, drawn, ends, settle
 from distrib.state import State
 from distrib.step import update
@@ -60,7 +61,8 @@ def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: 
     gentle = training.optim.model_copy(
         update={"lr": 1e-9, "batch_size": count}
     )  # a rate that explodes is the trial's affair
-    state = State(model, gentle, 1000, World(device=device), training.precision)
+    world = World(device=device)
+    state = State(model, gentle, 1000, world, format_of(training.precision, world))
     batch = Batch(x.to(device), y.to(device), torch.arange(count, device=device))
     began = steps = 0
     for steps in range(AT_MOST):

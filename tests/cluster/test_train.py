@@ -14,7 +14,7 @@ from torch import nn
 from distrib import checkpoints, trainer
 from distrib.checkpoints import ROBUST, best_epoch, history
 from distrib.cluster import train
-from distrib.cluster.messages import Note
+from distrib.cluster.messages import Note, Started
 from distrib.cluster.train import WorkOrder
 from distrib.config.job import Train
 from distrib.data.beton import open_split
@@ -161,3 +161,18 @@ def test_epochs_that_an_older_version_compared_on_other_images_are_told(
     posted = work(train_job(sorted_by_class, **changes, optim__epochs=epochs), sorted_by_class)
     notes = [message.text for message in posted if isinstance(message, Note)]
     assert len(notes) == told and all("warning: epoch 1 was compared on other held-out images" in one for one in notes)
+
+
+def test_a_number_format_that_was_chosen_is_kept_when_the_run_goes_on_elsewhere(
+    sorted_by_class: Path, work: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    """Begun on a machine with bfloat16, gone on with on one without: it is slow there, and said to be."""
+    changes = {"model": {"arch": "small_cnn", "width": 0.0625}, "precision": "auto"}
+    monkeypatch.setattr("distrib.precision.computes", lambda number: True)
+    (first,) = [one for one in work(train_job(sorted_by_class, **changes, optim__epochs=1), sorted_by_class)
+                if isinstance(one, Started)]  # fmt: skip
+    monkeypatch.setattr("distrib.precision.computes", lambda number: False)
+    posted = work(train_job(sorted_by_class, **changes, optim__epochs=2), sorted_by_class)
+    (again,) = [one for one in posted if isinstance(one, Started)]
+    assert (first.precision, again.precision, again.start_epoch) == ("bfloat16", "bfloat16", 1)
+    assert any("this CPU has no bfloat16" in one.text for one in posted if isinstance(one, Note))
