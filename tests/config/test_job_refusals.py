@@ -103,7 +103,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "nothing for a number": ({"optim.lr": None}, "optim.lr", "expected a valid number, not None"),
     "text for a list": ({ATTACKS: "fgsm"}, ATTACKS, "expected a valid array, not 'fgsm'"),
     "text for an item": ({ATTACKS: ["fgsm"]}, f"{ATTACKS}[0]", "expected an object, not 'fgsm'"),
-    "wrong literal": ({"precision": "float8"}, "precision", "'float8' is none of float32, bfloat16, float16"),
+    "wrong literal": ({"precision": "float8"}, "precision", "'float8' is none of auto, float32, bfloat16, float16"),
     "wrong loader": ({"loader": "fcv"}, "loader", "did you mean ffcv?"),
     # numbers out of their bounds
     "no epochs at all": ({"optim.epochs": 0}, "optim.epochs", "greater than or equal to 1, not 0"),
@@ -249,7 +249,11 @@ WRONG_FIELDS: dict[str, tuple] = {
         "model.depth",
         "the depth of a WideResNet is 6n + 4, not 27; take 22 or 28",
     ),
-    "no such depth either": ({"model": {"arch": "preact_resnet", "depth": 20}}, "model.depth", "20 is none of 18, 34"),
+    "no such depth either": (
+        {"model": {"arch": "preact_resnet", "depth": 20}},
+        "model.depth",
+        "20 is none of 14, 18, 34",
+    ),
     "a model without width": ({"model": {"arch": "small_cnn", "width": 0}}, "model.width", "greater than 0, not 0"),
 }
 

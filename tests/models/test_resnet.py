@@ -36,6 +36,7 @@ def test_parameter_counts(model: PreActResNet | WideResNet, count: int):
     ("model", "num_units", "outputs"),
     [
         (PreActResNet(depth=18), [2, 2, 2, 2], [64, 128, 256, 512]),
+        (PreActResNet(depth=14), [2, 2, 2], [64, 128, 256]),
         (PreActResNet(depth=34), [3, 4, 6, 3], [64, 128, 256, 512]),
         (PreActResNet(depth=18, width=0.125), [2, 2, 2, 2], [8, 16, 32, 64]),
         (WideResNet(depth=34, width=10), [5, 5, 5], [160, 320, 640]),  # the paper's wide network
@@ -53,6 +54,15 @@ def test_groups(model: PreActResNet | WideResNet, num_units: list[int], outputs:
                 sizes.append(x.shape[1])
                 assert x.shape[2] == 32 // 2 ** (len(counts) - 1), name
     assert counts == num_units and sizes == outputs
+
+
+def test_a_stem_of_stride_two_halves_the_image_whether_or_not_its_sides_are_even():
+    with torch.device("meta"):
+        for side in (8, 9, 32):
+            net = PreActResNet(depth=14, stem_stride=2).build((3, side, side), *CIFAR[1:])
+            stem = net.get_submodule("stem")
+            assert stem(torch.rand(2, 3, side, side)).shape == (2, 64, side // 2, side // 2)
+            assert net(torch.rand(2, 3, side, side)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("before", "after", "stride"), [(4, 4, 1), (4, 6, 1), (4, 6, 2), (4, 4, 2)])
