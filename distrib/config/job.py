@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from distrib.attack import PGD, Adversary
 from distrib.config.cluster import Cluster, Tracking
@@ -19,6 +19,7 @@ from distrib.config.study import CapacityStudy, LandscapeStudy, StudyOf
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
+from distrib.errors import DistribError
 from distrib.evaluation.attacks import Evaluation, EvaluationPlan
 from distrib.models import Model
 from distrib.models.parts import check_parts
@@ -357,6 +358,14 @@ def with_data(job: Any) -> Iterator[Any]:
 def dump(job: Value) -> dict:
     """The job as plain JSON values."""
     return job.model_dump(mode="json")
+
+
+def completed(record: dict) -> dict:
+    """The dumped job ``record`` with fields that came later at their defaults; as it is where it is no job of today."""
+    try:
+        return dump(JOB.validate_json(json.dumps(record)))
+    except (ValidationError, DistribError):
+        return record
 
 
 def digest(job: Value) -> str:

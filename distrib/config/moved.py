@@ -55,8 +55,6 @@ def renewed(job: dict) -> dict:
     job = copy.deepcopy(job)
     for _, part in _parts(job):
         _move(part)
-        if "method" in part:
-            part.setdefault("label_smoothing", 0.0)  # an objective, before it had any
         if names := _of_landscape(part):
             part["attack"] = ADDED | {name: part.pop(name) for name in names}
     if space := _space(job):

@@ -33,7 +33,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distrib.config.differences import differences
-from distrib.config.job import AnyRun, Run, dump, with_data
+from distrib.config.job import AnyRun, Run, completed, dump, with_data
 from distrib.config.moved import renewed
 from distrib.data.source import TorchvisionData
 from distrib.errors import InputError, JobError
@@ -138,7 +138,7 @@ def read_record(folder: Path) -> dict | None:
     """
     try:
         record = json.loads((folder / "job.json").read_bytes())
-        return record | {"job": renewed(record["job"])} if isinstance(record["job"], dict) else None
+        return record | {"job": completed(renewed(record["job"]))} if isinstance(record["job"], dict) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

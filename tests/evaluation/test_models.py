@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from distrib.attack import FGSM, Adversary
@@ -15,6 +14,7 @@ from distrib.data.beton import DataCard, open_split
 from distrib.errors import CheckpointError
 from distrib.evaluation.models import Exported, Weights, fingerprint
 from distrib.models import SmallCNN
+from distrib.models.weights import save_weights
 from distrib.noise import Noise
 from distrib.threat import Linf
 
@@ -32,7 +32,7 @@ def trained() -> nn.Module:
 @pytest.fixture(scope="module")
 def weights(trained: nn.Module, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     path = tmp_path_factory.mktemp("subject") / "weights.safetensors"
-    save_file(trained.state_dict(), path)
+    save_weights(trained, path)
     return Weights.of(VALUE.model_dump(mode="json"), open_split(digits, "test", "evaluation").card, path)
 
 
@@ -53,7 +53,7 @@ def test_a_model_is_known_by_its_tensors_in_whatever_form(weights: Weights, prog
     other = weights.load(CPU)
     with torch.no_grad():
         next(other.parameters())[0] += 1e-3
-    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    save_weights(other, tmp_path / "other.safetensors")
     assert fingerprint(replace(weights, path=tmp_path / "other.safetensors")) != fingerprint(weights)
 
 
