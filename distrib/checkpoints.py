@@ -8,6 +8,7 @@ state.json.sha256       of state.json
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -227,8 +228,11 @@ def history(run: Path, say: Callable[[str], None]) -> list[dict]:
 def epoch_score(epoch: dict, floor: float) -> float:
     """What an epoch with these metrics is worth: its validation robust accuracy.
 
-    Where its clean accuracy is under ``floor`` it is worth less than 0, and the less the further below.
+    Where its clean accuracy is under ``floor`` it is worth less than 0, and the less the further below; minus infinity
+    where it was not validated.
     """
+    if ROBUST not in epoch:
+        return -math.inf
     clean, robust = epoch[CLEAN], epoch[ROBUST]
     return robust if clean >= floor else clean - floor - 1
 
@@ -237,7 +241,7 @@ def ranking(history: list[dict], floor: float) -> list[int]:
     """Every epoch (from 1), the best one first: by :func:`epoch_score`, then clean accuracy; the later of equals."""
     return sorted(
         range(1, len(history) + 1),
-        key=lambda epoch: (epoch_score(history[epoch - 1], floor), history[epoch - 1][CLEAN], epoch),
+        key=lambda epoch: (epoch_score(history[epoch - 1], floor), history[epoch - 1].get(CLEAN, 0.0), epoch),
         reverse=True,
     )
 

@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, each followed by validation. It knows no Ray, no MLflow and no files."""
+"""The loop: epochs of steps, followed by validation. It knows no Ray, no MLflow and no files."""
 
 import time
 from collections.abc import Iterator
@@ -79,23 +79,20 @@ def epochs(
                 f"the weights are no longer finite after epoch {epoch + 1} (learning rate {lr:.3g}); lower optim.lr, "
                 "set optim.clip_norm, or warm up"
             )
+        metrics = {"train_loss": loss / count, "train_accuracy": correct / count}
         began = time.perf_counter()
-        clean, robust = validation.accuracy(state.judged, world)
-        yield EpochEnd(
-            epoch + 1,
-            {
-                "train_loss": loss / count,
-                "train_accuracy": correct / count,
-                "validation_clean_accuracy": clean,
-                "validation_robust_accuracy": robust,
-                "learning_rate": lr,
-                "images_per_second": count / seconds,
-                "data_wait_share": waiting,
-                "num_workers": world.size,
-                "train_seconds": seconds,
-                "validation_seconds": time.perf_counter() - began,
-            },
-        )
+        if (epoch + 1) % validation.every == 0 or epoch + 1 == state.optim.epochs:
+            clean, robust = validation.accuracy(state.judged, world)
+            metrics |= {"validation_clean_accuracy": clean, "validation_robust_accuracy": robust}
+        metrics |= {
+            "learning_rate": lr,
+            "images_per_second": count / seconds,
+            "data_wait_share": waiting,
+            "num_workers": world.size,
+            "train_seconds": seconds,
+            "validation_seconds": time.perf_counter() - began,
+        }
+        yield EpochEnd(epoch + 1, metrics)
 
 
 @dataclass
@@ -107,6 +104,8 @@ class ValidationSet:
     adversary: Adversary
     seed: int
     batch_size: int = 250
+    every: int = 1
+    """Epochs from one to the next; the last one is always validated."""
 
     @exact_float32()
     def accuracy(self, model: nn.Module, world: World) -> tuple[float, float]:

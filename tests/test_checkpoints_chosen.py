@@ -112,6 +112,14 @@ def test_the_best_epoch_is_the_last_of_the_highest(scores: tuple[float, ...], ep
     assert best_epoch(history(*scores), 0.0) == epoch
 
 
+def test_an_epoch_that_was_not_validated_is_best_only_while_none_was():
+    """Also against one whose clean accuracy is under the floor."""
+    bare = {"train_loss": 1.0}
+    for validated in ({ROBUST: 0.0, CLEAN: 0.0}, {ROBUST: 0.5, CLEAN: 0.6}):
+        assert best_epoch([bare, validated, bare], 0.7) == 2
+    assert best_epoch([bare, bare], 0.0) == 2, "the newest"
+
+
 @pytest.mark.parametrize(("clean", "epoch"), [((0.7, 0.9, 0.8), 2), ((0.9, 0.9, 0.8), 2), ((0.9, 0.7, 0.8), 1)])
 def test_of_equally_robust_epochs_the_one_with_the_higher_clean_accuracy_is_best(clean: tuple[float, ...], epoch: int):
     epochs = [{ROBUST: 0.5, CLEAN: one} for one in clean]

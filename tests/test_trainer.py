@@ -114,6 +114,16 @@ def test_epochs_report_what_they_did(digits: Path):
     assert list(run.reports()) == []  # it is done
 
 
+@pytest.mark.parametrize(("every", "validated"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (9, [3])])
+def test_every_so_many_epochs_are_validated_and_the_last_always(digits: Path, every: int, validated: list[int]):
+    run = Run(digits, SGD_JOB, objective=Natural(method="natural"))
+    run.validation.every = every
+    history = run.history()
+    assert [number for number, one in enumerate(history, 1) if "validation_robust_accuracy" in one] == validated
+    assert [number for number, one in enumerate(history, 1) if "validation_clean_accuracy" in one] == validated
+    assert history[-1] == Run(digits, SGD_JOB, objective=Natural(method="natural")).history()[-1]
+
+
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize(
     ("objective", "build"),

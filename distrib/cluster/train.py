@@ -64,7 +64,11 @@ def worker(config: dict) -> None:
     held_out = open_split(data, "validation", "training")
     readers = [open_reader(split, job.loader, job.cluster.cpus_per_worker) for split in (train, held_out)]
     validation = trainer.ValidationSet(
-        readers[1], chosen(held_out.card.count, job.validation.max_examples, job.seed), job.examiner, job.seed
+        readers[1],
+        chosen(held_out.card.count, job.validation.max_examples, job.seed),
+        job.examiner,
+        job.seed,
+        every=job.validation.every,
     )
     height, width, channels = train.card.image
     for phase, part in order.phases.items():

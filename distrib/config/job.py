@@ -42,6 +42,8 @@ class Validation(Value):
     """How it looks for the worst image; if left out: PGD-10, whatever training uses."""
     max_examples: Annotated[int, Field(ge=1)] = 1000
     """How many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
+    every: Annotated[int, Field(ge=1)] = 1
+    """Epochs from one comparison to the next; the last epoch always takes part."""
     min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     """An epoch below it is not chosen as the best one while there is one above it."""
 

@@ -21,6 +21,8 @@ class EpochLog:
         """Those that MLflow has not taken yet."""
         self.shown = 0.0
         self.last: dict[str, dict] = {}
+        self.validated: dict[str, dict] = {}
+        """Of each phase the last epoch, and the last one that was validated."""
         self.nodes: dict[int, str] = {}
         self.lock = threading.RLock()
         """The workers are heard in one thread; another one catches up at the end."""
@@ -50,6 +52,8 @@ class EpochLog:
         """Logs one epoch, unless it was logged before, with those that could not be until now."""
         with self.lock:
             self.last[phase] = metrics
+            if "validation_robust_accuracy" in metrics:
+                self.validated[phase] = metrics
             if epoch > self.epochs.get(phase, 0):
                 self.epochs[phase] = epoch
                 at = now()
@@ -69,9 +73,9 @@ class EpochLog:
 
     def latest(self, phase: str) -> str:
         """The last validation, for the bar."""
-        if phase not in self.last:
+        if phase not in self.validated:
             return ""
-        found = self.last[phase]
+        found = self.validated[phase]
         return f", clean {found['validation_clean_accuracy']:.1%}, robust {found['validation_robust_accuracy']:.1%}"
 
     def tell(self, phase: str, epoch: int, epochs: int) -> None:
@@ -80,11 +84,13 @@ class EpochLog:
         if moment - self.shown < 5 and epoch != epochs:
             return
         self.shown = moment
-        found = self.last[phase]
-        clean, robust = found["validation_clean_accuracy"], found["validation_robust_accuracy"]
+        found, validation = self.last[phase], "not validated"
+        if "validation_robust_accuracy" in found:
+            clean, robust = found["validation_clean_accuracy"], found["validation_robust_accuracy"]
+            validation = f"validation clean {clean:.2%} robust {robust:.2%}"
         self.display.say(
-            f"{phase} epoch {epoch}/{epochs}: loss {found['train_loss']:.4f}, validation clean {clean:.2%} robust "
-            f"{robust:.2%}, {found['images_per_second']:.0f} images/s, waiting for data {found['data_wait_share']:.1%}"
+            f"{phase} epoch {epoch}/{epochs}: loss {found['train_loss']:.4f}, {validation}, "
+            f"{found['images_per_second']:.0f} images/s, waiting for data {found['data_wait_share']:.1%}"
         )
 
 

@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog
 
@@ -99,3 +101,22 @@ def test_tags_that_could_not_be_sent_are_sent_when_the_server_answers():
         end(journal)
         journal.settle()
         assert server.found == [{"distrib.nodes": "a", "distrib.precision": "float32"}], "those that train now, once"
+
+
+def test_the_bar_keeps_the_last_validation_and_the_line_says_where_there_was_none(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    said: list[str] = []
+    display = Display()
+    monkeypatch.setattr(display, "say", said.append)
+    journal = EpochLog(Slow(), display)  # pyright: ignore[reportArgumentType]
+    plain = {"train_loss": 1.0, "images_per_second": 9.0, "data_wait_share": 0.0}
+    validated = plain | {"validation_clean_accuracy": 0.75, "validation_robust_accuracy": 0.5}
+    assert journal.latest("robust") == ""
+    for epoch, metrics in enumerate((validated, plain), 1):
+        journal.add("robust", epoch, metrics)
+        journal.shown = -9.0  # long ago
+        journal.tell("robust", epoch, 9)
+    assert journal.latest("robust") == ", clean 75.0%, robust 50.0%"
+    first, second = said
+    assert "validation clean 75.00% robust 50.00%" in first and "not validated" in second
