@@ -48,6 +48,9 @@ class Fgsm(_Attack):
 class _Climb(PGD, _Attack):
     """The attack of a training, in an evaluation: on the judged model or on another."""
 
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")] | None = None
+    """Stands behind its name in tables, where two would else have one: pgd-20-LABEL."""
+
     @model_validator(mode="after")
     def _each_alone(self) -> "_Climb":
         if self.batch_norm == "train":
@@ -59,6 +62,11 @@ class Pgd(_Climb):
     """PGD; the final iterate counts, the worst of the restarts. Its fields are those of a training's attack."""
 
     attack: Literal["pgd"]
+
+    @property
+    def name(self) -> str:
+        """In tables: pgd-20, pgd-20-LABEL."""
+        return _labelled(super().name, self.label)
 
     @property
     def pgd(self) -> PGD:
@@ -83,7 +91,7 @@ class Transfer(_Climb):
     @property
     def name(self) -> str:
         """In tables: transfer-mnist-b-1-pgd-40, transfer-robust-epoch-00014-3f9a1c-pgd-40."""
-        return f"transfer-{_slug(self.source)}-{self.pgd.name}"
+        return _labelled(f"transfer-{_slug(self.source)}-{self.pgd.name}", self.label)
 
 
 class Square(_Attack):
@@ -144,6 +152,10 @@ WITHOUT_GRADIENT = (RandomNoise, Square, Transfer, Stored)
 """Attacks that do not use the judged model's gradient."""
 
 
+def _labelled(name: str, label: str | None) -> str:
+    return f"{name}-{label}" if label else name
+
+
 def _slug(text: str) -> str:
     """The end of an address as one word: models:/mnist/3 -> mnist-3; a path's with a mark, for ends are often alike."""
     parts = PurePath(text.removeprefix("models:/")).parts[-2:]
@@ -178,7 +190,7 @@ def once(attacks: Sequence[EvaluationAttack]) -> None:
     names = [attack.name for attack in attacks]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ValueError(f"the attack {min(twice)} is listed twice")
+        raise ValueError(f"the attack {min(twice)} is listed twice; leave one out, or tell them apart by a label")
 
 
 def attacks_of(tier: Tier, grey: bool, sources: Sequence[str] = ()) -> tuple[EvaluationAttack, ...]:

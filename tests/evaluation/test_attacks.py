@@ -4,7 +4,16 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from distrib.attack import FGSM, PGD, OfEpsilon
-from distrib.evaluation.attacks import AutoAttack, Evaluation, EvaluationAttack, Fgsm, Pgd, attacks_of, tier_of
+from distrib.evaluation.attacks import (
+    AutoAttack,
+    Evaluation,
+    EvaluationAttack,
+    Fgsm,
+    Pgd,
+    Transfer,
+    attacks_of,
+    tier_of,
+)
 from distrib.threat import L2, Linf
 
 ATTACK = TypeAdapter(EvaluationAttack)
@@ -86,6 +95,18 @@ def test_the_same_attack_twice_is_refused(attack: EvaluationAttack):
     other = attack.model_copy(update={"n": 10})
     with pytest.raises(ValidationError, match=f"the attack {attack.name} is listed twice"):
         Evaluation(attacks=(attack, Fgsm(attack="fgsm", n=3) if attack.attack == "pgd" else pgd(7), other))
+
+
+def test_two_that_differ_in_their_step_are_told_apart_by_a_label():
+    """Behind the name, so that none passes for a stronger attack."""
+    plain, other = (
+        Pgd(attack="pgd", num_steps=20, step_size=k / 255, label=label) for k, label in ((1, None), (2, "step-2"))
+    )
+    with pytest.raises(ValidationError, match=r"pgd-20 is listed twice; .* by a label"):
+        Evaluation(attacks=(plain, other.model_copy(update={"label": None})))
+    assert [one.name for one in Evaluation(attacks=(plain, other)).attacks] == ["pgd-20", "pgd-20-step-2"]
+    transfer = Transfer(attack="transfer", source="models:/a/1", label="b")
+    assert transfer.name == "transfer-a-1-pgd-40-b"
 
 
 def names(tier: str | None, grey: bool = True, **fields) -> list[str]:
