@@ -32,8 +32,9 @@ format: setup  ## write the format, and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup   ## the training step against the textbook loop; the others in benchmarks/ want real data or a model
-	$(BIN)/python benchmarks/training_step.py $(ARGS)
+bench: setup   ## measure: the step against other libraries, and more; ARGS="step --quick" chooses, ARGS=--help lists
+	@tools/bench-setup || echo "make bench: goes on without them"
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 picture: setup  ## draw the README's picture of the default run, which must be complete
 	$(BIN)/python benchmarks/picture.py runs/digits docs/digits.svg

@@ -1,0 +1,50 @@
+"""The benchmarks: one command, a Markdown table for each section, to stand in docs/results.md.
+
+    make bench [ARGS="step ceiling --quick"]        python -m benchmarks.bench [SECTION ...] [--quick] [--rounds N]
+
+Sections, in their order; all of them if none is named:
+"""
+
+import argparse
+import sys
+import time
+from importlib import import_module
+
+from benchmarks.bench.report import Options, machine
+
+SECTIONS = {
+    "step": "the training step against textbook PGD, torchattacks, foolbox and ART",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the sections and prints their tables; the exit status is 1 if one of them failed."""
+    listed = "\n".join(f"    {name:12}{what}" for name, what in SECTIONS.items())
+    words = argparse.ArgumentParser(
+        "make bench", description=f"{__doc__}\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    words.add_argument("--quick", action="store_true", help="toy sizes: seconds, to see that everything works")
+    words.add_argument("--rounds", type=int, help="how often each thing is measured")
+    given = words.parse_args(arguments)
+    unknown = [name for name in given.sections if name not in SECTIONS]
+    if unknown:
+        words.error(f"there is no section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
+    options = Options(given.quick, given.rounds)
+    print(f"{machine()}\n", flush=True)
+    failed = False
+    for name in given.sections or SECTIONS:
+        began = time.perf_counter()
+        print(f"## {name}: {SECTIONS[name]}\n", flush=True)
+        try:
+            for table in import_module(f"benchmarks.bench.{name}").measure(options):
+                print(table.markdown(), flush=True)
+        except Exception as error:  # one section that fails here (no FFCV, no room) must not cost the others
+            failed = True
+            print(f"{name} failed: {type(error).__name__}: {error}\n", flush=True)
+        print(f"({name} took {time.perf_counter() - began:.0f} s)\n", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
