@@ -6,6 +6,7 @@ Sections, in their order; all of them if none is named:
 """
 
 import argparse
+import signal
 import sys
 import time
 from importlib import import_module
@@ -14,6 +15,7 @@ from benchmarks.bench.report import Options, machine
 
 SECTIONS = {
     "step": "the training step against textbook PGD, torchattacks, foolbox and ART",
+    "ceiling": "the step against the rate of the network's own convolutions",
 }
 
 
@@ -46,5 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed)
 
 
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt  # what a section has started ends with it
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())

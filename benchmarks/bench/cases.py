@@ -12,7 +12,7 @@ from distrib.models import Model, PaperCNN, PreActResNet, SmallCNN
 from distrib.noise import Noise
 from distrib.objective import Madry
 from distrib.optim import SGD
-from distrib.precision import Precision, emulated
+from distrib.precision import Format, emulated, format_of
 from distrib.state import State
 from distrib.step import update
 from distrib.threat import Linf
@@ -54,7 +54,7 @@ class Case:
         y = torch.randint(0, 10, (self.batch_size,), generator=draw)
         return Batch(x.to(DEVICE), y.to(DEVICE), torch.arange(self.batch_size, device=DEVICE))
 
-    def state(self, precision: Precision) -> State:
+    def state(self, precision: Format) -> State:
         """What distrib trains."""
         sgd = SGD(name="sgd", lr=LR, momentum=MOMENTUM, epochs=10, batch_size=self.batch_size)
         return State(self.model(), sgd, steps_per_epoch=1000, world=World(device=DEVICE), precision=precision)
@@ -74,10 +74,10 @@ CASES = (
 TOY = (Case("small_cnn", SmallCNN(), (1, 12, 12), 2, 0.3, 4, 2),)
 
 
-def precisions() -> dict[str, Precision]:
+def precisions() -> dict[str, Format]:
     """The precisions that distrib is measured in, by the name of their row; none that this processor imitates."""
-    default = Train.model_fields["precision"].default
-    names: tuple[Precision, ...] = ("float32", "bfloat16")
+    default = format_of(Train.model_fields["precision"].default, World(device=DEVICE))
+    names: tuple[Format, ...] = ("float32", "bfloat16")
     measured = [name for name in names if not emulated(name, DEVICE)]
     return {f"distrib, {name}{' (the default)' if name == default else ''}": name for name in measured}
 

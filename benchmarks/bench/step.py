@@ -10,6 +10,7 @@ from benchmarks.bench import peers
 from benchmarks.bench.cases import CASES, TOY, Case, precisions, take_step
 from benchmarks.bench.report import Options, Table, spread
 from benchmarks.bench.rounds import Work, alternate
+from distrib.precision import Format
 
 
 def measure(options: Options) -> list[Table]:
@@ -33,6 +34,6 @@ def _table(case: Case, rounds: int) -> Table:
     return Table(case.title, how.strip(), ("step", "images/s, median", "best", "times the fastest peer"), rows)
 
 
-def _own(case: Case, precision) -> Work:
+def _own(case: Case, precision: Format) -> Work:
     state, batch, objective = case.state(precision), case.batch(), case.objective()
     return lambda: take_step(state, batch, objective)

@@ -53,6 +53,26 @@ def test_the_textbook_reaches_the_edge_of_the_ball(monkeypatch):
         peers.step_of("idle", TOY[0])
 
 
+def test_the_share_of_the_ceiling_counts_every_pass(capsys, monkeypatch):
+    """num_steps + 1 passes forward and back to the images; the last also to the weights, and not to the images."""
+    from benchmarks.bench import ceiling
+    from benchmarks.bench.cases import TOY
+
+    case, found = TOY[0], ceiling.convolutions(TOY[0])
+    assert [tuple(one.shape) for one in found] == [(4, 1, 12, 12), (4, 16, 6, 6)]
+    sides, first, layers = (6, 3), 16 * 16 * 36, (32 * 9, 100)
+    convolved = sum(side**2 * one.layer.weight.numel() for side, one in zip(sides, found, strict=True))
+    forward = 2 * case.batch_size * (convolved + layers[0] * layers[1] + layers[1] * 10)
+    flops = 2 * case.num_steps * forward + 3 * forward - 2 * case.batch_size * first
+    assert ceiling.flops_of(ceiling._step(case, "float32")) == flops
+
+    times, rates = ceiling._measured(case, found, "float32", 2)
+    assert len(times) == len(rates) == 2 and min(*times, *rates) > 0
+    monkeypatch.setattr(ceiling, "_measured", lambda *given: ([0.5, 0.25], [flops / 0.125] * 2))
+    header, _, *rows = told(capsys, "ceiling")
+    assert header[-1] == "share" and rows and all(row[-1] == "38 (25 to 50) %" for row in rows)
+
+
 def test_works_take_turns_and_every_other_round_is_backwards():
     from benchmarks.bench.rounds import alternate
 
