@@ -155,13 +155,20 @@ class Copied:
             x_adv = self._work(kind)
         return graph.replay, x_adv
 
-    def differing(self, batch: Batch, kind: Kind) -> float:
-        """The share of pixels that the step makes otherwise than eager code does, from the same weights."""
+    def against_eager(self, batch: Batch, kind: Kind) -> tuple[float, float]:
+        """Of the images that the step makes and those of eager code, from the same weights: the share of pixels that
+        differ (fused code rounds less often, and a sign may turn), and the ratio of their losses, which must be near 1.
+        """
         self.hold(batch, kind)
         assert self.held is not None
+        _, _, y = self.held
         self.refresh()
+        before = copy.deepcopy(self.low)
         expected = self.plain_attack(*self.held, kind).clone()
-        return (self.step(batch, kind) != expected).float().mean().item()
+        x_adv = self.step(batch, kind)
+        with torch.no_grad():
+            made, meant = (F.cross_entropy(before(x.to(LOW)).float(), y) for x in (x_adv, expected))
+        return (x_adv != expected).float().mean().item(), (made / meant).item()
 
 
 def _floats(model: nn.Module) -> list[Tensor]:

@@ -222,7 +222,8 @@ def _measured(way: Way, case: Case, setting: Setting, batch: Batch) -> Iterator[
             cells["GB"] = torch.cuda.max_memory_allocated() / 1e9
         owner = getattr(step, "__self__", None)
         if isinstance(owner, Copied):
-            cells["%_of_pixels_unlike_eager"] = 100 * owner.differing(batch, kind)
+            share, ratio = owner.against_eager(batch, kind)
+            cells |= {"%_of_pixels_unlike_eager": 100 * share, "loss_over_eager's": ratio}
         yield kind, cells
 
 

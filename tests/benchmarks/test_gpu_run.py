@@ -53,7 +53,8 @@ runpy.run_module("benchmarks.gpu", run_name="__main__")
     }
     assert all(row["holds"] for row in rows["Device against CPU"]) and len(rows["Device against CPU"]) > 30
     assert len({row["step"] for row in rows["Steps"]}) == 11
-    assert {row["%_of_pixels_unlike_eager"] for row in rows["Steps"] if "experiment" in row["step"]} == {0.0}
+    experiments = [row for row in rows["Steps"] if "experiment" in row["step"]]
+    assert {(row["%_of_pixels_unlike_eager"], row["loss_over_eager's"]) for row in experiments} == {(0.0, 1.0)}
     assert [row["n"] for row in rows["All test images"]] == [40, 40] and rows["Square"][-1]["n"] == 8
     assert found["facts"]["PGD_20_%"] == 100 * min(row["robust_accuracy"] for row in rows["All test images"])
     text = (tmp_path / "results.md").read_text()
