@@ -16,6 +16,10 @@ from benchmarks.bench.report import Options, machine
 SECTIONS = {
     "step": "the training step against textbook PGD, torchattacks, foolbox and ART",
     "ceiling": "the step against the rate of the network's own convolutions",
+    "overhead": "Ray Train, MLflow and checkpoints against the bare loop",
+    "workers": "two workers against one",
+    "loader": "the loader alone, and the share of training that waits for it",
+    "startup": "where the time of make train goes, and what the imports cost",
 }
 
 

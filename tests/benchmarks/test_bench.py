@@ -1,10 +1,16 @@
 """make bench: every section runs at its toy size, and figures of one round are compared with each other."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from distrib import checkpoints
+from distrib.commands.prepare import prepared
+from distrib.config.file import parse
+from distrib.tracking.display import Display
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,3 +111,78 @@ def test_a_section_that_fails_does_not_cost_the_others(capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.bench.step.measure", broken)
     assert bench.main(["step", "--quick"]) == 1
     assert "step failed: OSError: no room" in capsys.readouterr().out
+
+
+def ran(tmp_path: Path, rate: float = 100.0) -> "object":
+    """A run of three epochs, as its records would tell it."""
+    from benchmarks.bench.runs import Ran
+
+    history = [{"train_seconds": 2.0, "images_per_second": rate} for _ in range(3)]
+    timings = {"prepare": 1.0, "ray_start": 4.0, "mlflow_start": 2.0, "workers_start": 10.0, "first_step": 15.0}
+    timings |= {"train": 30.0, "evaluate": 20.0, "register": 3.0}
+    return Ran({"seconds": 61.5, "timings": timings}, 70.0, history, [10.0, 12.5, 15.5])
+
+
+def test_an_epoch_of_a_run_is_from_checkpoint_to_checkpoint_and_of_a_loop_from_end_to_end(tmp_path: Path):
+    from benchmarks.bench.loops import built
+    from benchmarks.bench.overhead import bare
+    from benchmarks.bench.runs import Ran, epochs, training
+
+    job = parse(training(tmp_path, "short", quick=True), [], "the job").resolved()
+    data = prepared(job, Display())
+    times = bare(job, data)
+    assert len(times.steps) == len(times.whole) == 2, "of three epochs the first is left out"
+    assert all(0 < steps < whole for steps, whole in zip(times.steps, times.whole, strict=True))
+
+    state, _, _ = built(job, data)
+    for epoch in (1, 2):
+        folder = checkpoints.folder_for(tmp_path / "trained", epoch)
+        checkpoints.save_checkpoint(state, folder, [{"train_seconds": 1.0}] * epoch, {}, "a digest")
+        os.utime(folder / "state.json", (0, 7 + 3 * epoch))
+    history, ends = epochs(tmp_path / "trained")
+    assert (history, ends) == ([{"train_seconds": 1.0}] * 2, [10.0, 13.0])
+    assert Ran({}, 0, history, ends).epoch_seconds == [3.0]
+
+
+def test_a_job_that_fails_is_told_in_its_own_words(tmp_path: Path):
+    from benchmarks.bench.runs import run
+
+    with pytest.raises(RuntimeError, match="kind"):
+        run({"kind": "trian", "name": "wrong"}, tmp_path)
+
+
+def test_the_overhead_is_over_the_bare_loop_before_and_after(capsys, monkeypatch, tmp_path: Path):
+    from benchmarks.bench import overhead
+
+    jobs, loops = [], [overhead.Times([1.6, 1.6], [2.5, 2.5]), overhead.Times([2.0, 2.0], [2.5, 2.5])]
+    monkeypatch.setattr(overhead, "run", lambda job, folder: jobs.append(job) or ran(tmp_path))
+    monkeypatch.setattr(overhead, "bare", lambda job, data: loops.pop(0))
+    header, _, *rows = told(capsys, "overhead")
+    assert header[1:] == ["steps", "with validation and records"] and jobs[0]["cluster"]["num_workers"] == 1
+    assert [row[0] for row in rows] == ["bare loop, before", "distrib run", "bare loop, after", "overhead"]
+    assert rows[1][1:] == ["2.00 (2.00 to 2.00)", "2.75 (2.50 to 3.00)"]
+    assert rows[3][1:] == ["+11.1 % (+0.0 to +25.0)", "+10.0 % (+10.0 to +10.0)"]
+
+
+def test_two_workers_are_compared_with_one(capsys, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(
+        "benchmarks.bench.workers.run",
+        lambda job, folder: ran(tmp_path, 100.0 * 0.9 ** (job["cluster"]["num_workers"])),
+    )
+    _, _, *rows = told(capsys, "workers")
+    assert [row[2] for row in rows] == ["1", "0.90 (0.90 to 0.90)"]
+
+
+def test_the_parts_of_the_start_add_up(capsys, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("benchmarks.bench.startup.run", lambda *given: ran(tmp_path))
+    rows = {row[0]: row[1] for row in told(capsys, "startup")}
+    assert rows["imports, and the end of the process"] == "8.5" and rows["none of these"] == "1.5"
+    assert rows["**to the first step**"] == "30.5" and rows["**the whole command**"] == "70.0"
+    assert list(rows).index("- first step") == list(rows).index("train") + 2
+    assert float(rows["distrib.cli.main"]) > 0
+
+
+def test_the_loader_is_measured_alone_and_in_training(capsys):
+    header, _, *rows = told(capsys, "loader")
+    assert header[2:] == ["images/s alone", "waiting in training"] and [row[0] for row in rows] == ["memory", "memory"]
+    assert all(float(row[2].replace(",", "")) > 0 and 0 <= float(row[3].split()[0]) < 100 for row in rows)
