@@ -13,6 +13,10 @@ from distrib.models.layers import GlobalMean, ImageShape, Normalise, PerImage, W
 from distrib.values import Value
 
 Activation = Callable[[], nn.Module]
+ActivationName = Literal["relu", "leaky_relu", "silu"]
+ACTIVATIONS: dict[ActivationName, Activation] = {
+    "relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.1), "silu": nn.SiLU,
+}  # fmt: skip
 
 
 class Unit(nn.Module):
@@ -86,6 +90,8 @@ class PreActResNet(Value):
     """How many layers have weights, not counting shortcuts."""
     stem_stride: Literal[1, 2] = 1
     """The stride of the first convolution: 2 halves the image (and its kernel is 4x4, not 3x3)."""
+    activation: ActivationName = "relu"
+    """The nonlinearity; leaky_relu has slope 0.1, silu is smooth (Xie et al., arXiv 2006.14536)."""
     width: Width = 1.0
     """Multiplies the channels of the stem and of all groups."""
 
@@ -99,7 +105,7 @@ class PreActResNet(Value):
         units = {14: (2, 2, 2), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth]
         groups = list(zip(sizes, units, strict=False))
         stem = nn.Conv2d(image[0], sizes[0], 2 + self.stem_stride, self.stem_stride, padding=1, bias=False)
-        return residual_net(Normalise(image[0], mean, std), stem, groups, nn.ReLU, num_classes)
+        return residual_net(Normalise(image[0], mean, std), stem, groups, ACTIVATIONS[self.activation], num_classes)
 
 
 class WideResNet(Value):
@@ -120,8 +126,8 @@ class WideResNet(Value):
     """How many layers have weights: 6n + 4, at least 10."""
     width: Width = 10.0
     """The widening factor: it multiplies the channels of all groups, not those of the stem."""
-    activation: Literal["relu", "leaky_relu"] = "relu"
-    """The nonlinearity; leaky_relu has slope 0.1."""
+    activation: ActivationName = "relu"
+    """The nonlinearity; leaky_relu has slope 0.1, silu is smooth (Xie et al., arXiv 2006.14536)."""
     normalisation: Literal["dataset", "per_image"] = "dataset"
     """By the data set's mean and std, or each image by its own (mean and std are then not used)."""
 
@@ -143,5 +149,4 @@ class WideResNet(Value):
         normalise = Normalise(image[0], mean, std) if self.normalisation == "dataset" else PerImage()
         stem = nn.Conv2d(image[0], 16, 3, padding=1, bias=False)
         groups = [(channels(base, self.width), (self.depth - 4) // 6) for base in (16, 32, 64)]
-        activation = partial(nn.LeakyReLU, 0.1) if self.activation == "leaky_relu" else nn.ReLU
-        return residual_net(normalise, stem, groups, activation, num_classes)
+        return residual_net(normalise, stem, groups, ACTIVATIONS[self.activation], num_classes)

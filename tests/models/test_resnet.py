@@ -91,6 +91,16 @@ def test_paper_options():
     assert not any(isinstance(module, (nn.LeakyReLU, PerImage)) for module in plain.modules())
 
 
+@pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("silu", nn.SiLU)])
+@pytest.mark.parametrize(
+    "value", [PreActResNet(width=0.125), WideResNet(depth=10, width=0.1)], ids=lambda value: value.arch
+)
+def test_the_named_activation_is_everywhere(value: PreActResNet | WideResNet, name, kind: type[nn.Module]):
+    net = value.model_copy(update={"activation": name}).build(*CIFAR)
+    found = {type(module) for module in net.modules() if isinstance(module, (nn.ReLU, nn.LeakyReLU, nn.SiLU))}
+    assert found == {kind}
+
+
 def test_convolutions_keep_the_variance():
     """He initialisation, fan-out: std sqrt(2 / (9 * channels out)), measured to 2%."""
     torch.manual_seed(0)
