@@ -77,7 +77,7 @@ class PreActResNet(Value):
     """The CIFAR form of PreActResNet-18 and -34: 3x3 stem, no max pooling, four groups of 64, 128, 256, 512 channels.
 
     Depth 14 leaves out the last group. With ``stem_stride: 2`` the stem is 4x4 and halves the image, which takes a
-    quarter of the operations: more epochs in the same time are worth more than the pixels while epochs are few.
+    quarter of the operations.
 
     Depth 18 has 11,172,170 parameters on 3x32x32 with 10 classes. The usual PyTorch source, kuangliu/pytorch-cifar
     (models/preact_resnet.py), has 11,171,146: it leaves out the norm and relu after the last unit, which He et al.
