@@ -103,3 +103,23 @@ def test_a_loss_that_is_not_finite_ends_the_step_before_the_weights_move(linear,
     with pytest.raises(NonFiniteLoss, match=r"step 0 .*lower optim\.lr"):
         update(state, data, objective, Noise.of(data.index, 0), 1.0)
     assert torch.equal(state.model[1].weight, torch.eye(2, 4)) and state.step == 0
+
+
+def test_in_bfloat16_the_adversary_meets_the_weights_of_this_very_step_rounded(linear):
+    """Rounded anew at each step: those of the step before would be another network."""
+    model = linear(torch.tensor([[0.5, -1.0, 0.25, 2.0], [-0.5, 1.0, 1.0, -1.0]]), torch.tensor([0.1, -0.2]))
+    sgd = SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, batch_size=6)
+    state, data, met = State(model, sgd, steps_per_epoch=10, precision="bfloat16"), batch(), []
+
+    class Adversary(Madry):
+        def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
+            met.append(
+                (model.get_submodule("1").weight.clone(), state.model.get_submodule("1").weight.detach().clone())
+            )
+            return super().perturb(model, x, y, noise, epsilon_scale)
+
+    for step in range(3):
+        update(state, data, Adversary(method="madry", threat=Linf(epsilon=0.1)), Noise.of(data.index, step), 1.0)
+    for low, exact in met:
+        assert low.dtype == torch.bfloat16 and torch.equal(low, exact.bfloat16())
+    assert not torch.equal(met[0][1], met[2][1])
