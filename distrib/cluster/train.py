@@ -49,6 +49,9 @@ class WorkOrder:
     """What is trained one after the other, by name; each has its checkpoints in ``run / name``."""
     label: str = ""
     """Stands before the name of the phase in what the workers post: the trial of a search."""
+    reports: bool = False
+    """Whether every epoch is reported to Ray Train, for callbacks. Its controller takes one report of each worker at
+    every look (``RAY_TRAIN_HEALTH_CHECK_INTERVAL_S``), and the workers wait: short epochs would last as long."""
 
 
 def worker(config: dict) -> None:
@@ -101,7 +104,7 @@ def worker(config: dict) -> None:
             tell(Note(f"precision: this CPU has no {precision} in hardware and is slow at it; set it to float32"))
         numbers = begin_training(precision, device)
         tell(Started(world.rank, world.size, node, str(device), numbers, len(history), reader))
-        if len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
+        if order.reports and len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
         try:
             for report in trainer.epochs(state, loader, part.objective, part.seed, validation):
@@ -115,7 +118,10 @@ def worker(config: dict) -> None:
                     save_checkpoint(state, folder, history, dump(part), digest(part))
                     checkpoints.prune(run, history, part.keep_checkpoints, part.validation.min_clean_accuracy)
                     tell(report)
-                ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
+                if order.reports:
+                    ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
+                else:
+                    world.barrier()  # and here: no rank goes on before the epoch is stored
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{phase} training: {error}; {_last_good(run)}") from None
 

@@ -47,7 +47,7 @@ def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, 
             trials.run(trial.number).mkdir(parents=True, exist_ok=True)
             write_bytes(trials.run(trial.number) / ERROR_FILE, str(error).encode())
             return {"number": trial.number, "work": None}
-        told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/")
+        told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/", reports=True)
         return {"number": trial.number, "work": TrialConfig(told, slots.use_gpu, job.score, trials.units)}
 
     left = [trial for trial in trials.values() if not trial.ended]

@@ -24,15 +24,16 @@ from distrib.world import World
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[object]]:
-    """``work(job, data)`` trains as the one worker of ``job``, in ``tmp_path / "run"``; returns what it posted."""
+    """``work(job, data, reports)`` trains as the one worker of ``job``, and gives what it posted."""
     monkeypatch.setattr(train, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train.ray.util, "get_node_ip_address", lambda: "here")
     monkeypatch.setattr(ray.train, "report", lambda metrics: None)
 
-    def run(job: Train, data: Path) -> list[object]:
+    def run(job: Train, data: Path, reports: bool = False) -> list[object]:
         posted: list[object] = []
         monkeypatch.setattr(train, "post", lambda mailbox, phase, message: posted.append(message))
-        train.worker({"order": WorkOrder(job, data, tmp_path / "run", {"robust": job}), "mailbox": None})
+        order = WorkOrder(job, data, tmp_path / "run", {"robust": job}, reports=reports)
+        train.worker({"order": order, "mailbox": None})
         return posted
 
     return run
@@ -176,3 +177,16 @@ def test_a_number_format_that_was_chosen_is_kept_when_the_run_goes_on_elsewhere(
     (again,) = [one for one in posted if isinstance(one, Started)]
     assert (first.precision, again.precision, again.start_epoch) == ("bfloat16", "bfloat16", 1)
     assert any("this CPU has no bfloat16" in one.text for one in posted if isinstance(one, Note))
+
+
+@pytest.mark.parametrize(("reports", "told"), [(False, []), (True, [1, 2, 2])])
+def test_epochs_are_reported_to_ray_train_where_someone_listens(
+    sorted_by_class: Path, work: Callable, monkeypatch: pytest.MonkeyPatch, reports: bool, told: list[int]
+):
+    """Each report waits for the controller's next look, so short epochs would last as long as the time between two."""
+    heard = []
+    monkeypatch.setattr(ray.train, "report", lambda metrics: heard.append(metrics["epoch"]))
+    job = train_job(sorted_by_class, model={"arch": "small_cnn", "width": 0.0625}, optim__epochs=2)
+    for _ in range(2):  # the second finds it done: whoever listens is told how it ended
+        work(job, sorted_by_class, reports)
+    assert heard == told
