@@ -19,12 +19,15 @@ from distrib.data.augment import Augment
 from distrib.data.beton import Beton
 from distrib.data.order import bounds, global_batches
 from distrib.data.staging import Staging
-from distrib.data.writer import ffcv_usable, threads_kept
+from distrib.data.writer import compiled, ffcv_usable, threads_kept
 from distrib.errors import DataError
 from distrib.noise import Noise
 from distrib.world import World
 
 LoaderName = Literal["auto", "ffcv", "memory"]
+
+FEW = 4096
+"""Images of an order up to which FFCV is run by Python, at 10 us an image: to compile it takes over a second."""
 
 
 class Raw(NamedTuple):
@@ -60,9 +63,10 @@ class Reader(Protocol):
 class FfcvReader:
     """Reads a ``.beton`` with FFCV, which decodes ahead in threads of its own."""
 
-    def __init__(self, beton: Beton, threads: int = 1):
+    def __init__(self, beton: Beton, threads: int = 1, few: int = FEW):
         self.beton = beton
         self.threads = threads
+        self.few = few
         self.loaders: dict[tuple[int, int], Any] = {}
 
     def _loader(self, order: np.ndarray, batch_size: int):
@@ -74,11 +78,12 @@ class FfcvReader:
         if key not in self.loaders:
             decoder = NDArrayDecoder() if self.beton.card.encoding == "array" else SimpleRGBImageDecoder()
             number = lambda: [IntDecoder(), ToTensor(), Squeeze(1)]  # noqa: E731
-            self.loaders[key] = Loader(
-                str(self.beton.path), batch_size=batch_size, num_workers=self.threads, os_cache=True,
-                order=OrderOption.SEQUENTIAL, indices=order.tolist(), drop_last=False, seed=0,
-                pipelines={"image": [decoder, ToTensor()], "label": number(), "index": number()},
-            )  # fmt: skip
+            with compiled(len(order) > self.few):
+                self.loaders[key] = Loader(
+                    str(self.beton.path), batch_size=batch_size, num_workers=self.threads, os_cache=True,
+                    order=OrderOption.SEQUENTIAL, indices=order.tolist(), drop_last=False, seed=0,
+                    pipelines={"image": [decoder, ToTensor()], "label": number(), "index": number()},
+                )  # fmt: skip
         loader = self.loaders[key]
         loader.indices = order
         loader.traversal_order.indices = order

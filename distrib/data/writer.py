@@ -178,6 +178,19 @@ def threads_kept() -> Iterator[None]:
 
 
 @contextmanager
+def compiled(yes: bool) -> Iterator[None]:
+    """Whether numba compiles the work of those of ffcv's Loaders that are made in this block, or Python does it."""
+    from ffcv.pipeline.compiler import Compiler
+
+    before = Compiler.is_enabled
+    Compiler.set_enabled(yes)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(before)
+
+
+@contextmanager
 def _plain_dictionary() -> Iterator[None]:
     """Importing ffcv (1.0.2) makes a typed dictionary of two entries, for which numba compiles 4 s in every process;
     only Python reads it, and a plain one serves."""

@@ -40,10 +40,10 @@ def same(first: list, second: list) -> bool:
     return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.fixture(scope="module")
-def ffcv_reader(digits_beton: Path) -> FfcvReader:
+@pytest.fixture(scope="module", params=[0, COUNT], ids=["compiled", "by Python"])
+def ffcv_reader(digits_beton: Path, request: pytest.FixtureRequest) -> FfcvReader:
     """One for all tests: a new (length, batch size) costs it a second of compiling."""
-    return FfcvReader(open_split(digits_beton, "train", "training"))
+    return FfcvReader(open_split(digits_beton, "train", "training"), few=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_jpeg_and_raw_pictures_are_the_same_in_both_readers(
     beton = open_split(folder, "train", "training")
     assert beton.card.encoding == "rgb-jpeg"
     order = np.array([3, 0, 2, 1])
-    batches = kept(FfcvReader(beton).read(order, 3))
+    batches = kept(FfcvReader(beton, few=0).read(order, 3))  # compiled; the other is filled by Python
     assert same(batches, kept(MemoryReader(beton).read(order, 3)))
     assert [raw.image.shape for raw in batches] == [(3, 16, 16, 3), (1, 16, 16, 3)]
 
@@ -152,7 +152,7 @@ def test_epochs_of_one_reader_may_overlap(ffcv_reader: FfcvReader, memory_reader
 
 def test_reading_leaves_the_number_of_threads_of_torch_alone(digits_beton: Path):
     before = torch.get_num_threads()
-    reader = FfcvReader(open_split(digits_beton, "validation", "training"), threads=before + 1)
+    reader = FfcvReader(open_split(digits_beton, "validation", "training"), threads=before + 1, few=0)
     for _ in reader.read(np.arange(30), 32):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before

@@ -177,14 +177,14 @@ def test_only_training_images_are_ever_packed_as_jpeg(
 
 
 @pytest.mark.usefixtures("with_ffcv")
-@pytest.mark.parametrize("size", [8, 160])
-def test_pixels_come_back_as_they_were(tmp_path: Path, pictures: Pictures, size: int):
+@pytest.mark.parametrize(("size", "few"), [(8, 0), (160, 0), (160, 9)])
+def test_pixels_come_back_as_they_were(tmp_path: Path, pictures: Pictures, size: int, few: int):
     root = pictures(tmp_path / "images", [(170, 180), (160, 200), (200, 160)])
     data = Folder(source="folder", root=str(root), store=str(tmp_path / "store"), validation=0.34, size=size)
     folder = pack(data, "ffcv")
     for split, (samples, chosen) in expected(data).items():
         beton = open_split(folder, split, "evaluation")
-        pixels, labels = everything(FfcvReader(beton), beton.card.count)
+        pixels, labels = everything(FfcvReader(beton, few=few), beton.card.count)
         source = np.stack([samples[i][0] for i in chosen])
         assert labels.tolist() == samples.labels[chosen].tolist()
         difference = np.abs(pixels.astype(int) - source.astype(int))
