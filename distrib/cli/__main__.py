@@ -1,7 +1,5 @@
 """``python -m distrib.cli`` is ``distrib``."""
 
-import sys
+from distrib.cli.main import command
 
-from distrib.cli.main import main
-
-sys.exit(main())
+command()

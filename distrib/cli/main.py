@@ -1,14 +1,25 @@
 """The ``distrib`` command: parse -> Job -> one call -> print where the result is."""
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from distrib.cli import verbs
 from distrib.cli.parser import parser
 from distrib.errors import DistribError, bounded
 from distrib.files import disk_full
+
+
+def command() -> NoReturn:
+    """What the shell calls. It ends at once: to free every object of a run, one by one, would take 1.6 s more."""
+    status = main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -100,3 +100,25 @@ def test_a_reader_that_left_is_no_failure_with_noise():
     with os.fdopen(writing, "w") as closed:
         done = in_a_process(code, stdout=closed)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_the_command_ends_at_once_but_nothing_is_lost(status: int):
+    """What is printed comes, who registered for the end is called, and the objects of a run are not taken apart."""
+    code = f"""
+import atexit
+from distrib.cli import main
+class Large:
+    def __del__(self):
+        print("taken apart")
+def carry_out(options):
+    print("done", end="")
+    return {status}
+kept, main.verbs.carry_out = Large(), carry_out
+atexit.register(print, " closed", end="")
+import sys
+sys.argv = ["distrib", "models"]
+main.command()
+"""
+    done = in_a_process(code, stdout=subprocess.PIPE)
+    assert (done.stdout, done.stderr, done.returncode) == ("done closed", "", status)
