@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
 
 from distrib import checkpoints, trainer
 from distrib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -180,7 +181,7 @@ def fit(order: WorkOrder, use_gpu: bool, mailbox: ActorHandle, callbacks: Sequen
     )
     alone = use_gpu and cluster.workers_per_gpu == 1  # NCCL refuses two ranks on one device
     torch_config = PinnedTorchConfig(backend="nccl" if alone else "gloo", timeout_s=cluster.timeout_seconds)
-    ray_trainer = Interruptible(
+    ray_trainer = PlainTrainer(
         worker,
         train_loop_config={"order": order, "mailbox": mailbox},
         scaling_config=scaling,
@@ -203,11 +204,15 @@ def fit(order: WorkOrder, use_gpu: bool, mailbox: ActorHandle, callbacks: Sequen
         shutil.rmtree(order.run / ".ray", ignore_errors=True)
 
 
-class Interruptible(TorchTrainer):
-    """Leaves Ctrl-C to the command, which says how to go on: Ray's own handler ends it without a word (2.60)."""
+class PlainTrainer(TorchTrainer):
+    """Ray Train's, less two things that it does not leave out itself (2.60)."""
 
     def _register_sigint_handler(self, controller: ActorHandle) -> None:
-        """Nothing; KeyboardInterrupt ends the controller as it ends the session."""
+        """Nothing: its handler ends the command without a word; KeyboardInterrupt ends the controller as well."""
+
+    def _create_default_callbacks(self) -> list:
+        """Without that of Ray Data, which starts a process for data sets that there are none of."""
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
 
 
 class OnceIsEnough(UserCallback):

@@ -44,7 +44,7 @@ def test_workers_that_share_a_gpu_talk_by_gloo(
 
 
 def fitted(trainer: type, cluster: dict, use_gpu: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "Interruptible", trainer)
+    monkeypatch.setattr(train, "PlainTrainer", trainer)
     start(cluster, use_gpu, folder)
 
 
@@ -63,6 +63,15 @@ def test_ctrl_c_stays_with_the_command(tmp_path: Path, monkeypatch: pytest.Monke
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, as it copies its settings
+def test_no_process_is_started_for_data_sets_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found: list[object] = []
+    monkeypatch.setattr(TorchTrainer, "fit", lambda self: found.extend(self._create_default_callbacks()))
+    start({"num_workers": 2}, False, tmp_path)
+    names = {type(one).__name__ for one in found}
+    assert {"BackendSetupCallback", "UserCallbackHandler"} < names and "DatasetsCallback" not in names
 
 
 def worker(pid: int) -> RuntimeError:
