@@ -2,7 +2,7 @@
 
 The run's own clock tells its parts; what the whole command took beside it are the imports and the end of the process.
 Of the training, ``workers start`` is until rank 0 has its state; ``first step`` until the first news of an epoch, which
-comes half a second after its begin.
+comes half a second after its begin, or at its end.
 """
 
 import os
@@ -36,7 +36,7 @@ def measure(options: Options) -> list[Table]:
 def _parts(result: dict, seconds: float) -> Table:
     """The parts of a run, in their order; those of the training are indented."""
     marks = dict(result["timings"])
-    inner = {name: marks.pop(name) for name in ("workers_start", "first_step") if name in marks}
+    inner = {name: marks.pop(name) for name in ("workers_start", "first_step")}
     imports = seconds - result["seconds"]
     before = imports + sum(marks.get(name, 0.0) for name in ("prepare", "ray_start", "mlflow_start"))
     rows = [("imports, and the end of the process", imports)]
@@ -44,8 +44,7 @@ def _parts(result: dict, seconds: float) -> Table:
         rows.append((name, value))
         rows += [(f"- {part}", time) for part, time in inner.items()] if name == "train" else []
     rows.append(("none of these", result["seconds"] - sum(marks.values())))
-    if "first_step" in inner:  # there is none where an epoch is over sooner than there is news of it
-        rows.append(("**to the first step**", before + inner["first_step"]))
+    rows.append(("**to the first step**", before + inner["first_step"]))
     rows.append(("**the whole command**", seconds))
     written = [(name.replace("_", " "), f"{value:.1f}") for name, value in rows]
     return Table(f"{JOB.name}, from the command to its result.", "", ("part", "seconds"), written)

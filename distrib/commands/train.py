@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,15 @@ def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
         return log
     began = time.perf_counter()
 
+    def mark(name: str) -> None:
+        clock.marks.setdefault(name, round(time.perf_counter() - began, 2))
+
     def listen(phase: str, message: object) -> None:
         match message:
             case Started():
                 log.started(message.rank, message.ranks, message.node, message.precision)
                 if message.rank == 0:
-                    clock.marks.setdefault("workers_start", round(time.perf_counter() - began, 2))
+                    mark("workers_start")
                     display.say(
                         f"{phase} training: {message.ranks} workers on {message.device}, {message.precision}, "
                         f"{message.loader} loader"
@@ -94,14 +98,16 @@ def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
             case Note():
                 display.say(message.text)
             case Progress():
-                clock.marks.setdefault("first_step", round(time.perf_counter() - began, 2))
+                mark("first_step")
                 epoch = message.step * phases[phase].optim.epochs / message.steps
                 detail = f"epoch {epoch:.1f}, loss {message.loss:.3f}, {message.images_per_second:.0f} images/s"
                 display.advance(f"{phase} training", message.step, message.steps, detail + log.latest(phase))
             case EpochEnd():
+                mark("first_step")  # where there was no news of the first epoch before its end
                 log.add(phase, message.epoch, message.metrics)
                 log.tell(phase, message.epoch, phases[phase].optim.epochs)
 
+    Thread(target=store.warm, daemon=True).start()  # beside the start of the workers, which leaves cores idle
     first = next(iter(phases.values()))
     with listening(listen) as mailbox:
         fit(WorkOrder(first, run.data, run.folder, phases), run.use_gpu, mailbox)

@@ -10,8 +10,9 @@ import json
 import shutil
 import tempfile
 import warnings
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def _known(entry: Entry, name: str, tracker: Tracker) -> str | None:
         if found.run_id == tracker.run_id and found.tags.get("weights_sha256") == entry.card.weights_sha256:
             return str(found.version)
     return None
+
+
+def warm() -> None:
+    """Imports what :func:`register` will need, which takes seconds: for a thread, while other processes work."""
+    with suppress(ImportError):  # which register itself tells of
+        for module in ("mlflow.pytorch", "torch.export._trace"):
+            import_module(module)
 
 
 def attach(address: str, card: Card, tracker: Tracker) -> str:
