@@ -43,8 +43,13 @@ class SaddlePoint(Protocol):
         ...
 
     @property
+    def natural_epochs(self) -> float:
+        """Epochs at the start in which nobody is trained against."""
+        ...
+
+    @property
     def epsilon_warmup_epochs(self) -> float:
-        """Epochs over which epsilon rises linearly from 0 to its value."""
+        """Epochs after those over which epsilon rises linearly from 0 to its value."""
         ...
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
@@ -79,6 +84,11 @@ class Natural(_Smoothed):
         return
 
     @property
+    def natural_epochs(self) -> float:
+        """None before others: all are natural."""
+        return 0.0
+
+    @property
     def epsilon_warmup_epochs(self) -> float:
         """None: there is no epsilon."""
         return 0.0
@@ -98,8 +108,10 @@ class _Threatened(_Smoothed):
 
     threat: Threat
     """What the adversary may do: S."""
+    natural_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs at the start without the adversary, which take less time (Gupta et al., arXiv 2002.04237)."""
     epsilon_warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs over which epsilon rises linearly from 0 to its value."""
+    """Epochs, after the natural ones, over which epsilon rises linearly from 0 to its value."""
 
     def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
         """Cross-entropy on ``x_adv``."""

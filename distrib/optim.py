@@ -189,6 +189,9 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
     return [group for group in groups if group["params"]]
 
 
-def epsilon_scale_at(step: int, steps_per_epoch: int, warmup_epochs: float) -> float:
-    """The part of epsilon that step ``step`` (from 0) trains with: a linear rise to 1 over ``warmup_epochs``."""
-    return min(1.0, (step + 0.5) / steps_per_epoch / warmup_epochs) if warmup_epochs else 1.0
+def epsilon_scale_at(step: int, steps_per_epoch: int, natural_epochs: float, warmup_epochs: float) -> float:
+    """The part of epsilon that step ``step`` (from 0) trains with: 0, then a line up to 1 over ``warmup_epochs``."""
+    epoch = (step + 0.5) / steps_per_epoch - natural_epochs
+    if epoch < 0:
+        return 0.0
+    return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0

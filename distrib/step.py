@@ -32,7 +32,11 @@ def update(state: State, batch: Batch, objective: SaddlePoint, noise: Noise, eps
     """
     x, y = batch.x, batch.y
     with forward_in(state.precision, state.world.device):
-        x_adv = objective.perturb(state.climbed, x, y, noise, epsilon_scale)  # inner max: bare module, no collectives
+        x_adv = x  # all there is in a ball of radius 0
+        if epsilon_scale > 0:
+            x_adv = objective.perturb(
+                state.climbed, x, y, noise, epsilon_scale
+            )  # inner max: bare module, no collectives
         outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
     state.backward(outcome.loss, state.loss_weight(len(y)))  # gradients averaged over the ranks
     state.advance()  # finite on every rank, or raise; lr(step); step

@@ -50,7 +50,7 @@ def epochs(
 
     Raises :class:`NonFiniteLoss` on every rank, before the epoch is reported.
     """
-    world, warmup = state.world, objective.epsilon_warmup_epochs
+    world, natural, warmup = state.world, objective.natural_epochs, objective.epsilon_warmup_epochs
     last = state.optim.epochs * loader.steps
     for epoch in range(state.step // loader.steps, state.optim.epochs):
         began = shown = time.perf_counter()
@@ -64,7 +64,8 @@ def epochs(
             if batch is None:
                 break
             noise = Noise.of(batch.index, seed, "attack", epoch)
-            step = update(state, batch, objective, noise, epsilon_scale_at(state.step, loader.steps, warmup))
+            scale = epsilon_scale_at(state.step, loader.steps, natural, warmup)
+            step = update(state, batch, objective, noise, scale)
             seen += step.count
             sums += torch.stack([step.loss, step.correct.float(), torch.full_like(step.loss, step.count)])
             now = time.perf_counter()

@@ -98,7 +98,7 @@ def test_beyond_the_end_the_last_rate_stays():
 @pytest.mark.parametrize("warmup", [0.5, 1.0, 2.5, 10.0])
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 100])
 def test_epsilon_rises_in_a_straight_line_to_exactly_one(warmup: float, steps_per_epoch: int):
-    scales = [epsilon_scale_at(step, steps_per_epoch, warmup) for step in range(20 * steps_per_epoch)]
+    scales = [epsilon_scale_at(step, steps_per_epoch, 0.0, warmup) for step in range(20 * steps_per_epoch)]
     rising = [scale for scale in scales if scale < 1]
     assert 0 < scales[0] <= 1 and scales == sorted(scales)
     assert rising == pytest.approx([(step + 0.5) / (warmup * steps_per_epoch) for step in range(len(rising))])
@@ -108,7 +108,14 @@ def test_epsilon_rises_in_a_straight_line_to_exactly_one(warmup: float, steps_pe
 
 
 def test_without_a_warmup_epsilon_is_whole_from_the_first_step():
-    assert epsilon_scale_at(0, 100, 0.0) == 1.0 and epsilon_scale_at(0, 100, 0) == 1.0
+    assert epsilon_scale_at(0, 100, 0.0, 0.0) == 1.0 and epsilon_scale_at(0, 100, 0, 0) == 1.0
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.5])
+def test_in_the_natural_epochs_epsilon_is_0_and_rises_after_them(warmup: float):
+    scales = [epsilon_scale_at(step, 10, 2.0, warmup) for step in range(60)]
+    assert scales[:20] == [0.0] * 20
+    assert scales[20:] == pytest.approx([epsilon_scale_at(step, 10, 0.0, warmup) for step in range(40)])
 
 
 class Mixed(nn.Module):

@@ -11,7 +11,7 @@ from distrib.attack import PGD
 from distrib.data.loader import Batch
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
-from distrib.objective import Madry, Outcome
+from distrib.objective import Madry, Natural, Outcome
 from distrib.optim import SGD
 from distrib.state import State
 from distrib.step import update
@@ -94,6 +94,20 @@ def test_the_adversary_meets_the_bare_module_and_the_loss_the_parallel_one_once(
     update(state, data, objective, Noise.of(data.index, 0), 0.25)
     assert objective.seen == [("inner", True, 0.25), ("outer", True, 0)]
     assert state.ddp.calls == 1, "DDP sees one forward for each backward"
+
+
+def test_while_epsilon_is_0_the_adversary_is_not_asked(linear):
+    state, data = state_of(linear(torch.eye(2, 4))), batch()
+    adversary = Madry(method="madry", threat=Linf(epsilon=0.1))
+    natural = state_of(linear(torch.eye(2, 4)))
+    update(state, data, adversary, Noise.of(data.index, 0), 0.0)
+    update(natural, data, Natural(method="natural"), Noise.of(data.index, 0), 1.0)
+    assert torch.equal(state.model[1].weight, natural.model[1].weight)
+
+    watching, objective = watched(linear)
+    objective.loss = lambda forward, x, x_adv, y: Outcome(F.cross_entropy(forward(x_adv), y), forward(x))
+    update(watching, data, objective, Noise.of(data.index, 0), 0.0)
+    assert objective.seen == []
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

@@ -118,13 +118,21 @@ class Training(Value):
 
     @model_validator(mode="after")
     def _warm(self) -> "Training":
-        warmup = self.objective.epsilon_warmup_epochs
-        if warmup >= self.optim.epochs:
+        natural, warmup = self.objective.natural_epochs, self.objective.epsilon_warmup_epochs
+        if natural + warmup >= self.optim.epochs:
+            named = (
+                f"natural_epochs: {natural:g} and then {warmup:g}" if natural else f"epsilon_warmup_epochs: {warmup:g}"
+            )
             raise ValueError(
-                f"objective.epsilon_warmup_epochs: {warmup:g} of {self.optim.epochs} epochs: epsilon would never be "
-                "trained against in full; lower it, or raise optim.epochs"
+                f"objective.{named} of {self.optim.epochs} epochs: epsilon would never be trained against in full; "
+                "lower it, or raise optim.epochs"
             )
         return self
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs until the learning rate and epsilon are whole."""
+        return max(self.optim.warmup_epochs, self.objective.natural_epochs + self.objective.epsilon_warmup_epochs)
 
 
 class Train(Training, Run):
@@ -285,7 +293,7 @@ class Tune(Run):
             raise ValueError(f"space.{others[0]}: search method grid crosses grids; make it a grid, or draw at random")
         if isinstance(self.search, Optuna) and grids:
             raise ValueError(f"space.{grids[0]}: optuna chooses for itself; make it a choice")
-        warmup = max(self.train.optim.warmup_epochs, self.train.objective.epsilon_warmup_epochs)
+        warmup = self.train.warmup_epochs
         if self.winner is not None and self.winner.epochs is not None and self.winner.epochs <= warmup:
             raise ValueError(f"winner.epochs: {self.winner.epochs}, and the warm-up alone lasts {warmup:g}; raise it")
         if len(self.score.objectives) > 1 and not isinstance(self.stopping, Never):

@@ -42,7 +42,7 @@ def check_space(job: Tune) -> None:
         for value in ends(domain):
             training = settle(job, base | {path: value})
             _whole(job, "trial", training, job.storage, {path: value})
-            warmups.append(max(training.optim.warmup_epochs, training.objective.epsilon_warmup_epochs))
+            warmups.append(training.warmup_epochs)
     for number, settings in enumerate(drawn(job) or (), 1):
         trial_job(job, number, settings)
     if job.winner is not None and job.winner.epochs is not None and job.winner.epochs <= max(warmups):

@@ -276,6 +276,10 @@ WRONG_KINDS: dict[str, tuple] = {
         "train.objective.epsilon_warmup_epochs: 9 of 4 epochs: epsilon would never be trained against in full; lower "
         "it, or raise train.optim.epochs",
     ),
+    "a training that is natural to its end": (
+        changed(TRAIN, {"objective": TRAIN["objective"] | {"natural_epochs": 90, "epsilon_warmup_epochs": 2}}),
+        "objective.natural_epochs: 90 and then 2 of 2 epochs: epsilon would never be trained against in full; lower it",
+    ),
     "a study whose trainings never warm up": (
         {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": CAPACITY},
         "study.epsilon_warmup_epochs: not fewer than study.optim.epochs",
