@@ -12,8 +12,10 @@ def training_curves(histories: dict[str, list[dict]]) -> bytes:
         style = "-" if phase == "robust" else "--"
         loss.plot(epochs, [entry["train_loss"] for entry in history], style, label=phase)
         for name in ("clean", "robust"):
-            values = [100 * entry[f"validation_{name}_accuracy"] for entry in history]
-            accuracy.plot(epochs, values, style, label=f"{phase} model, {name}")
+            field = f"validation_{name}_accuracy"
+            found = {epoch: 100 * entry[field] for epoch, entry in enumerate(history, 1) if field in entry}
+            point = "None" if len(found) == len(history) else "."
+            accuracy.plot(found.keys(), found.values(), style, marker=point, label=f"{phase} model, {name}")
         rate.plot(epochs, [entry["learning_rate"] for entry in history], style, label=phase)
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     accuracy.set(title="validation accuracy", xlabel="epoch", ylabel="%", ylim=(0, 100))

@@ -18,4 +18,15 @@ def test_a_line_for_each_phase_and_accuracy(monkeypatch: pytest.MonkeyPatch):
         "natural model, clean": [25], "natural model, robust": [12.5],
     }  # fmt: skip
     assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2, 3], [1]]
+    assert {line.get_marker() for line in accuracy.lines} == {"None"}
     assert [list(line.get_ydata()) for line in rate.lines] == [[0.1] * 3, [0.1]]
+
+
+def test_epochs_that_were_not_validated_are_left_out_and_the_others_are_points(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(curves, "png", lambda figure: figure)
+    epochs: list[dict] = [{"train_loss": 1.0, "learning_rate": 0.1} for _ in range(5)]
+    for n in (3, 5):
+        epochs[n - 1] |= {"validation_clean_accuracy": n / 8, "validation_robust_accuracy": n / 10}
+    clean, robust = curves.training_curves({"robust": epochs}).axes[1].lines
+    assert (list(clean.get_xdata()), list(clean.get_ydata()), clean.get_marker()) == ([3, 5], [37.5, 62.5], ".")
+    assert list(robust.get_ydata()) == pytest.approx([30, 50])
