@@ -76,8 +76,8 @@ def residual_net(
 class PreActResNet(Value):
     """The CIFAR form of PreActResNet-18 and -34: 3x3 stem, no max pooling, four groups of 64, 128, 256, 512 channels.
 
-    Depth 14 leaves out the last group. With ``stem_stride: 2`` the stem is 4x4 and halves the image, which takes a
-    quarter of the operations.
+    Depth 14 leaves out the last group, and depth 12 one unit of the first as well, where the image is largest. With
+    ``stem_stride: 2`` the stem is 4x4 and halves the image, which takes a quarter of the operations.
 
     Depth 18 has 11,172,170 parameters on 3x32x32 with 10 classes. The usual PyTorch source, kuangliu/pytorch-cifar
     (models/preact_resnet.py), has 11,171,146: it leaves out the norm and relu after the last unit, which He et al.
@@ -86,7 +86,7 @@ class PreActResNet(Value):
 
     batch_norm: ClassVar[bool] = True
     arch: Literal["preact_resnet"] = "preact_resnet"
-    depth: Literal[14, 18, 34] = 18
+    depth: Literal[12, 14, 18, 34] = 18
     """How many layers have weights, not counting shortcuts."""
     stem_stride: Literal[1, 2] = 1
     """The stride of the first convolution: 2 halves the image (and its kernel is 4x4, not 3x3)."""
@@ -102,7 +102,7 @@ class PreActResNet(Value):
         """
         check_image(self.arch, image, num_classes, least=8)
         sizes = [channels(base, self.width) for base in (64, 128, 256, 512)]
-        units = {14: (2, 2, 2), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth]
+        units = {12: (1, 2, 2), 14: (2, 2, 2), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth]
         groups = list(zip(sizes, units, strict=False))
         stem = nn.Conv2d(image[0], sizes[0], 2 + self.stem_stride, self.stem_stride, padding=1, bias=False)
         return residual_net(Normalise(image[0], mean, std), stem, groups, ACTIVATIONS[self.activation], num_classes)

@@ -252,7 +252,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "no such depth either": (
         {"model": {"arch": "preact_resnet", "depth": 20}},
         "model.depth",
-        "20 is none of 14, 18, 34",
+        "20 is none of 12, 14, 18, 34",
     ),
     "a model without width": ({"model": {"arch": "small_cnn", "width": 0}}, "model.width", "greater than 0, not 0"),
 }

@@ -36,6 +36,7 @@ def test_parameter_counts(model: PreActResNet | WideResNet, count: int):
     ("model", "num_units", "outputs"),
     [
         (PreActResNet(depth=18), [2, 2, 2, 2], [64, 128, 256, 512]),
+        (PreActResNet(depth=12), [1, 2, 2], [64, 128, 256]),
         (PreActResNet(depth=14), [2, 2, 2], [64, 128, 256]),
         (PreActResNet(depth=34), [3, 4, 6, 3], [64, 128, 256, 512]),
         (PreActResNet(depth=18, width=0.125), [2, 2, 2, 2], [8, 16, 32, 64]),
