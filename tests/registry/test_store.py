@@ -1,6 +1,8 @@
 """A model becomes a version, whole and with its card, or none at all."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,3 +151,11 @@ def test_a_registration_leaves_nothing_in_the_temporary_folder(
     assert register(weights, uri, claim(0.5)).version == "1"
     assert any((tmp_path / "kept").rglob("model.pt2"))
     assert not list(room.rglob("*.pt2")) and not list(room.rglob("*.safetensors"))
+
+
+def test_warm_imports_what_takes_long():
+    """In a process of its own; it is silent where a module is gone, so that register itself can say it."""
+    code = "import sys; from distrib.registry.store import warm; warm(); print({'mlflow.pytorch', 'torch.export._trace'} <= "
+    code += "set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr
