@@ -155,7 +155,11 @@ def test_a_registration_leaves_nothing_in_the_temporary_folder(
 
 def test_warm_imports_what_takes_long():
     """In a process of its own; it is silent where a module is gone, so that register itself can say it."""
-    code = "import sys; from distrib.registry.store import warm; warm(); print({'mlflow.pytorch', 'torch.export._trace'} <= "
-    code += "set(sys.modules))"
+    code = """
+import sys
+from distrib.registry.store import warm
+warm()
+print({"mlflow.pytorch", "torch.export._trace"} <= set(sys.modules))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "True\n", done.stderr
