@@ -27,7 +27,7 @@ from distrib.world import World
 LoaderName = Literal["auto", "ffcv", "memory"]
 
 FEW = 4096
-"""Images of an order up to which FFCV is run by Python, at 10 us an image: to compile it takes over a second."""
+"""Images of an order up to which FFCV is run by Python, at 10 us a digit: to compile it takes over a second."""
 
 
 class Raw(NamedTuple):

@@ -184,9 +184,11 @@ def test_epochs_are_reported_to_ray_train_where_someone_listens(
     sorted_by_class: Path, work: Callable, monkeypatch: pytest.MonkeyPatch, reports: bool, told: list[int]
 ):
     """Each report waits for the controller's next look, so short epochs would last as long as the time between two."""
-    heard = []
+    heard, met = [], []
     monkeypatch.setattr(ray.train, "report", lambda metrics: heard.append(metrics["epoch"]))
+    monkeypatch.setattr(World, "barrier", lambda world: met.append(world.rank))
     job = train_job(sorted_by_class, model={"arch": "small_cnn", "width": 0.0625}, optim__epochs=2)
     for _ in range(2):  # the second finds it done: whoever listens is told how it ended
         work(job, sorted_by_class, reports)
     assert heard == told
+    assert len(met) == (0 if reports else 2), "else a rank goes on before the epoch is stored"

@@ -142,6 +142,7 @@ REFUSED = [
     ({STEP: {"uniform": [1, 2], "divided_by": "optim.nothing"}}, {}, "train has no number at optim.nothing; name"),
     ({"optim.warmup_epochs": {"choice": [1, 3]}}, {"stopping": {"stop": "asha", "grace_epochs": 2}}, "warm-up lasts 3"),
     ({"objective.epsilon_warmup_epochs": {"choice": [0, 3]}}, {"winner": {"epochs": 3}}, "warm-up alone may last 3"),
+    ({"objective.natural_epochs": {"choice": [0, 3]}}, {"winner": {"epochs": 3}}, "warm-up alone may last 3"),
 ]  # fmt: skip
 
 
