@@ -114,6 +114,12 @@ def test_epochs_report_what_they_did(digits: Path):
     assert list(run.reports()) == []  # it is done
 
 
+def test_the_natural_epochs_are_those_of_natural_training(digits: Path):
+    late = MADRY.model_copy(update={"natural_epochs": 2.0, "epsilon_warmup_epochs": 0.0})
+    begun, natural = (Run(digits, SGD_JOB, objective=one).history() for one in (late, Natural(method="natural")))
+    assert begun[:2] == natural[:2] and begun[2]["train_loss"] > natural[2]["train_loss"]
+
+
 @pytest.mark.parametrize(("every", "validated"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (9, [3])])
 def test_every_so_many_epochs_are_validated_and_the_last_always(digits: Path, every: int, validated: list[int]):
     run = Run(digits, SGD_JOB, objective=Natural(method="natural"))

@@ -141,6 +141,16 @@ def test_jpeg_and_raw_pictures_are_the_same_in_both_readers(
     assert [raw.image.shape for raw in batches] == [(3, 16, 16, 3), (1, 16, 16, 3)]
 
 
+@pytest.mark.usefixtures("with_ffcv")
+@pytest.mark.parametrize(("few", "compiles"), [(29, True), (30, False)])
+def test_a_few_images_are_read_without_compiling(digits_beton: Path, few: int, compiles: bool):
+    from numba.core import event
+
+    with event.install_recorder("numba:compile") as recorder:
+        list(FfcvReader(open_split(digits_beton, "train", "training"), few=few).read(np.arange(30), 30))
+    assert bool(recorder.buffer) is compiles
+
+
 def test_epochs_of_one_reader_may_overlap(ffcv_reader: FfcvReader, memory_reader: MemoryReader):
     orders = [epoch_order(COUNT, 1, epoch) for epoch in (0, 1)]
     both = [
