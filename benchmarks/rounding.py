@@ -59,12 +59,13 @@ def rank_main(rank: int, size: int, room: str, job: Train, data: Path, dtype: st
     loader = TrainLoader(reader, train.card.count, job.seed, job.optim.batch_size, job.augment, world)
     torch.manual_seed(job.seed)
     model = job.model.build((channels, height, width), len(train.card.classes), train.card.mean, train.card.std)
-    state = State(InDouble(model) if dtype == "float64" else model, job.optim, loader.steps, world, job.precision)
+    state = State(InDouble(model) if dtype == "float64" else model, job.optim, loader.steps, world, "float32")
     losses, weights = [], {}
     for batch in loader.epoch(0):
         noise = Noise.of(batch.index, job.seed, "attack", 0)
-        warmup = job.objective.epsilon_warmup_epochs
-        sums = update(state, batch, job.objective, noise, epsilon_scale_at(state.step, loader.steps, warmup))
+        natural, warmup = job.objective.natural_epochs, job.objective.epsilon_warmup_epochs
+        scale = epsilon_scale_at(state.step, loader.steps, natural, warmup)
+        sums = update(state, batch, job.objective, noise, scale)
         losses.append(world.sum(sums.loss.double()).item() / loader.batch_size)
         if state.step in (*LOOKS, steps):
             weights[state.step] = torch.cat([one.detach().double().flatten() for one in state.model.parameters()])

@@ -20,6 +20,7 @@ SECTIONS = {
     "workers": "two workers against one",
     "loader": "the loader alone, and the share of training that waits for it",
     "startup": "where the time of make train goes, and what the imports cost",
+    "evaluation": "AutoAttack by distrib's evaluation against the package itself",
 }
 
 

@@ -186,3 +186,23 @@ def test_the_loader_is_measured_alone_and_in_training(capsys):
     header, _, *rows = told(capsys, "loader")
     assert header[2:] == ["images/s alone", "waiting in training"] and [row[0] for row in rows] == ["memory", "memory"]
     assert all(float(row[2].replace(",", "")) > 0 and 0 <= float(row[3].split()[0]) < 100 for row in rows)
+
+
+def test_outcomes_other_than_the_packages_are_counted(capsys, monkeypatch):
+    from benchmarks.bench import evaluation
+
+    found = []
+    package = evaluation._package
+    monkeypatch.setattr(evaluation, "_package", lambda *given: found.append(package(*given)) or found[0])
+
+    def command(job: dict, folder: Path) -> evaluation.Judged:
+        other = min(found[0].stood) if job["name"] == "sharded" else None
+        stood = {index: 1 - one if index == other else one for index, one in found[0].stood.items()}
+        return evaluation.Judged(2 * found[0].attack, 60.0, stood)
+
+    monkeypatch.setattr(evaluation, "_command", command)
+    _, _, *rows = told(capsys, "evaluation")
+    assert [(row[0], row[2], row[5]) for row in rows] == [
+        ("package", "1.00", "0"), ("one shard", "2.00", "0"), ("sharded", "2.00", "1"),
+    ]  # fmt: skip
+    assert all(row[4].endswith(" of 20") for row in rows)
