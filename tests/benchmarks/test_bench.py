@@ -206,3 +206,19 @@ def test_outcomes_other_than_the_packages_are_counted(capsys, monkeypatch):
         ("package", "1.00", "0"), ("one shard", "2.00", "0"), ("sharded", "2.00", "1"),
     ]  # fmt: skip
     assert all(row[4].endswith(" of 20") for row in rows)
+
+
+def test_one_rank_computes_the_same_in_either_format(tmp_path: Path):
+    from benchmarks.bench.runs import training
+    from benchmarks.rounding import rank_main
+
+    job, threads = parse(training(tmp_path, "short", quick=True), [], "the job"), torch.get_num_threads()
+    data = prepared(job, Display())
+    try:
+        for dtype in ("float32", "float64"):
+            rank_main(0, 1, str(tmp_path), job, data, dtype, 2)
+    finally:
+        torch.set_num_threads(threads)
+    found = [torch.load(tmp_path / f"{dtype}-1.pt", weights_only=True) for dtype in ("float32", "float64")]
+    assert [len(one["losses"]) for one in found] == [2, 2] and list(found[0]["weights"]) == list(found[1]["weights"])
+    assert found[0]["losses"] == pytest.approx(found[1]["losses"], rel=1e-3)
