@@ -91,7 +91,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         for dtype in ("float32", "float64"):
             for size in (1, 2):
-                multiprocessing.spawn(rank_main, (size, room, job, data, dtype, options.steps), nprocs=size)
+                multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+                    rank_main, (size, room, job, data, dtype, options.steps), nprocs=size
+                )
                 found[dtype, size] = torch.load(f"{room}/{dtype}-{size}.pt", weights_only=True)
     print(f"{options.job}, seed {job.seed}: one process against two ranks")
     print(f"{'step':>5}  {'format':8} {'|w1-w2|/|w2|':>13} {'mean loss':>10} {'its relative difference':>24}")

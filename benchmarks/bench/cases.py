@@ -78,7 +78,7 @@ def precisions() -> dict[str, Format]:
     """The precisions that distrib is measured in, by the name of their row; none that this processor imitates."""
     default = format_of(Train.model_fields["precision"].default, World(device=DEVICE))
     names: tuple[Format, ...] = ("float32", "bfloat16")
-    measured = [name for name in names if not emulated(name, DEVICE)]
+    measured: list[Format] = [name for name in names if not emulated(name, DEVICE)]
     return {f"distrib, {name}{' (the default)' if name == default else ''}": name for name in measured}
 
 

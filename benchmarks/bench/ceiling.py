@@ -80,10 +80,15 @@ def measure(options: Options) -> list[Table]:
 def convolutions(case: Case) -> list[Convolution]:
     """The convolutions of the network in their order, each with the shape that it meets in this case."""
     found: list[Convolution] = []
+
+    def kept(layer: nn.Module, given: tuple[Tensor]) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        found.append(Convolution(layer, given[0].shape))
+
     model = case.model().eval()
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.register_forward_pre_hook(lambda layer, given: found.append(Convolution(layer, given[0].shape)))
+            layer.register_forward_pre_hook(kept)
     with torch.no_grad():
         model(case.batch().x)
     return found

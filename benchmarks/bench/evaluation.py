@@ -121,7 +121,7 @@ def _package(job: dict, cores: int) -> Judged:
     try:
         began = time.perf_counter()
         attack = AutoAttack(model, norm=norm, eps=epsilon, seed=plan.seed, device=cpu, version="standard")
-        assert tuple(attack.attacks_to_run) == autoattack.STANDARD
+        assert tuple(attack.attacks_to_run or ()) == autoattack.STANDARD
         x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
         seconds = time.perf_counter() - began
     finally:

@@ -51,7 +51,7 @@ def measure(options: Options) -> list[Table]:
         finally:
             torch.set_num_threads(threads)
     command = Times([epoch["train_seconds"] for epoch in ran.history[1:]], ran.epoch_seconds)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, spread(times.steps), spread(times.whole))
         for name, times in (("bare loop, before", before), ("distrib run", command), ("bare loop, after", after))
     ]

@@ -29,6 +29,7 @@ def textbook(case: Case, model: nn.Module) -> Craft:
         delta = torch.empty_like(x).uniform_(-epsilon, epsilon).requires_grad_()
         for _ in range(case.num_steps):
             F.cross_entropy(model((x + delta).clamp(0, 1)), y).backward()
+            assert delta.grad is not None
             delta.data = (delta + length * delta.grad.sign()).clamp(-epsilon, epsilon)
             delta.grad.zero_()
         return (x + delta.detach()).clamp(0, 1)
@@ -38,16 +39,16 @@ def textbook(case: Case, model: nn.Module) -> Craft:
 
 def torchattacks(case: Case, model: nn.Module) -> Craft:
     """torchattacks.PGD, in evaluation mode, which it sees to itself."""
-    from torchattacks import PGD
+    from torchattacks import PGD  # pyright: ignore[reportMissingImports]
 
     return PGD(model, eps=case.epsilon, alpha=case.epsilon * STEP, steps=case.num_steps, random_start=True)
 
 
 def foolbox(case: Case, model: nn.Module) -> Craft:
     """foolbox's LinfPGD, in evaluation mode; ``run`` leaves out the check of what it came to."""
-    from foolbox import PyTorchModel
-    from foolbox.attacks import LinfPGD
-    from foolbox.criteria import Misclassification
+    from foolbox import PyTorchModel  # pyright: ignore[reportMissingImports]
+    from foolbox.attacks import LinfPGD  # pyright: ignore[reportMissingImports]
+    from foolbox.criteria import Misclassification  # pyright: ignore[reportMissingImports]
 
     seen = PyTorchModel(model.eval(), bounds=(0, 1), device=DEVICE)
     attack = LinfPGD(abs_stepsize=case.epsilon * STEP, steps=case.num_steps, random_start=True)
@@ -61,8 +62,8 @@ def foolbox(case: Case, model: nn.Module) -> Craft:
 
 def art(case: Case, model: nn.Module) -> Craft:
     """The PGD of the Adversarial Robustness Toolbox for PyTorch; its images are NumPy's, there and back."""
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch  # pyright: ignore[reportMissingImports]
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     seen = PyTorchClassifier(
         model, nn.CrossEntropyLoss(), case.shape, 10, clip_values=(0.0, 1.0),

@@ -54,14 +54,14 @@ def _imports(modules: tuple[str, ...]) -> Table:
     rows = []
     for module in modules:
         total, own = min((_imported(module) for _ in range(2)), key=lambda one: one[0])  # the first reads from the disk
-        most = ", ".join(f"{name} {seconds:.1f}" for name, seconds in own.most_common(4) if seconds >= 0.05)
+        most = ", ".join(f"{name} {us / 1e6:.1f}" for name, us in own.most_common(4) if us >= 50_000)
         rows.append((module, f"{total:.2f}", most))
     how = "Each in a new process, by `python -X importtime`, the better of two; packages by the time of their modules."
     return Table("Imports.", how, ("module", "seconds", "of which"), rows)
 
 
 def _imported(module: str) -> tuple[float, Counter[str]]:
-    """(seconds of an import, seconds of each package's own modules in it)."""
+    """(seconds of an import, microseconds of each package's own modules in it)."""
     words = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     if done.returncode:
@@ -70,5 +70,5 @@ def _imported(module: str) -> tuple[float, Counter[str]]:
     for line in done.stderr.splitlines():
         if line.startswith("import time:") and "|" in line and "cumulative" not in line:
             alone, _, name = line.removeprefix("import time:").split("|")
-            own[name.strip().split(".")[0]] += int(alone) / 1e6
-    return sum(own.values()), own
+            own[name.strip().split(".")[0]] += int(alone)
+    return sum(own.values()) / 1e6, own

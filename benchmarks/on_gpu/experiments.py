@@ -81,7 +81,7 @@ class Copied:
     @torch.no_grad()
     def refresh(self) -> None:
         """Rounds the weights and statistics as they are now into the copy."""
-        torch._foreach_copy_(self.copies, self.originals)
+        torch._foreach_copy_(self.copies, self.originals)  # pyright: ignore[reportPrivateImportUsage]
 
     def _length(self, kind: Kind) -> Tensor:
         """The step size as a tensor: a number would be compiled into the code, once for each kind."""

@@ -115,7 +115,7 @@ Found = Iterator[tuple[str, float, float]]
 """What was compared, how far apart it is, and how far it may be."""
 
 
-def on_both(sides: tuple[Side, Side], work: Callable[[Side], Tensor]) -> tuple[Tensor, Tensor]:
+def on_both(sides: tuple[Side, ...], work: Callable[[Side], Tensor]) -> tuple[Tensor, Tensor]:
     """(the CPU's, the device's), both on the CPU."""
     found = []
     for side in sides:

@@ -2,7 +2,7 @@
 
 import time
 
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.on_gpu import images
