@@ -53,7 +53,9 @@ class World:
         if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 def current(device: torch.device) -> World:
