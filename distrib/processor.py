@@ -1,5 +1,6 @@
-"""What the processor computes in hardware, and how much of it this process may use."""
+"""What the processor computes in hardware, how much of it this process may use, and how it is used well."""
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from typing import Literal
 FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16", "bf16"}, "float16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 """As Linux writes them: AVX-512 or AMX on x86, or ARM's own."""
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""As glibc's malloc.h numbers them."""
+
 
 def computes(number: Literal["bfloat16", "float16"], cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
     """Whether the CPU has arithmetic of this kind; None where the system does not say."""
@@ -18,6 +22,22 @@ def computes(number: Literal["bfloat16", "float16"], cpuinfo: Path = Path("/proc
     except OSError:
         return None
     return not FLAGS[number].isdisjoint(words)
+
+
+def compute_with(threads: int) -> None:
+    """From here on torch computes with ``threads`` threads, and the process keeps the memory that it frees.
+
+    glibc gives large blocks back to the system as soon as they are free. A step of training asks for hundreds of them
+    (activations, gradients), which the system clears anew each time, a page at a time.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; nothing is lost where there is none
+    if set_option:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            set_option(option, 2**31 - 1)
+        set_option(M_TOP_PAD, 2**26)  # as large as a thread's heap: none of them is given back
 
 
 def usable_cpus(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:

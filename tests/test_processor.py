@@ -1,6 +1,9 @@
 """How much of the processor a process may use: what it is bound to, and its container's quota."""
 
+import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,31 @@ def test_no_more_than_the_quota(
 
 def test_without_groups_what_the_process_is_bound_to(tmp_path: Path):
     assert usable_cpus(tmp_path / "nowhere", tmp_path) == len(os.sched_getaffinity(0))
+
+
+AGAIN = """
+import resource, threading, torch
+from distrib.processor import compute_with
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        blocks = [torch.ones(1_000_000) for _ in range(40)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def work():
+    compute_with(1)
+    faults()
+    print(torch.get_num_threads(), faults())
+
+{}
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another allocator than glibc's")
+@pytest.mark.parametrize("how", ["work()", "one = threading.Thread(target=work); one.start(); one.join()"])
+def test_memory_that_was_freed_is_used_again_without_asking_the_system(how: str):
+    done = subprocess.run([sys.executable, "-c", AGAIN.format(how)], capture_output=True, text=True, check=True)
+    threads, faults = map(int, done.stdout.split())
+    assert threads == 1 and faults < 10_000, "ten times 160 MB have 390,000 pages"

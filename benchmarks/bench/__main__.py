@@ -12,6 +12,7 @@ import time
 from importlib import import_module
 
 from benchmarks.bench.report import Options, machine
+from distrib.processor import compute_with, usable_cpus
 
 SECTIONS = {
     "step": "the training step against textbook PGD, torchattacks, foolbox and ART",
@@ -59,4 +60,5 @@ def _terminated(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
+    compute_with(usable_cpus())  # as a worker does: for the peers too, which take their turns in this process
     sys.exit(main())

@@ -20,7 +20,7 @@ from distrib import trainer
 from distrib.commands.prepare import prepared
 from distrib.config.file import parse
 from distrib.config.job import Train
-from distrib.processor import usable_cpus
+from distrib.processor import compute_with, usable_cpus
 from distrib.tracking.display import Display
 
 
@@ -44,7 +44,7 @@ def measure(options: Options) -> list[Table]:
         assert isinstance(parsed, Train)
         data, threads = prepared(parsed, Display()), torch.get_num_threads()
         try:
-            torch.set_num_threads(cpus)
+            compute_with(cpus)
             before = bare(parsed.resolved(), data)
             ran = run(job, folder)
             after = bare(parsed.resolved(), data)

@@ -34,6 +34,7 @@ from distrib.evaluation.outcomes import ShardResult
 from distrib.evaluation.points import points
 from distrib.evaluation.shard import attack_shard, score_images
 from distrib.files import write_bytes, write_json
+from distrib.processor import compute_with
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def score_again(task: EvaluationTask, start: int, images: bytes) -> list[float]:
 
 
 def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarray]:
-    torch.set_num_threads(task.threads)
+    compute_with(task.threads)
     order = task.order()[start : start + task.plan.shard_size]
     batch = points(staged(task.data, task.stage), task.loader, task.threads, order, task.device)
     return task.model.load(task.device), batch, np.arange(start, start + len(order))

@@ -30,6 +30,7 @@ from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.precision import begin_training, emulated, format_of
+from distrib.processor import compute_with
 from distrib.state import State
 from distrib.world import World, current
 
@@ -61,7 +62,7 @@ def worker(config: dict) -> None:
     mailbox = config["mailbox"]
     job = order.job
     device = get_device()
-    torch.set_num_threads(job.cluster.cpus_per_worker)
+    compute_with(job.cluster.cpus_per_worker)
     world = current(device)
     data = staged(order.data, job.cluster.stage)
     train = open_split(data, "train", "training")

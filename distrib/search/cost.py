@@ -16,6 +16,7 @@ from distrib.data.loader import Batch
 from distrib.errors import JobError
 from distrib.noise import Noise
 from distrib.precision import format_of
+from distrib.processor import compute_with
 from distrib.search.space import Settings, drawn, ends, settle
 from distrib.state import State
 from distrib.step import update
@@ -44,13 +45,14 @@ def kind_of(training: Training) -> str:
     """A key of everything that the time of a step depends on: trials of one kind are timed once."""
     adversary = training.objective.adversary
     steps = adversary and [adversary.attack.num_steps, adversary.attack.restarts]
-    kept = [dump(training.model), training.objective.method, steps, training.optim.batch_size, training.precision]
+    kept = [dump(training.model), training.objective.method, steps, training.optim.name,
+            training.optim.batch_size, training.precision]  # fmt: skip
     return json.dumps(kept, sort_keys=True)
 
 
 def timed(card: DataCard, training: Training, workers: int, threads: int, cuda: bool) -> float:
     """Images per second of one worker of this training, on random images. It runs on a worker of the cluster."""
-    torch.set_num_threads(threads)
+    compute_with(threads)
     device = torch.device("cuda" if cuda else "cpu")
     height, width, channels = card.image
     with torch.random.fork_rng():

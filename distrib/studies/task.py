@@ -17,6 +17,7 @@ from distrib.data.stage import staged
 from distrib.evaluation.models import StoredModel
 from distrib.evaluation.points import points
 from distrib.precision import exact_float32
+from distrib.processor import compute_with
 from distrib.studies.findings import Findings
 
 
@@ -40,7 +41,7 @@ class StudyTask:
 
     def model(self, label: str) -> nn.Module:
         """The model, in evaluation mode."""
-        torch.set_num_threads(self.threads)
+        compute_with(self.threads)
         return self.subjects[label].load(self.device)
 
     def batch(self, n: int | None, seed: int, start: int, stop: int) -> Batch:
