@@ -64,13 +64,14 @@ def work():
     faults()
     print(torch.get_num_threads(), faults())
 
-{}
+one = threading.Thread(target=work)  # as Ray Train runs a worker; in the main thread glibc keeps more by itself
+one.start()
+one.join()
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another allocator than glibc's")
-@pytest.mark.parametrize("how", ["work()", "one = threading.Thread(target=work); one.start(); one.join()"])
-def test_memory_that_was_freed_is_used_again_without_asking_the_system(how: str):
-    done = subprocess.run([sys.executable, "-c", AGAIN.format(how)], capture_output=True, text=True, check=True)
+def test_memory_that_was_freed_is_used_again_without_asking_the_system():
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
     threads, faults = map(int, done.stdout.split())
     assert threads == 1 and faults < 10_000, "ten times 160 MB have 390,000 pages"

@@ -18,6 +18,8 @@ def test_kinds_of_trial_are_told_by_what_their_time_depends_on():
     assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(job, one | {WIDTH: 0.5}))
     longer = tune({"train.objective.attack.num_steps": 9})
     assert cost.kind_of(settle(job, one)) != cost.kind_of(settle(longer, one))
+    sgd, adam = (tune({"train.optim": {"name": name, "lr": 0.1, "epochs": 4}}) for name in ("sgd", "adam"))
+    assert cost.kind_of(settle(sgd, one)) != cost.kind_of(settle(adam, one)), "Muon's steps take longest"
 
 
 def test_the_estimate_is_images_by_speed_and_the_budget_is_kept(digits: Path):
