@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distrib.convolution import quickened
 from distrib.errors import NonFiniteLoss
 from distrib.models.weights import finite
 from distrib.optim import Optimiser
@@ -30,7 +31,7 @@ class State:
 
     def __post_init__(self):
         # Convolutions are fastest with their weights channels last, also on images that are not
-        self.model.to(self.world.device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+        quickened(self.model).to(self.world.device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
         self.ddp = self.world.parallel(self.model)
         self.optimiser = self.optim.build(self.model)  # pyright: ignore[reportAttributeAccessIssue]
         # Each rank's BatchNorm sees its own part of the batch: their running statistics are averaged after every step,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distrib.cluster.map import Workers, map_tasks
 from distrib.config.cluster import Cluster
+from distrib.convolution import quickened
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen
@@ -78,7 +79,7 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
     model, batch, positions = _shard(task, start)
 
     def source(address: str) -> nn.Module:
-        return task.sources[address].load(task.device)
+        return quickened(task.sources[address].load(task.device))
 
     def stored(path: str, index: Tensor) -> Tensor:
         return frozen.stored_images(task.here / path, index.cpu()).to(task.device)
@@ -111,7 +112,7 @@ def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarr
     compute_with(task.threads)
     order = task.order()[start : start + task.plan.shard_size]
     batch = points(staged(task.data, task.stage), task.loader, task.threads, order, task.device)
-    return task.model.load(task.device), batch, np.arange(start, start + len(order))
+    return quickened(task.model.load(task.device)), batch, np.arange(start, start + len(order))
 
 
 def evaluate(

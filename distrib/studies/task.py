@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from distrib.config.job import Study, Train
+from distrib.convolution import quickened
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, LoaderName
 from distrib.data.order import chosen
@@ -42,7 +43,7 @@ class StudyTask:
     def model(self, label: str) -> nn.Module:
         """The model, in evaluation mode."""
         compute_with(self.threads)
-        return self.subjects[label].load(self.device)
+        return quickened(self.subjects[label].load(self.device))
 
     def batch(self, n: int | None, seed: int, start: int, stop: int) -> Batch:
         """The test images from place ``start`` to ``stop`` of those that ``n`` and ``seed`` choose."""

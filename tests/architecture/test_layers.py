@@ -14,8 +14,8 @@ ROOT = Path(distrib.__file__).parent
 TESTS = Path(__file__).parents[1]
 
 ORDER = """
-    errors files noise world values processor precision plots  threat attack objective models muon optim  data
-    state checkpoints step trainer  evaluation config tracking cluster registry commands search studies cli
+    errors files noise world values processor precision convolution plots  threat attack objective models muon optim
+    data state checkpoints step trainer  evaluation config tracking cluster registry commands search studies cli
 """.split()  # noqa: SIM905
 """A module imports only from its own room and from rooms that are named before it. docs/architecture.md draws it."""
 
