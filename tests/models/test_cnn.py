@@ -37,3 +37,17 @@ def test_paper_cnn_layer_by_layer():
     assert shapes["conv1"] == (2, 28, 28) and shapes["pool1"] == (2, 14, 14)
     assert shapes["conv2"] == (4, 14, 14) and shapes["pool2"] == (4, 7, 7)
     assert shapes["fc1"] == (64,)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pooling_first_gives_what_the_papers_order_gives(precision: torch.dtype):
+    """relu, then pooling: the same logits and the same gradient, to the bit."""
+    torch.manual_seed(0)
+    net = PaperCNN(width=1 / 4).build(*MNIST)
+    papers = [net.get_submodule(name) for name in ["normalise", "conv1", "relu1", "pool1", "conv2", "relu2", "pool2"]]
+    x = torch.rand(16, 1, 28, 28, requires_grad=True)
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        ours, theirs = net[:7](x), nn.Sequential(*papers)(x)
+    weights = torch.randn_like(ours)
+    assert torch.equal(ours, theirs) and ours.abs().sum() > 0
+    assert torch.equal(*(torch.autograd.grad(one, x, weights)[0] for one in (ours, theirs)))
