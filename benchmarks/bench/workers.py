@@ -25,7 +25,7 @@ def measure(options: Options) -> list[Table]:
     ratio = f"{middle:.2f} ({min(two) / max(one):.2f} to {max(two) / min(one):.2f})"
     rows = [("1", spread(one, "{:,.0f}"), "1"), ("2", spread(two, "{:,.0f}"), ratio)]
     how = (
-        f"small_cnn, PGD, batch 128, one thread a worker, {usable_cpus()} cores; over epochs: the median (smallest to "
+        f"small_cnn, PGD, batch 256, one thread a worker, {usable_cpus()} cores; over epochs: the median (smallest to "
         "largest)."
     )
     return [Table("Workers.", how, ("workers", "images/s", "times one worker"), rows)]

@@ -21,18 +21,22 @@ class Augment(Value):
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """Varied images: ``x`` ``[B, C, H, W]`` of any dtype -> the same shape and dtype."""
-        batch, _, height, width = x.shape
+        batch, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1)  # whole, as images are stored: they are taken as such
         rows = torch.arange(height, device=x.device).expand(batch, height)
         columns = torch.arange(width, device=x.device).expand(batch, width)
         if self.flip:
             mirrored = noise.integers(2)[:, None].bool()
             columns = torch.where(mirrored, columns.flip(1), columns)
         if self.crop_padding:
-            x = F.pad(x, [self.crop_padding] * 4)
+            pixels = F.pad(pixels, [0, 0] + [self.crop_padding] * 4)
             rows = rows + noise.integers(2 * self.crop_padding + 1)[:, None]
             columns = columns + noise.integers(2 * self.crop_padding + 1)[:, None]
         elif not self.flip:
             return x
-        every = torch.arange(batch, device=x.device)[:, None, None]
-        varied = x.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        rows = rows + torch.arange(batch, device=x.device)[:, None] * pixels.shape[1]
+        places = rows[:, :, None] * pixels.shape[2] + columns[:, None, :]
+        # index_select takes a row at once, indexing each number by itself: a third of the time
+        varied = pixels.reshape(-1, channels).index_select(0, places.flatten())
+        varied = varied.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return varied.clone(memory_format=torch.contiguous_format)  # contiguous() keeps the strides of one channel
