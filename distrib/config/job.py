@@ -106,7 +106,7 @@ class Training(Value):
     """What training descends: natural, or against an adversary."""
     optim: Optim
     """The optimiser, how long it runs, and how fast."""
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     """The number format of the forward pass in training. auto: bfloat16 where all workers compute it in hardware, else
     float32; decided when the run begins, and kept when it is resumed elsewhere. On GPUs float32 is as torch has it:
     convolutions in TF32 (10 of 23 bits), matrix products in float32; the run's tag ``distrib.precision`` says what was

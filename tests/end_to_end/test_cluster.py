@@ -19,6 +19,9 @@ from cluster_runs import call, epochs, lose_a_machine, record_of, submission
 from drive import JOB, command, result_of, wait_for
 from hosts import DASHBOARD, POSSIBLE, WHY_NOT, Hosts, network
 
+from distrib.precision import format_of
+from distrib.world import World
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.skipif(not POSSIBLE, reason=WHY_NOT)]
 
 
@@ -42,7 +45,7 @@ def test_two_machines_give_what_one_gives(cluster: Hosts, finished: dict):
     done = call(cluster, *submission(cluster, "two", "--follow", "--json"))
     assert result_of(done)["exit_status"] == 0 and "two-1 is SUCCEEDED" in done.stderr
     record = record_of(cluster, "two")
-    assert "robust training: 2 workers on cpu, float32, ffcv loader" in done.stdout
+    assert f"robust training: 2 workers on cpu, {format_of('auto', World())}, ffcv loader" in done.stdout
     for figure in ("weights_sha256", "clean_accuracy", "robust_accuracy", "attacks", "best_epoch"):
         assert record[figure] == finished[figure], figure
     (run,) = mlflow_runs(cluster, "two")
