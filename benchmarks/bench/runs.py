@@ -91,7 +91,7 @@ def training(folder: Path, name: str, quick: bool) -> dict:
     """
     root = folder / "data"
     if not root.exists():
-        noise_like_mnist(root, 500 if quick else 28_600)
+        noise_like_mnist(root, 600 if quick else 28_600)
     return {
         "kind": "train", "name": name, "storage": str(folder / "runs"), "model": {"arch": "small_cnn"},
         "data": {"source": "mnist", "root": str(root), "store": str(folder / "betons")},

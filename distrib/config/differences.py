@@ -28,6 +28,8 @@ def _what(job: dict) -> dict:
 
 def _differences(mine: object, theirs: object, path: str) -> list[str]:
     if isinstance(mine, dict) and isinstance(theirs, dict):
+        if mine.get("precision") == "auto" and "precision" in theirs:  # it is what a run began in, and goes on in
+            theirs = theirs | {"precision": "auto"}
         keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
         return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
     return [] if mine == theirs else [f"{path[1:]}: {mine}, not {theirs}"]

@@ -28,7 +28,6 @@ DIFFERENCE = {
     "model.width": (2.0, "1.0, not 2.0"),
     "augment.flip": (True, "False, not True"),
     "data.validation": (0.2, "0.1, not 0.2"),
-    "precision": ("bfloat16", "float32, not bfloat16"),
     "evaluation.n": (5, "None, not 5"),
     "compare_natural": (True, "False, not True"),
     "register_as": ("r", "t, not r"),
@@ -68,6 +67,13 @@ def test_what_changes_the_result_is_a_difference_told_with_both_values(path: str
     assert paths == wider if told else all(one.startswith(path) for one in paths) and paths
     assert told is None or f"{path}: {told}" in found
     assert len(differences(resolved({path: value}), dump(resolved({})))) == len(found)
+
+
+def test_auto_is_the_precision_that_a_run_began_in():
+    auto, named, other = (resolved({"precision": one}) for one in ("auto", "bfloat16", "float32"))
+    assert auto == resolved({}) and differences(auto, dump(named)) == []
+    assert differences(named, dump(auto)) == ["precision: bfloat16, not auto"]
+    assert differences(other, dump(named)) == ["precision: float32, not bfloat16"]
 
 
 def test_where_a_downloaded_set_lies_is_no_difference_but_another_folder_of_images_is():
