@@ -1,4 +1,4 @@
-"""What tests of several parts share: one thread, no addresses, prepared data, picture trees, a linear model."""
+"""What tests of several parts share: one thread, no addresses, data, picture trees, a linear model, what was quick."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ import torch
 from drive import INHERITED
 from torch import Tensor, nn
 
+from distrib.convolution import _FewChannels
 from distrib.data.packing import prepare
 from distrib.data.source import Digits, Folder
 from distrib.data.writer import ffcv_usable
@@ -143,3 +144,16 @@ def linear() -> Callable[..., nn.Module]:
         return nn.Sequential(nn.Flatten(), layer)
 
     return build
+
+
+@pytest.fixture
+def quick_gradients(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every gradient that distrib.convolution computes: its number format."""
+    calls, plain = [], _FewChannels.backward
+
+    def backward(ctx: object, gradient: Tensor) -> tuple:
+        calls.append(str(gradient.dtype))
+        return plain(ctx, gradient)
+
+    monkeypatch.setattr(_FewChannels, "backward", staticmethod(backward))
+    return calls

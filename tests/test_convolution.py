@@ -6,14 +6,17 @@ import itertools
 
 import pytest
 import torch
-from states import small_cnn
+from states import new, small_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
 from distrib.attack import PGD, Adversary
-from distrib.convolution import _FewChannels, block_side, conv2d, quickened
+from distrib.convolution import block_side, conv2d, quickened
+from distrib.data.loader import Batch
 from distrib.noise import Noise
+from distrib.objective import Madry
 from distrib.precision import Format, forward_in
+from distrib.step import update
 from distrib.threat import Linf
 
 WINDOWS = list(itertools.product((1, 2, 3, 4, 5, 7), (1, 2, 3), (0, 1, 2, 6)))
@@ -102,21 +105,8 @@ def program(model: nn.Module) -> nn.Module:
     return torch.export.load(file).module()
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows with every quick gradient."""
-    calls, plain = [], _FewChannels.backward
-
-    def backward(ctx: object, gradient: Tensor) -> tuple:
-        calls.append(str(gradient.dtype))
-        return plain(ctx, gradient)
-
-    monkeypatch.setattr(_FewChannels, "backward", staticmethod(backward))
-    return calls
-
-
 @pytest.mark.parametrize("build", [small_cnn, lambda: program(small_cnn())], ids=["network", "program"])
-def test_a_network_keeps_its_outputs_and_meets_the_same_attack(build, counted: list[str]):
+def test_a_network_keeps_its_outputs_and_meets_the_same_attack(build, quick_gradients: list[str]):
     torch.manual_seed(0)
     plain = build()
     quick = copy.deepcopy(plain)
@@ -125,20 +115,28 @@ def test_a_network_keeps_its_outputs_and_meets_the_same_attack(build, counted: l
     with torch.no_grad():
         assert torch.equal(plain(x), quick(x))
     before = list(plain.state_dict())
-    assert before == list(quick.state_dict()) and not counted
+    assert before == list(quick.state_dict()) and not quick_gradients
     torch.testing.assert_close(attacked(quick), attacked(plain))
-    assert counted == ["torch.float32"] * 6, (
+    assert quick_gradients == ["torch.float32"] * 6, (
         "two in each step (its convolutions have 1 and 4 channels), of the quick one alone"
     )
 
 
-def test_in_bfloat16_under_autocast(counted: list[str]):
+def test_in_bfloat16_under_autocast(quick_gradients: list[str]):
     torch.manual_seed(0)
     plain = small_cnn()
     exact = attacked(plain, "bfloat16")
     found = attacked(quickened(plain), "bfloat16")
-    assert counted == ["torch.bfloat16"] * 6 and found.dtype == torch.float32
+    assert quick_gradients == ["torch.bfloat16"] * 6 and found.dtype == torch.float32
     assert ((found - exact).abs() > 1e-3).float().mean() < 0.02, "but for signs of gradients near 0"
+
+
+def test_training_has_it(quick_gradients: list[str]):
+    state, y = new(), torch.arange(8)
+    adversary = {"threat": {"norm": "linf", "epsilon": 0.1}, "attack": {"num_steps": 3}}
+    objective = Madry.model_validate({"method": "madry"} | adversary)
+    update(state, Batch(torch.rand(8, 1, 8, 8), y, y), objective, Noise.of(y, 0, "attack"), 1.0)
+    assert len(quick_gradients) == 6, "of the attack; the weights' own gradients are torch's"
 
 
 def test_a_quickened_network_can_be_exported_and_copied():

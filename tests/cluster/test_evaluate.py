@@ -82,6 +82,16 @@ def cut_short(file: Path) -> None:
     file.write_bytes(b"x" * 100)
 
 
+def test_every_attack_has_the_quick_gradient(
+    digits: Path, weights: Weights, tmp_path: Path, done: list[str], quick_gradients: list[str]
+):
+    plain = SUITE.model_copy(update={"attacks": (Fgsm(attack="fgsm"),)})
+    rounds.judge_shard(EvaluationTask(weights, digits, "memory", plain, 1, False), 0)
+    once = len(quick_gradients)
+    rounds.judge_shard(EvaluationTask(weights, digits, "memory", SUITE, 1, False), 0)
+    assert len(quick_gradients) - once >= once + 5, "FGSM and the probes again, and the steps of PGD"
+
+
 @pytest.mark.parametrize("damage", [cut_short, Path.unlink])
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 def test_a_shard_whose_files_are_damaged_or_gone_is_judged_again(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from states import small_cnn
 from studies import CAPACITY, THREAT, Linear, fields, labelled, task
 
 from distrib.data.beton import open_split
@@ -33,6 +34,12 @@ def test_a_batch_holds_the_images_that_n_and_seed_choose(digits: Path):
 
 def test_a_model_that_is_taken_up_is_in_evaluation_mode(digits: Path):
     assert not task(digits, m=Linear().train()).model("m").training
+
+
+def test_a_model_that_is_taken_up_has_the_quick_gradient(digits: Path, quick_gradients: list[str]):
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    task(digits, m=small_cnn().requires_grad_(False)).model("m")(x).sum().backward()
+    assert x.grad is not None and quick_gradients
 
 
 EVERY_STUDY = {
