@@ -1,6 +1,6 @@
 """Why one worker and two drift apart: the first epoch of a training, each in float32 and in float64.
 
-    python benchmarks/rounding.py --job jobs/mnist.yaml --root DEST [--steps 421]
+    python benchmarks/rounding.py --job jobs/mnist.yaml --root DEST [--steps 210]
 
 One process and two gloo ranks take the same steps as distrib does. Both see the same images and the same noise; all
 that differs is the order in which the gradients of a batch are summed. If the drift is rounding that training
@@ -82,7 +82,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--job", type=Path, default=Path("jobs/mnist.yaml"))
     words.add_argument("--root", default="data")
-    words.add_argument("--steps", type=int, default=421, help="one epoch, by default")
+    words.add_argument("--steps", type=int, default=210, help="one epoch, by default")
     options = words.parse_args()
     job = read(options.job, [f"data.root={options.root}"])
     assert isinstance(job, Train)

@@ -22,12 +22,7 @@ Axes = int | str | tuple[int, ...] | list[int]
 """One number for both axes, or one for each; a padding may be a word."""
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *settings: Axes,
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Axes) -> Tensor:
     """What :func:`torch.nn.functional.conv2d` gives; its gradient by ``x`` is the same up to rounding, but quick.
 
     ``settings`` are stride, padding, dilation and groups, as there. It is quick on the CPU, for few channels and frozen

@@ -36,7 +36,7 @@ class Augment(Value):
             return x
         rows = rows + torch.arange(batch, device=x.device)[:, None] * pixels.shape[1]
         places = rows[:, :, None] * pixels.shape[2] + columns[:, None, :]
-        # index_select takes a row at once, indexing each number by itself: a third of the time
+        # index_select copies a pixel at once, indexing each of its numbers by itself
         varied = pixels.reshape(-1, channels).index_select(0, places.flatten())
         varied = varied.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return varied.clone(memory_format=torch.contiguous_format)  # contiguous() keeps the strides of one channel
