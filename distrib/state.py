@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,36 @@ from distrib.models.weights import finite
 from distrib.optim import Optimiser
 from distrib.precision import Format, Rounded
 from distrib.world import World
+
+
+def _copied(number: Tensor) -> tuple[Tensor, Callable[[], object]]:
+    copy = number.to("cpu", non_blocking=True)  # into pinned memory, where it comes from a GPU
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(number.device))
+    return copy, done.synchronize
+
+
+class FiniteCheck:
+    """Finds the step whose gradient was not finite: on the CPU at once, on a GPU in the call after.
+
+    To ask a GPU for a number is to wait until all that it was given is done, and then it idles until it is given more.
+    ``start`` begins a copy to the CPU: it gives the copy, filled later, and a function that waits until it is.
+    """
+
+    def __init__(self, device: torch.device, start: Callable[[Tensor], tuple[Tensor, Callable[[], object]]] = _copied):
+        self.device, self.start = device, start
+        self.late: tuple[Tensor, Callable[[], object], tuple[int, Tensor]] | None = None
+
+    def __call__(self, length: Tensor, step: int, loss: Tensor) -> tuple[int, Tensor] | None:
+        """The step and its loss, as given with the ``length`` that is looked at, if that is nan or infinite."""
+        if self.device.type == "cpu":
+            return None if torch.isfinite(length) else (step, loss)
+        asked, self.late = self.late, (*self.start(length), (step, loss))
+        if asked is None:
+            return None
+        copy, wait, facts = asked
+        wait()
+        return None if torch.isfinite(copy) else facts
 
 
 @dataclass
@@ -44,6 +75,7 @@ class State:
         ]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if self.optim.ema else None
         self.rounded = None if self.precision == "float32" else Rounded(self.model, self.precision)
+        self.check = FiniteCheck(self.world.device)
         self.last_loss = torch.tensor(math.nan, device=self.world.device)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.precision == "float16")
 
@@ -90,26 +122,32 @@ class State:
     def advance(self) -> None:
         """Takes one optimiser step along the gradient that :meth:`backward` left, on all ranks alike.
 
-        Raises :class:`NonFiniteLoss` on every rank, before the weights move, if the gradient is not finite on any.
+        Raises :class:`NonFiniteLoss` on every rank if the gradient is not finite on any: on the CPU before the weights
+        move; on a GPU, which is not made to wait for that, one step later, before that one's move.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * group.get("share", 1.0)
         self.scaler.unscale_(self.optimiser)
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         length = nn.utils.clip_grad_norm_(parameters, self.optim.clip_norm or math.inf)
-        # DDP has averaged the gradients, so a nan on one rank is a nan on all: they decide alike, without a collective
-        if not torch.isfinite(length) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
-            raise NonFiniteLoss(
-                f"the loss is no longer finite at step {self.step} (epoch {self.epoch:.2f}, learning rate "
-                f"{self.lr:.3g}, this rank's loss {self.last_loss.item():.4g}); lower optim.lr, set optim.clip_norm, "
-                "or warm up"
-            )
+        if self.scaler.get_scale() <= 1:  # above it float16 overflows now and then: the scaler leaves such steps out
+            # DDP has averaged the gradients, so a nan on one rank is a nan on all: they decide alike, by themselves
+            wrong = self.check(length, self.step, self.last_loss)
+            if wrong is not None:
+                raise self._diverged(*wrong)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.world.average_(self.running)
         self.step += 1
         if self.average is not None:
             self._average()
+
+    def _diverged(self, step: int, loss: Tensor) -> NonFiniteLoss:
+        epoch, lr = step / self.steps_per_epoch, self.optim.lr_at(step, self.steps_per_epoch)
+        return NonFiniteLoss(
+            f"the loss is no longer finite at step {step} (epoch {epoch:.2f}, learning rate {lr:.3g}, this rank's loss "
+            f"{loss.item():.4g}); lower optim.lr, set optim.clip_norm, or warm up"
+        )
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from gpu import GPU, Late
 from states import OPTIMISERS, contents, descend, new, small_cnn, train, with_norms
 from torch import Tensor, nn
 
 from distrib.config.file import read
 from distrib.errors import NonFiniteLoss
 from distrib.optim import SGD, Cosine, Optimiser
-from distrib.state import State
+from distrib.state import FiniteCheck, State
 from distrib.world import World
 
 
@@ -28,6 +29,28 @@ def test_a_loss_that_is_not_finite_moves_nothing(optim: Optimiser, wrong: float)
     after = contents(state)
     assert {name for name in before if before[name] != after[name]} <= {"groups"}  # which hold the learning rate
     assert contents(train(state, 1)) != before  # it can go on
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_gpu_is_asked_one_step_later_and_waited_for(wrong: float):
+    """The copy is made only when it is waited for: what it holds before is finite."""
+    late, loss = Late(), torch.tensor(0.5)
+    check = FiniteCheck(GPU, late.start_one)
+    found = [check(torch.tensor(length), step, loss) for step, length in enumerate([1.0, wrong, 0.0, 2.0])]
+    assert found == [None, None, (1, loss), None]
+    assert len(late.waiting) == 1, "only the newest has not been waited for"
+
+
+def test_on_a_gpu_that_loss_ends_the_run_one_step_later():
+    """A GPU is not made to wait for the answer; what is left is not finite, so that no checkpoint is written of it."""
+    state = train(new(), 2)
+    state.check = FiniteCheck(GPU, Late().start_one)
+    descend(state, state.ddp(torch.ones(8, 1, 8, 8)).square().mean() * math.nan)
+    assert state.step == 3
+    assert not state.finite()
+    lr = f"learning rate {state.optim.lr_at(2, 5):.3g}"
+    with pytest.raises(NonFiniteLoss, match=rf"step 2 \(epoch 0\.40, {lr}, this rank's loss nan"):
+        train(state, 1)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])

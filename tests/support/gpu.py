@@ -48,3 +48,7 @@ class Late:
         copies = [self.copy(part) for part in held]
         mine = self.waiting[-len(held) :]
         return copies, lambda: self.made(mine)
+
+    def start_one(self, number: Tensor):
+        (copy,), wait = self.start([number], GPU)
+        return copy, wait
