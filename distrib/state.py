@@ -17,11 +17,11 @@ from distrib.precision import Format, Rounded
 from distrib.world import World
 
 
-def _copied(number: Tensor) -> tuple[Tensor, Callable[[], object]]:
-    copy = number.to("cpu", non_blocking=True)  # into pinned memory, where it comes from a GPU
+def _start(number: Tensor) -> tuple[Tensor, Callable[[], object]]:
+    copied = number.to("cpu", non_blocking=True)  # into pinned memory, where it comes from a GPU
     done = torch.cuda.Event()
     done.record(torch.cuda.current_stream(number.device))
-    return copy, done.synchronize
+    return copied, done.synchronize
 
 
 class FiniteCheck:
@@ -31,7 +31,7 @@ class FiniteCheck:
     ``start`` begins a copy to the CPU: it gives the copy, filled later, and a function that waits until it is.
     """
 
-    def __init__(self, device: torch.device, start: Callable[[Tensor], tuple[Tensor, Callable[[], object]]] = _copied):
+    def __init__(self, device: torch.device, start: Callable[[Tensor], tuple[Tensor, Callable[[], object]]] = _start):
         self.device, self.start = device, start
         self.late: tuple[Tensor, Callable[[], object], tuple[int, Tensor]] | None = None
 
@@ -42,9 +42,9 @@ class FiniteCheck:
         asked, self.late = self.late, (*self.start(length), (step, loss))
         if asked is None:
             return None
-        copy, wait, facts = asked
+        copied, wait, facts = asked
         wait()
-        return None if torch.isfinite(copy) else facts
+        return None if torch.isfinite(copied) else facts
 
 
 @dataclass
