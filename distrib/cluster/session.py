@@ -43,6 +43,8 @@ def session(
     }
     address = address_of(cluster)
     if not address:
+        # Ray would look for new log files ten times a second, to show here what QUIET does not show (2.60)
+        settings |= {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "60"}
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away; a process less
         settings["RAY_worker_maximum_startup_concurrency"] = str(max(os.cpu_count() or 1, 16))  # else few cores warn
     for name, value in settings.items():
