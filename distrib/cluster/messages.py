@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distrib.cluster.memory import shortage
 
 LIMIT = 10_000
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.2
 FETCH_SECONDS = 60
 """For one answer of the mailbox, before it is said that reports are late."""
 LAST_SECONDS = 30
