@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The black-box rows of CIFAR-10 in docs/results.md: `bash benchmarks/cifar10_transfer.sh DATA`, where DATA holds train/ and
-# test/ with a folder a class. Two to three hours on 2 cores with bfloat16, a third of it AutoAttack on A; what is
-# complete already is told again. Table and sheet: runs/study-transfer/study.
+# test/ with a folder a class. Two to three hours, by an estimate, on 2 cores of Zen 5, a third of it AutoAttack on A;
+# what is complete already is told again. Table and sheet: runs/study-transfer/study.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:?the folder that holds train/ and test/, each with a folder a class}
