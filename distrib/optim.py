@@ -97,8 +97,8 @@ class Optimiser(Value):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients longer than this are shortened to it."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average of the weights, reached after 2 / (1 - ema) steps; if set, the average is
-    what is judged and kept."""
+    """Decay of an exponential moving average of the weights and running statistics, reached after 2 / (1 - ema) steps;
+    if set, the average is what is judged and kept."""
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of optimiser step ``step`` (from 0). The middle of the step counts, so none is wasted."""

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,9 @@ class State:
     def _average(self) -> None:
         assert self.average is not None
         decay = self.optim.decay_at(self.step)
-        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mean.copy_(now)
+        averaged, current = (chain(net.parameters(), net.buffers()) for net in (self.average, self.model))
+        for mean, now in zip(averaged, current, strict=True):  # running statistics too: they must fit the weights
+            if mean.is_floating_point():
+                mean.lerp_(now, 1 - decay)
+            else:
+                mean.copy_(now)
