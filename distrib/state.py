@@ -154,9 +154,10 @@ class State:
     def _average(self) -> None:
         assert self.average is not None
         decay = self.optim.decay_at(self.step)
-        averaged, current = (chain(net.parameters(), net.buffers()) for net in (self.average, self.model))
-        for mean, now in zip(averaged, current, strict=True):  # running statistics too: they must fit the weights
-            if mean.is_floating_point():
-                mean.lerp_(now, 1 - decay)
-            else:
+        nets = (chain(net.parameters(), net.buffers()) for net in (self.average, self.model))
+        pairs = list(zip(*nets, strict=True))  # running statistics too: they must fit the weights
+        means, current = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(means, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for mean, now in pairs:
+            if not mean.is_floating_point():
                 mean.copy_(now)
