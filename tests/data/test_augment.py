@@ -1,4 +1,4 @@
-"""Crops and flips: pixels are moved, never made; each image's own draw; nothing unless asked for."""
+"""Crops, flips and holes: pixels are moved or blackened; each image's own draw; nothing unless asked for."""
 
 import pytest
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 from distrib.data.augment import Augment
 from distrib.noise import Noise
 
-VARIED = [Augment(flip=True), Augment(crop_padding=2), Augment(crop_padding=3, flip=True)]
+VARIED = [
+    Augment(flip=True), Augment(crop_padding=2), Augment(crop_padding=3, flip=True), Augment(cutout=3),
+    Augment(cutout=2, flip=True),
+]  # fmt: skip
 varied = pytest.mark.parametrize("augment", VARIED, ids=repr)
 SHAPES = [(1, 8, 8), (3, 5, 7), (3, 1, 1)]
 
@@ -29,7 +32,21 @@ def windows(image: Tensor, augment: Augment) -> list[Tensor]:
     pad, (height, width) = augment.crop_padding, image.shape[1:]
     padded = F.pad(image, [pad] * 4)
     cut = [padded[:, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
-    return cut + [window.flip(2) for window in cut] * augment.flip
+    cut += [window.flip(2) for window in cut] * augment.flip
+    return [hidden for window in cut for hidden in holed(window, augment.cutout)]
+
+
+def holed(image: Tensor, side: int) -> list[Tensor]:
+    """``image`` with a square of ``side`` pixels blackened around each of its pixels in turn; itself, if side is 0."""
+    if not side:
+        return [image]
+    found = []
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            found.append(image.clone())
+            top, left = max(row - side // 2, 0), max(column - side // 2, 0)
+            found[-1][:, top : row - side // 2 + side, left : column - side // 2 + side] = 0
+    return found
 
 
 @varied
@@ -72,16 +89,29 @@ def test_all_windows_and_both_sides_come_up():
     assert counts.sum() == 5000 and (counts - 100).abs().max() < 50  # 5 deviations of a count of 100
 
 
+@pytest.mark.parametrize("side", [1, 3, 4])
+def test_all_holes_come_up(side: int):
+    """One image, many draws: the hole lies around each of the 30 pixels about as often as it should."""
+    image = images((3, 5, 6), 1)
+    out = Augment(cutout=side)(image.expand(3000, -1, -1, -1), noise(list(range(3000))))
+    places = holed(image[0], side)
+    counts = torch.tensor([int((out == place).flatten(1).all(1).sum()) for place in places])
+    alike = torch.tensor([sum(torch.equal(place, other) for other in places) for place in places])
+    assert (counts - 100 * alike).abs().max() < 50 * alike.max() and (counts > 0).all()
+
+
 def test_the_default_changes_nothing_and_draws_nothing():
     x, stream = images((3, 5, 7)), noise(list(range(40)))
     assert Augment()(x, stream) is x and stream.calls == 0
 
 
 def test_no_images():
-    assert Augment(crop_padding=2, flip=True)(images((3, 5, 7), 0), noise([])).shape == (0, 3, 5, 7)
+    assert Augment(crop_padding=2, flip=True, cutout=3)(images((3, 5, 7), 0), noise([])).shape == (0, 3, 5, 7)
 
 
-@pytest.mark.parametrize("fields", [{"crop_padding": -1}, {"crop_padding": 65}, {"crop_padding": 1.0}, {"flip": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"crop_padding": -1}, {"crop_padding": 65}, {"crop_padding": 1.0}, {"flip": 1}, {"cutout": -1}]
+)
 def test_bad_fields_are_refused(fields: dict):
     with pytest.raises(ValidationError):
         Augment(**fields)
