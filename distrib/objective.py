@@ -234,5 +234,11 @@ def divergence(clean: Tensor, logits: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(dim=1), clean.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
 
 
+def passes_of(objective: SaddlePoint) -> int:
+    """Passes through the network, forward and back, of a step: one for each of its adversary's, and one to learn."""
+    adversary = objective.adversary
+    return 1 + (adversary.attack.num_steps * adversary.attack.restarts if adversary else 0)
+
+
 Objective = Annotated[Natural | Madry | Fast | NFGSM | Trades, Field(discriminator="method")]
 """What a training run descends."""

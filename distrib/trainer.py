@@ -12,7 +12,7 @@ from distrib.attack import Adversary, predicted, undisturbed
 from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
-from distrib.objective import SaddlePoint
+from distrib.objective import SaddlePoint, passes_of
 from distrib.optim import epsilon_scale_at
 from distrib.precision import exact_float32
 from distrib.state import State
@@ -29,6 +29,9 @@ class Progress:
     step: int
     steps: int
     """In the whole run."""
+    work: float
+    """The share of the whole run's passes that is done: steps without an adversary take one, others one more for each
+    of its steps."""
     loss: float
     images_per_second: float
     """Over all ranks."""
@@ -51,7 +54,12 @@ def epochs(
     Raises :class:`NonFiniteLoss` on every rank, before the epoch is reported.
     """
     world, natural, warmup = state.world, objective.natural_epochs, objective.epsilon_warmup_epochs
-    last = state.optim.epochs * loader.steps
+    last, passes = state.optim.epochs * loader.steps, passes_of(objective)
+    quick = min(natural * loader.steps, last)
+
+    def work(steps: int) -> float:
+        return min(steps, quick) + passes * max(steps - quick, 0)
+
     for epoch in range(state.step // loader.steps, state.optim.epochs):
         began = shown = time.perf_counter()
         waited, seen, sums = 0.0, 0, torch.zeros(3, device=world.device)
@@ -71,7 +79,8 @@ def epochs(
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 shown = now
-                yield Progress(state.step, last, sums[0].item() / seen, seen * world.size / (now - began))
+                share, rate = work(state.step) / work(last), seen * world.size / (now - began)
+                yield Progress(state.step, last, share, sums[0].item() / seen, rate)
         seconds = time.perf_counter() - began
         loss, correct, count = world.sum(sums).tolist()
         waiting = world.sum(torch.tensor([waited / seconds], device=world.device)).item() / world.size

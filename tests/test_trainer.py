@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import distrib
+from distrib import trainer
 from distrib.attack import PGD, Adversary, OfEpsilon
 from distrib.checkpoints import load_checkpoint, save_checkpoint
 from distrib.data.augment import Augment
@@ -118,6 +119,20 @@ def test_the_natural_epochs_are_those_of_natural_training(digits: Path):
     late = MADRY.model_copy(update={"natural_epochs": 2.0, "epsilon_warmup_epochs": 0.0})
     begun, natural = (Run(digits, SGD_JOB, objective=one).history() for one in (late, Natural(method="natural")))
     assert begun[:2] == natural[:2] and begun[2]["train_loss"] > natural[2]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("natural", "shares"), [(0.0, [1 / 3, 2 / 3, 1]), (2.0, [0.2, 0.4, 1]), (9.0, [1 / 3, 2 / 3, 1])]
+)
+def test_the_work_done_counts_passes(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, natural: float, shares: list[float]
+):
+    """An epoch without the adversary, who takes two steps, is a third of another: else its ETA is far too short."""
+    monkeypatch.setattr(trainer, "PROGRESS_SECONDS", -1.0)
+    reports = Run(digits, SGD_JOB, objective=MADRY.model_copy(update={"natural_epochs": natural})).reports()
+    work = {report.step: report.work for report in reports if isinstance(report, Progress)}
+    assert list(work) == list(range(1, 25))
+    assert [work[step] for step in (8, 16, 24)] == pytest.approx(shares)
 
 
 @pytest.mark.parametrize(("every", "validated"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (9, [3])])

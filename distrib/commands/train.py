@@ -101,7 +101,7 @@ def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
                 mark("first_step")
                 epoch = message.step * phases[phase].optim.epochs / message.steps
                 detail = f"epoch {epoch:.1f}, loss {message.loss:.3f}, {message.images_per_second:.0f} images/s"
-                display.advance(f"{phase} training", message.step, message.steps, detail + log.latest(phase))
+                display.advance(f"{phase} training", message.work, 1.0, detail + log.latest(phase))
             case EpochEnd():
                 mark("first_step")  # where there was no news of the first epoch before its end
                 log.add(phase, message.epoch, message.metrics)

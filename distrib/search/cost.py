@@ -15,6 +15,7 @@ from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.errors import JobError
 from distrib.noise import Noise
+from distrib.objective import passes_of
 from distrib.precision import format_of
 from distrib.processor import compute_with
 from distrib.search.space import Settings, drawn, ends, settle
@@ -116,20 +117,14 @@ def estimate(job: Tune, speeds: dict[str, float], card: DataCard, held_out: int,
     """The cost, from one worker's images per second by kind; a trial takes ``units`` cores or GPUs."""
     hours = []
     for training in plausible(job):
-        passes = _passes(training)
         judged = min(held_out, job.score.max_examples) * (job.score.attack.num_steps * job.score.attack.restarts + 2)
-        images = card.count + judged / passes
+        images = card.count + judged / passes_of(training.objective)
         rate = speeds[kind_of(training)] * job.cluster.max_workers
         hours.append(training.optim.epochs * images / rate * units / 3600)
     if isinstance(job.search, Optuna):
         count = job.search.num_trials
         return Estimate(max(hours) * count, sum(hours) / len(hours) * count * _share(job), count)
     return Estimate(sum(hours), sum(hours) * _share(job), len(hours))
-
-
-def _passes(training: Training) -> int:
-    adversary = training.objective.adversary
-    return 1 + (adversary.attack.num_steps * adversary.attack.restarts if adversary else 0)
 
 
 def _share(job: Tune) -> float:
