@@ -64,6 +64,10 @@ class State:
     def __post_init__(self):
         # Convolutions are fastest with their weights channels last, also on images that are not
         quickened(self.model).to(self.world.device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+        for module in self.model.modules():
+            weights = list(module.parameters(recurse=False)) if isinstance(module, _BatchNorm) else []
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()  # frozen: it keeps its statistics too
         self.ddp = self.world.parallel(self.model)
         self.optimiser = self.optim.build(self.model)  # pyright: ignore[reportAttributeAccessIssue]
         # Each rank's BatchNorm sees its own part of the batch: their running statistics are averaged after every step,

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from safetensors.torch import load_file
 
 from distrib import checkpoints, trainer
 from distrib.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -29,6 +30,7 @@ from distrib.data.loader import FfcvReader, TrainLoader, open_reader
 from distrib.data.order import chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
+from distrib.models.start import begin_from, freeze_body
 from distrib.precision import begin_training, emulated, format_of
 from distrib.processor import compute_with
 from distrib.state import State
@@ -54,6 +56,8 @@ class WorkOrder:
     reports: bool = False
     """Whether every epoch is reported to Ray Train, for callbacks. Its controller takes one report of each worker at
     every look (``RAY_TRAIN_HEALTH_CHECK_INTERVAL_S``), and the workers wait: short epochs would last as long."""
+    init: Path | None = None
+    """The file of the weights that training begins with; None: random ones."""
 
 
 def worker(config: dict) -> None:
@@ -87,6 +91,10 @@ def worker(config: dict) -> None:
             model = part.model.build(
                 (channels, height, width), len(train.card.classes), train.card.mean, train.card.std
             )
+        if order.init is not None and part.init is not None:
+            begin_from(model, load_file(order.init), part.init)
+        if part.init is not None and part.init.freeze == "body":
+            freeze_body(model)
         run = order.run / phase
         stored = newest(run, world, lambda text: tell(Note(text)))
         precision = format_of(part.precision, world) if part.precision != "auto" or stored is None else stored.precision

@@ -25,6 +25,7 @@ from distrib.files import file_sha256
 from distrib.registry import store
 from distrib.tracking import client
 from distrib.tracking.display import Display
+from distrib.tracking.folder import read_start
 from distrib.world import World
 
 SHARDS = 3
@@ -135,7 +136,7 @@ def card_of(run: OpenRun[Any], found: Evaluated, model: str) -> tuple[Card, dict
     sha256 = (
         file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
     )
-    origin = Origin(model, sha256, found.contents, dump(run.job), digest(run.job))
+    origin = Origin(model, sha256, found.contents, dump(run.job), digest(run.job), read_start(run.folder))
     card = Card.of(found.result, found.plan, run.test.card, origin)
     return card, card_files(card, found.judged.evidence, _shown(run, found))
 

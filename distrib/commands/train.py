@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -13,6 +14,7 @@ from distrib.commands.curves import training_curves
 from distrib.commands.evaluate import Evaluated, card_of, evaluated, in_figures, metrics
 from distrib.commands.opened import OpenRun, opened
 from distrib.commands.prepare import must_suffice
+from distrib.commands.start import begun_with
 from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
@@ -24,7 +26,7 @@ from distrib.registry import store
 from distrib.tracking import client
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog, metric_name
-from distrib.tracking.folder import NATURAL, ROBUST, write_files
+from distrib.tracking.folder import NATURAL, ROBUST, read_start, write_files
 from distrib.world import World
 
 
@@ -45,12 +47,13 @@ def run_train(job: Train, display: Display) -> dict:
             return run.result
         run.prepare()
         must_suffice(run.job, run.data)
+        init = begun_with(run)
         main = NATURAL if isinstance(run.job.objective, Natural) else ROBUST
         phases = {main: run.job} | ({NATURAL: run.job.natural_twin()} if run.job.compare_natural else {})
         run.join()
         run.track()
         with run.clock.measure("train"):
-            log = train(run, phases)
+            log = train(run, phases, init)
         with run.clock.measure("evaluate"):
             models = {phase: _judged(run, phase) for phase in phases}
         with client.recorded(f"the {main} model is {in_figures(models[main].found.result, run.folder)}", "registered"):
@@ -66,8 +69,11 @@ def run_train(job: Train, display: Display) -> dict:
             )
 
 
-def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
-    """Trains every phase that is not at its end yet. What MLflow has not taken of it is left in the log."""
+def train(run: OpenRun[Any], phases: dict[str, Train], init: Path | None = None) -> EpochLog:
+    """Trains every phase that is not at its end yet, from the weights ``init``, if any.
+
+    What MLflow has not taken of it is left in the log.
+    """
     from distrib.cluster.messages import Note, Started, listening
     from distrib.cluster.train import WorkOrder, fit
     from distrib.trainer import EpochEnd, Progress
@@ -110,7 +116,7 @@ def train(run: OpenRun[Any], phases: dict[str, Train]) -> EpochLog:
     Thread(target=store.warm, daemon=True).start()  # beside the start of the workers, which leaves cores idle
     first = next(iter(phases.values()))
     with listening(listen) as mailbox:
-        fit(WorkOrder(first, run.data, run.folder, phases), run.use_gpu, mailbox)
+        fit(WorkOrder(first, run.data, run.folder, phases, init=init), run.use_gpu, mailbox)
     display.end()
     for phase in phases:
         log.catch_up(phase, checkpoints.history(run.folder / phase, display.say))
@@ -151,6 +157,7 @@ def _figures(run: OpenRun[Train], main: str, models: dict[str, Trained]) -> dict
         **one.found.result.model_dump(mode="json"),
         "natural": None if twin is None else twin.found.result.model_dump(mode="json"),
         "best_epoch": one.best.epoch,
+        "init": read_start(run.folder),
         "epochs": len(history),
         "num_workers": int(history[-1].get("num_workers", run.job.cluster.max_workers)),  # as the last epoch ran
         "train_seconds": round(seconds, 2),

@@ -23,6 +23,7 @@ from distrib.errors import DistribError
 from distrib.evaluation.attacks import Evaluation, EvaluationPlan
 from distrib.models import Model
 from distrib.models.parts import check_parts
+from distrib.models.start import Init
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
@@ -102,6 +103,8 @@ class Training(Value):
     """How training images are varied."""
     model: Model
     """The network that is trained."""
+    init: Init | None = None
+    """The weights that training begins with; None: random ones, drawn with the seed."""
     objective: Objective
     """What training descends: natural, or against an adversary."""
     optim: Optim

@@ -50,6 +50,8 @@ class Origin:
     job: dict
     """The job as plain values."""
     job_digest: str
+    init: dict[str, str] | None = None
+    """The weights that its training began with, and their sha256; None: random ones, or it is not known."""
 
 
 class Card(Value):
@@ -81,6 +83,8 @@ class Card(Value):
     software: dict[str, str]
     job: dict
     job_digest: str
+    init: dict[str, str] | None = None
+    """The weights that its training began with, and their sha256; None: random ones, or it is not known."""
 
     @classmethod
     def of(cls, result: Result, evaluation: EvaluationPlan, test: DataCard, origin: Origin) -> "Card":
@@ -106,6 +110,7 @@ class Card(Value):
             },
             job=origin.job,
             job_digest=origin.job_digest,
+            init=origin.init,
         )  # fmt: skip
 
     def plain(self) -> dict:
@@ -141,6 +146,7 @@ class Card(Value):
             "examples_sha256": result.examples_sha256,
             "job_digest": self.job_digest,
             **accuracies,
+            **({"init": self.init["weights"], "init_sha256": self.init["sha256"]} if self.init else {}),
         }
 
 

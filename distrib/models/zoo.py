@@ -4,6 +4,7 @@ import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from distrib.errors import JobError
+from distrib.files import file_sha256
 from distrib.models.layers import ImageShape, Normalise, check_image
 from distrib.values import Value
 
@@ -54,6 +56,38 @@ class Resize(nn.Module):
 
 def _untrained(name: str, num_classes: int) -> nn.Module:
     return zoo().get_model(name, weights=None, num_classes=num_classes, **ARGUMENTS.get(name, {}))
+
+
+OWN_SCALE = ("googlenet", "inception_v3")
+"""Their published weights were trained on pixels in [-1, 1]; those of the others with each colour's mean and std."""
+
+
+def pretrained(name: str, num_channels: int, download: bool) -> tuple[dict[str, Tensor], str]:
+    """(torchvision's best weights of the network ``name``, under our names; the sha256 of their file).
+
+    They come with the normalisation that they were trained with; a grey image has that of the mean colour. Raises
+    :class:`JobError` where there are none, or they are not in torchvision's cache and may not be downloaded.
+    """
+    kinds = zoo().get_model_weights(name)
+    if not len(kinds):
+        raise JobError(f"init.weights: torchvision has no pretrained weights of {name}; choose another network")
+    best = zoo().get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name
+    if not file.exists() and not download:
+        raise JobError(
+            f"init.weights: {file} is not there; put {best.url} there, or set init.download: true to fetch it"
+        )
+    try:
+        tensors = best.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network; another hash
+        raise JobError(f"init.weights: {best.url} cannot be had ({error}); put it at {file}") from None
+    preset = best.transforms()
+    numbers = {"mean": preset.mean, "std": preset.std} if name not in OWN_SCALE else {"mean": [0.5], "std": [0.5]}
+    ours = {f"net.{key}": one for key, one in tensors.items() if not key.lower().startswith("aux")}
+    for part, colours in numbers.items():
+        by_colour = torch.tensor(colours).expand(3)
+        ours[f"normalise.{part}"] = (by_colour if num_channels == 3 else by_colour.mean(0, True)).view(-1, 1, 1)
+    return ours, file_sha256(file)
 
 
 class _WithoutWeights(TorchFunctionMode):

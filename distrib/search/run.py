@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from distrib.commands.opened import OpenRun, opened
+from distrib.commands.start import begun_with
 from distrib.commands.train import run_train
 from distrib.config.explain import inside
 from distrib.config.file import job_yaml
@@ -58,6 +59,7 @@ def _search(run: OpenRun[Tune]) -> dict:
     space.check_space(run.job)
     run.prepare()
     space.must_suffice_for_all(run.job, run.data)
+    begun_with(run)
     run.join(dashboard=True)
     cluster = run.job.cluster
     units = cluster.max_workers * (1 / cluster.workers_per_gpu if run.use_gpu else cluster.cpus_per_worker)

@@ -16,7 +16,7 @@ from distrib.config.search import Choice, Domain, Draw, Grid, Integers, LogUnifo
 from distrib.errors import JobError
 
 TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
-FIXED = ("evaluation", "data", "loader", "keep_checkpoints", "seed")
+FIXED = ("evaluation", "data", "init", "loader", "keep_checkpoints", "seed")
 """Parts of a training that are the same for every trial, or the trials could not be compared."""
 DIGITS = 6
 """Significant digits of a drawn number: few enough to be read and copied from a trial's job file."""

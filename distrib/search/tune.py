@@ -25,7 +25,7 @@ from distrib.search.space import trial_job
 from distrib.search.stopping import stopping_rule
 from distrib.search.suggest import RecordedOptuna
 from distrib.search.trials import Trial, Trials, TrialSlots
-from distrib.tracking.folder import ROBUST
+from distrib.tracking.folder import ROBUST, start_file
 
 
 def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, events: Events) -> None:
@@ -40,6 +40,8 @@ def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its own tables, which verbose=0 does not turn off
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # else a trial without an epoch ends the search
 
+    init = None if job.train.init is None else start_file(trials.folder)
+
     def config(trial: Trial) -> dict:
         try:
             order = trial_job(job, trial.number, trial.settings)
@@ -47,7 +49,7 @@ def search(trials: Trials, data: Path, slots: TrialSlots, mailbox: ActorHandle, 
             trials.run(trial.number).mkdir(parents=True, exist_ok=True)
             write_bytes(trials.run(trial.number) / ERROR_FILE, str(error).encode())
             return {"number": trial.number, "work": None}
-        told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/", reports=True)
+        told = WorkOrder(order, data, trials.run(trial.number), {ROBUST: order}, f"{trial.number}/", True, init)
         return {"number": trial.number, "work": TrialConfig(told, slots.use_gpu, job.score, trials.units)}
 
     left = [trial for trial in trials.values() if not trial.ended]

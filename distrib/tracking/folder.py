@@ -168,6 +168,21 @@ def write_data(folder: Path, hashes: dict[str, str]) -> None:
     write_json(folder / "data.json", hashes)
 
 
+def start_file(folder: Path) -> Path:
+    """Where a run keeps the weights that its training begins with."""
+    return folder / "init.safetensors"
+
+
+def read_start(folder: Path) -> dict | None:
+    """What ``init.json`` of a run's folder says of the weights that its training begins with, or None."""
+    return _object(folder / "init.json")
+
+
+def write_start(folder: Path, start: dict[str, str]) -> None:
+    """Notes whence the weights are that the run's training begins with."""
+    write_json(folder / "init.json", start)
+
+
 def read_result(folder: Path) -> dict | None:
     """The result of a run that is complete, else None."""
     return _object(folder / "result.json")

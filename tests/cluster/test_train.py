@@ -9,6 +9,7 @@ import pytest
 import ray.train
 import torch
 from documents import job
+from safetensors.torch import load_file
 from torch import nn
 
 from distrib import checkpoints, trainer
@@ -19,6 +20,7 @@ from distrib.cluster.train import WorkOrder
 from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
+from distrib.models.weights import save_weights
 from distrib.world import World
 
 
@@ -29,10 +31,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     monkeypatch.setattr(train.ray.util, "get_node_ip_address", lambda: "here")
     monkeypatch.setattr(ray.train, "report", lambda metrics: None)
 
-    def run(job: Train, data: Path, reports: bool = False) -> list[object]:
+    def run(job: Train, data: Path, reports: bool = False, init: Path | None = None) -> list[object]:
         posted: list[object] = []
         monkeypatch.setattr(train, "post", lambda mailbox, phase, message: posted.append(message))
-        order = WorkOrder(job, data, tmp_path / "run", {"robust": job}, reports=reports)
+        order = WorkOrder(job, data, tmp_path / "run", {"robust": job}, reports=reports, init=init)
         train.worker({"order": order, "mailbox": None})
         return posted
 
@@ -192,3 +194,40 @@ def test_epochs_are_reported_to_ray_train_where_someone_listens(
         work(job, sorted_by_class, reports)
     assert heard == told
     assert len(met) == (0 if reports else 2), "else a rank goes on before the epoch is stored"
+
+
+def weights_after(tmp_path: Path) -> dict[str, torch.Tensor]:
+    found = checkpoints.latest(tmp_path / "run" / "robust", pytest.fail)
+    assert found is not None
+    return load_file(found.judged)
+
+
+@pytest.mark.parametrize("freeze", ["none", "body"])
+def test_training_begins_with_the_weights_that_it_is_given(
+    tmp_path: Path, sorted_by_class: Path, work: Callable, freeze: str
+):
+    """A frozen body keeps its weights and its statistics; else all of it moves, from there. So after a resumption."""
+    card = open_split(sorted_by_class, "train", "training").card
+    job = train_job(
+        sorted_by_class, model={"arch": "preact_resnet", "width": 0.0625, "depth": 12}, optim__epochs=1,
+        optim__lr=1e-4, init={"weights": "there", "head": "new", "freeze": freeze},
+    )  # fmt: skip
+    torch.manual_seed(9)
+    height, width, channels = card.image
+    begun = job.model.build((channels, height, width), len(card.classes), card.mean, card.std)
+    save_weights(begun, file := tmp_path / "init.safetensors")
+    for epochs in (1, 2):
+        work(
+            job.model_copy(update={"optim": job.optim.model_copy(update={"epochs": epochs})}),
+            sorted_by_class,
+            init=file,
+        )
+        own, after = begun.state_dict(), weights_after(tmp_path)
+        moved = {name: (after[name].float() - own[name].float()).abs().max().item() for name in own}
+        body = {name: far for name, far in moved.items() if not name.startswith(("classifier", "normalise"))}
+        assert moved["classifier.weight"] > 1e-3, "drawn anew"
+        if freeze == "body":
+            assert set(body.values()) == {0.0}
+        else:
+            kernels = {name: far for name, far in body.items() if own[name].ndim == 4}
+            assert all(0 < far < 1e-2 for far in kernels.values())

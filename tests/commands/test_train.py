@@ -46,7 +46,7 @@ def test_the_result_says_how_many_workers_ran(tmp_path: Path, ran: list[float | 
     epoch = {"images_per_second": 1.0, "train_seconds": 1.0, "data_wait_share": 0.0}
     history = [epoch | ({} if one is None else {"num_workers": one}) for one in ran]
     stored = Checkpoint(tmp_path, 2, 2, history, {}, "", "", "float32")
-    run: Any = SimpleNamespace(job=asked, clock=Clock.start())
+    run: Any = SimpleNamespace(job=asked, clock=Clock.start(), folder=tmp_path)
     found: Any = SimpleNamespace(result=claim(0.5), key="")
     result = train._figures(run, "robust", {"robust": train.Trained(stored, history, found)})
     assert result["num_workers"] == told and type(result["num_workers"]) is int

@@ -10,3 +10,12 @@ def test_the_figure_is_an_upper_bound():
     made = card(claim(0.5), "w" * 64)
     for page in (markdown(made), html(made, {}), str(made.plain())):
         assert "upper bound" in page and "lower bound" not in page
+
+
+def test_it_says_what_training_began_with():
+    made = card(claim(0.5), "w" * 64)
+    assert "init" not in made.tags() and "egun with" not in html(made, {}) and "began with" not in markdown(made)
+    begun = made.model_copy(update={"init": {"weights": "models:/natural/3", "sha256": "f" * 64}})
+    assert begun.tags() == made.tags() | {"init": "models:/natural/3", "init_sha256": "f" * 64}
+    for page in (markdown(begun), html(begun, {}), str(begun.plain())):
+        assert "models:/natural/3" in page and "f" * 12 in page

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from pydantic import ValidationError
 
 import distrib.models
 from distrib.errors import JobError
+from distrib.files import file_sha256
 from distrib.models import TorchvisionNet
 from distrib.models.layers import Normalise
+from distrib.models.start import Init, begin_from
+from distrib.models.zoo import pretrained, zoo
 
 GREY = ((1, 16, 16), 5, (0.5,), (0.25,))
 COLOUR = ((3, 16, 16), 5, (0.5,) * 3, (0.25,) * 3)
@@ -80,3 +84,54 @@ def test_missing_torchvision_is_an_error_with_a_cure(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ValidationError, match=r"torchvision cannot be imported.*install it"):
         TorchvisionNet(name="resnet18")
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """``cached(name)`` puts random weights of that network where torchvision keeps what it fetched."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def put(name: str) -> Path:
+        models = zoo()
+        net = models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
+        file = tmp_path / "hub" / "checkpoints" / Path(models.get_model_weights(name).DEFAULT.url).name
+        file.parent.mkdir(parents=True)
+        torch.save(net.state_dict(), file)
+        return file
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "mean"),
+    [
+        ("resnet18", COLOUR, [0.485, 0.456, 0.406]),
+        ("resnet18", GREY, [(0.485 + 0.456 + 0.406) / 3]),
+        ("googlenet", COLOUR, [0.5] * 3),  # whose weights want pixels in [-1, 1]
+    ],
+)
+def test_pretrained_weights_come_with_their_normalisation(cached: Callable, name: str, image: tuple, mean: list):
+    file = cached(name)
+    tensors, sha256 = pretrained(name, image[0][0], download=False)
+    assert sha256 == file_sha256(file)
+    net = TorchvisionNet(name=name, resize=32).build(*image)
+    begin_from(net, tensors, Init(weights="pretrained", head="new"))
+    assert net.get_submodule("normalise").mean.flatten().tolist() == pytest.approx(mean)
+    state = net.get_submodule("net").state_dict()
+    stored = torch.load(file, weights_only=True)
+    same = {key for key in state if stored[key].shape == state[key].shape and torch.equal(stored[key], state[key])}
+    assert {key for key in state if not key.startswith("fc.")} <= same
+
+
+def test_pretrained_weights_that_are_not_here_are_fetched_only_if_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *given, **named: pytest.fail("fetched"))
+    with pytest.raises(JobError, match=r"init\.weights: .*resnet18-.*\.pth is not there; .*init\.download: true"):
+        pretrained("resnet18", 3, download=False)
+
+    def no_network(*given: object, **named: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(JobError, match=r"init\.weights: https.* cannot be had \(no network\); put it at .*resnet18-"):
+        pretrained("resnet18", 3, download=True)

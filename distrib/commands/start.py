@@ -1,0 +1,115 @@
+"""The weights that a training begins with: found, tried, and kept with its run, so that nothing moves under it."""
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distrib.checkpoints import Checkpoint
+from distrib.commands.models import stored_at
+from distrib.commands.opened import OpenRun
+from distrib.config.job import Training, with_data
+from distrib.data.beton import open_split
+from distrib.errors import CheckpointError, JobError
+from distrib.evaluation.models import StoredModel
+from distrib.files import file_sha256
+from distrib.models import TorchvisionNet
+from distrib.models.start import Init, begin_from
+from distrib.models.weights import save_tensors
+from distrib.models.zoo import pretrained
+from distrib.registry import versions
+from distrib.tracking.folder import nothing_done, read_start, start_file, write_start
+
+PRETRAINED = "pretrained"
+TENSORS = (".safetensors", ".pt", ".pth")
+
+
+def begun_with(run: OpenRun[Any]) -> Path | None:
+    """The file of the weights that the run's training begins with, in its folder; None: random ones.
+
+    Raises :class:`InputError` where they cannot be found, do not fit, or are no longer those that the run began with.
+    """
+    with with_data(run.job) as part:
+        if part.init is None:
+            return None
+        file, begun = start_file(run.folder), None if nothing_done(run.folder) else read_start(run.folder)
+        if begun is not None and file.exists():
+            return file
+        tensors, sha256 = _found(run, part, part.init)
+        if begun is not None and begun["sha256"] != sha256:
+            raise JobError(
+                f"init.weights: {part.init.weights} holds other weights than those that the run in {run.folder} began "
+                "with; put those back, or choose another name (--set name=...)"
+            )
+        begin_from(_network(run, part), tensors, part.init)
+        save_tensors(tensors, file)
+        write_start(run.folder, {"weights": part.init.weights, "sha256": sha256})
+        return file
+
+
+def _network(run: OpenRun[Any], part: Training) -> torch.nn.Module:
+    card = open_split(run.data, "train", "training").card
+    height, width, channels = card.image
+    with torch.random.fork_rng():
+        return part.model.build((channels, height, width), len(card.classes), card.mean, card.std)
+
+
+def _found(run: OpenRun[Any], part: Training, init: Init) -> tuple[dict[str, Tensor], str]:
+    """(the tensors of ``init.weights``, the sha256 of what holds them)."""
+    if init.weights == PRETRAINED:
+        if not isinstance(part.model, TorchvisionNet):
+            raise JobError("init.weights: pretrained is for torchvision's networks; name a file or a registered model")
+        channels = open_split(run.data, "train", "training").card.image[2]
+        return pretrained(part.model.name, channels, init.download)
+    if init.weights.startswith("models:"):
+        model, _ = versions.fetch_subject(init.weights, run.uri, False, run.display.say)
+        return _of_model(model)
+    path = Path(init.weights)
+    if path.is_file() and path.suffix in TENSORS:
+        return (_tensors(path), file_sha256(path))
+    with _named():
+        stored = stored_at(init.weights, trusted=False)
+    return (load_file(stored.judged), stored.weights_sha256) if isinstance(stored, Checkpoint) else _of_model(stored)
+
+
+def _of_model(model: StoredModel) -> tuple[dict[str, Tensor], str]:
+    tensors = dict(model.load(torch.device("cpu")).state_dict())
+    return tensors, hashlib.sha256(model.content()).hexdigest()
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; of a pickle only where it holds nothing that runs code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that torch did not write
+            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"init.weights: {path}: holds more than tensors, and what it holds might run code; in Python, save the "
+            "state dict alone: torch.save(network.state_dict(), 'weights.pt')"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"init.weights: {path}: cannot be read ({reason})") from None
+    for key in ("state_dict", "model_state_dict", "model"):  # what training scripts save around it
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(one, Tensor) for one in found.values()):
+        raise CheckpointError(f"init.weights: {path}: is no state dict: names with a tensor each")
+    return found
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"init.weights: {error}") from None
