@@ -137,6 +137,7 @@ REFUSED = [
     ({"model": {"choice": [{"arch": "small_cnn"}, {"arch": "preact_resnet"}]}}, {"cluster": {"num_workers": 9}},
      "9 workers have 14 of 128 images each, and preact_resnet has BatchNorm"),
     ({"data.limit": {"choice": [10]}}, {}, "data is the same for all trials"),
+    ({"init.head": {"choice": ["keep", "new"]}}, {}, "init is the same for all trials"),
     ({"model": {"choice": [{"arch": "small_cnn"}]}, WIDTH: {"choice": [1]}}, {}, "space.model: holds model.width"),
     ({STEP: {"uniform": [1, 2], "divided_by": "optim.schedule"}}, {}, "divided_by: train.optim.schedule is {"),
     ({STEP: {"uniform": [1, 2], "divided_by": "optim.nothing"}}, {}, "train has no number at optim.nothing; name"),

@@ -44,3 +44,24 @@ def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkey
     trials.add(*(drawn(job) or ()))
     with pytest.raises(Asked, match="1250000000"):
         door.search(trials, tmp_path, TrialSlots(24, False), nobody, nobody)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_every_trial_begins_with_the_weights_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+):
+    from distrib.search import tune as door
+
+    class Asked(Exception):
+        """Raised in the place of the experiment."""
+
+    def grid_search(configs: list[dict]) -> None:
+        raise Asked([one["work"].order.init for one in configs])
+
+    monkeypatch.setattr(door.tune, "grid_search", grid_search)
+    job, nobody = tune({"train.init.weights": "models:/natural/1"} if given else {}), Any
+    trials = Trials(job, tmp_path, 2)
+    trials.add(*(drawn(job) or ()))
+    with pytest.raises(Asked) as asked:
+        door.search(trials, tmp_path, TrialSlots(2, False), mailbox=nobody, events=nobody)  # pyright: ignore[reportArgumentType]
+    assert set(asked.value.args[0]) == {tmp_path / "init.safetensors" if given else None}
