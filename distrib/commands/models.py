@@ -54,6 +54,11 @@ class ModelFinder:
         stored = stored_at(address, self.trusted)
         if not isinstance(stored, Checkpoint):
             return self._fitting(stored, address)
+        if stored.job["model"].get("arch") == "custom" and not self.trusted:
+            raise CheckpointError(
+                f"{address}: its network is built by code that is kept with it (model.source); judge the registered "
+                "model, which is a program, or set trust_pickle: true if you trust its source"
+            )
         subject = Weights.of(stored.job["model"], self.split.card, stored.judged)
         subject.load(World().device)  # refuses weights of other images or classes before anything starts
         return subject

@@ -1,4 +1,4 @@
-"""The weights that a training begins with: found, tried, and kept with its run, so that nothing moves under it."""
+"""The network and the weights that a training begins with: tried at once; the weights are kept with its run."""
 
 import hashlib
 import pickle
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,15 +19,18 @@ from distrib.commands.models import stored_at
 from distrib.commands.opened import OpenRun
 from distrib.config.job import Training, with_data
 from distrib.data.beton import open_split
+from distrib.data.loader import open_reader, shard
 from distrib.errors import CheckpointError, JobError
 from distrib.evaluation.models import StoredModel
 from distrib.files import file_sha256
-from distrib.models import TorchvisionNet
+from distrib.models import CustomNet, TorchvisionNet
+from distrib.models.contract import check_contract
 from distrib.models.start import Init, begin_from
 from distrib.models.weights import save_tensors
 from distrib.models.zoo import pretrained
 from distrib.registry import versions
 from distrib.tracking.folder import nothing_done, read_start, start_file, write_start
+from distrib.world import World
 
 PRETRAINED = "pretrained"
 TENSORS = (".safetensors", ".pt", ".pth")
@@ -53,6 +57,15 @@ def begun_with(run: OpenRun[Any]) -> Path | None:
         save_tensors(tensors, file)
         write_start(run.folder, {"weights": part.init.weights, "sha256": sha256})
         return file
+
+
+def must_keep_its_promises(run: OpenRun[Any]) -> None:
+    """Raises :class:`JobError` where a network of one's own cannot be trained, attacked or registered."""
+    with with_data(run.job) as part:
+        if isinstance(part.model, CustomNet):
+            split = open_split(run.data, "train", "training")
+            (batch,) = shard(open_reader(split, part.loader), np.arange(3), 3, World())
+            check_contract(_network(run, part), batch.x, len(split.card.classes))
 
 
 def _network(run: OpenRun[Any], part: Training) -> torch.nn.Module:

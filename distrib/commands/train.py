@@ -14,7 +14,7 @@ from distrib.commands.curves import training_curves
 from distrib.commands.evaluate import Evaluated, card_of, evaluated, in_figures, metrics
 from distrib.commands.opened import OpenRun, opened
 from distrib.commands.prepare import must_suffice
-from distrib.commands.start import begun_with
+from distrib.commands.start import begun_with, must_keep_its_promises
 from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
@@ -47,6 +47,7 @@ def run_train(job: Train, display: Display) -> dict:
             return run.result
         run.prepare()
         must_suffice(run.job, run.data)
+        must_keep_its_promises(run)
         init = begun_with(run)
         main = NATURAL if isinstance(run.job.objective, Natural) else ROBUST
         phases = {main: run.job} | ({NATURAL: run.job.natural_twin()} if run.job.compare_natural else {})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
 from distrib.config.explain import in_letters, nearest
@@ -19,7 +19,8 @@ from distrib.errors import JobError
 from distrib.values import Value, parse_fraction
 
 Mappings = tuple[type[Value], ...]
-TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
+TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping",
+              JsonValue: "any"}  # fmt: skip
 LIMIT_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 

@@ -16,6 +16,7 @@ from distrib.config.explain import explain
 from distrib.config.job import JOB, AnyJob, Job, dump
 from distrib.config.moved import moves
 from distrib.errors import JobError
+from distrib.models.custom import with_source
 from distrib.values import Value
 
 LARGEST_FILE = 1 << 20
@@ -110,11 +111,11 @@ def read(path: str | Path, overrides: list[str] | None = None) -> AnyJob:
 
     Raises :class:`JobError` with everything that is wrong with it.
     """
-    return parse(_document(Path(path)), overrides or [], str(path))
+    return parse(_document(Path(path)), overrides or [], str(path), Path(path).parent)
 
 
-def parse(document: object, overrides: list[str], origin: str) -> AnyJob:
-    """The job in a document already read from YAML; ``origin`` names it in errors."""
+def parse(document: object, overrides: list[str], origin: str, folder: Path | None = None) -> AnyJob:
+    """The job in a document already read from YAML; ``origin`` names it in errors, ``folder`` holds its file."""
     if not isinstance(document, dict):
         raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train, evaluate, study or tune")
     plain: dict = _plain(document, origin)
@@ -122,6 +123,8 @@ def parse(document: object, overrides: list[str], origin: str) -> AnyJob:
     for override in overrides:
         _override(plain, override)
         _must_be_in_place(plain, f"--set {override}")
+    if folder is not None:
+        with_source(plain, folder)
     try:
         return JOB.validate_json(json.dumps(plain))
     except ValidationError as error:

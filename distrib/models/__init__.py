@@ -11,10 +11,13 @@ from typing import Annotated
 from pydantic import Field
 
 from distrib.models.cnn import PaperCNN, SmallCNN
+from distrib.models.custom import CustomNet
 from distrib.models.resnet import PreActResNet, WideResNet
 from distrib.models.zoo import TorchvisionNet
 
-Model = Annotated[PaperCNN | SmallCNN | PreActResNet | WideResNet | TorchvisionNet, Field(discriminator="arch")]
+Model = Annotated[
+    PaperCNN | SmallCNN | PreActResNet | WideResNet | TorchvisionNet | CustomNet, Field(discriminator="arch")
+]
 """What classifies the images."""
 
-__all__ = ["Model", "PaperCNN", "PreActResNet", "SmallCNN", "TorchvisionNet", "WideResNet"]
+__all__ = ["CustomNet", "Model", "PaperCNN", "PreActResNet", "SmallCNN", "TorchvisionNet", "WideResNet"]

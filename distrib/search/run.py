@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from distrib.commands.opened import OpenRun, opened
-from distrib.commands.start import begun_with
+from distrib.commands.start import begun_with, must_keep_its_promises
 from distrib.commands.train import run_train
 from distrib.config.explain import inside
 from distrib.config.file import job_yaml
@@ -59,6 +59,7 @@ def _search(run: OpenRun[Tune]) -> dict:
     space.check_space(run.job)
     run.prepare()
     space.must_suffice_for_all(run.job, run.data)
+    must_keep_its_promises(run)
     begun_with(run)
     run.join(dashboard=True)
     cluster = run.job.cluster

@@ -231,3 +231,18 @@ def test_training_begins_with_the_weights_that_it_is_given(
         else:
             kernels = {name: far for name, far in body.items() if own[name].ndim == 4}
             assert all(0 < far < 1e-2 for far in kernels.values())
+
+
+def test_a_network_of_one_s_own_is_trained_and_resumed(tmp_path: Path, sorted_by_class: Path, work: Callable):
+    source = (
+        "from torch import nn\ndef build(image, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], num_classes))\n"
+    )
+    model = {"arch": "custom", "factory": "mine:build", "source": source, "batch_norm": False}
+    job = train_job(sorted_by_class, model=model, optim__epochs=1)
+    work(job, sorted_by_class)
+    begun = weights_after(tmp_path)
+    work(job.model_copy(update={"optim": job.optim.model_copy(update={"epochs": 2})}), sorted_by_class)
+    after = weights_after(tmp_path)
+    assert set(after) == {"1.weight", "1.bias"} and not torch.equal(after["1.weight"], begun["1.weight"])
+    assert len(history(tmp_path / "run" / "robust", pytest.fail)) == 2

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from documents import job
 from torch import nn
 
+from distrib.checkpoints import save_checkpoint
 from distrib.commands.models import ModelFinder
+from distrib.config.job import Train, dump
 from distrib.data.beton import Beton, open_split
 from distrib.errors import CheckpointError, InputError
 from distrib.evaluation.models import in_folder
+from distrib.state import State
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +127,18 @@ def test_mlflow_s_own_place_holds_its_model(tmp_path: Path):
     (tmp_path / "data" / "model.pt2").write_bytes(b"the model")
     (tmp_path / "extra_files" / "a.pt2").write_bytes(b"another one")
     assert in_folder(tmp_path, True).content() == b"the model"
+
+
+def test_code_that_lies_in_a_checkpoint_is_run_only_if_trusted(tmp_path: Path, split: Beton):
+    source = (
+        "from torch import nn\nprint('code was run')\n"
+        "def build(image, num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    asked = job(model={"arch": "custom", "factory": "mine:build", "source": source})
+    assert isinstance(asked, Train)
+    net = asked.model.build((1, 8, 8), 10, (), ())
+    state = State(net, asked.optim, 1)
+    stored = save_checkpoint(state, tmp_path / "run" / "robust" / "epoch-00001", [{}], dump(asked), "")
+    with pytest.raises(CheckpointError, match=r"built by code that is kept with it .*trust_pickle: true"):
+        found(stored.folder, split)
+    assert found(stored.folder, split, trusted=True).load(torch.device("cpu"))(torch.rand(3, 1, 8, 8)).shape == (3, 10)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from documents import TUNE, job
+from documents import TRAIN, TUNE, job
 from torch import nn
 
 from distrib.checkpoints import save_checkpoint
 from distrib.commands import start
-from distrib.commands.start import begun_with
+from distrib.commands.start import begun_with, must_keep_its_promises
 from distrib.errors import InputError
 from distrib.files import file_sha256
 from distrib.models import SmallCNN
@@ -172,3 +172,32 @@ def test_what_cannot_be_begun_with_is_refused_at_once(
     with pytest.raises(InputError, match=f"^init\\.weights: .*{words}"):
         begin(digits, tmp_path / "run", stored(tmp_path))
     assert not list((tmp_path / "run").iterdir()) and "code was run" not in capfd.readouterr().out
+
+
+FACTORY = """
+from torch import nn
+
+def build(image, num_classes, hidden=8):
+    channels, height, width = image
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.Linear(hidden, num_classes))
+
+def seven(image, num_classes):
+    return build(image, 7)
+"""
+
+
+@pytest.mark.parametrize("base", [TRAIN, TUNE], ids=["train", "tune"])
+def test_a_network_of_one_s_own_is_tried_before_anything_starts(digits: Path, base: dict):
+    path = "train__model" if base is TUNE else "model"
+    space = {"space": {"optim.lr": {"uniform": [0.1, 0.2]}}} if base is TUNE else {}
+    for factory in ("mine:build", "mine:seven"):
+        model = {"arch": "custom", "factory": factory, "source": FACTORY, "batch_norm": False}
+        run: Any = SimpleNamespace(job=job(base, **{path: model}, **space), data=digits)
+        if factory == "mine:build":
+            must_keep_its_promises(run)
+            continue
+        with pytest.raises(
+            InputError, match=r"model\.factory: the network returns \(3, 7\) for 3 images, not \(3, 10\)"
+        ) as refused:
+            must_keep_its_promises(run)
+        assert str(refused.value).startswith("train." if base is TUNE else "model.")

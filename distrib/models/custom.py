@@ -1,0 +1,114 @@
+"""A network of one's own: what a function of a Python module returns. The module's text travels with the job."""
+
+import hashlib
+import importlib
+import linecache
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distrib.errors import JobError
+from distrib.models.layers import ImageShape
+from distrib.values import Value
+
+LARGEST_SOURCE = 1 << 18
+"""Characters of a module's text."""
+
+
+class CustomNet(Value):
+    """A network of your own, built by a function in a Python module."""
+
+    arch: Literal["custom"] = "custom"
+    factory: str
+    """MODULE:FUNCTION. The module is a file MODULE.py beside the job file, whose text goes to every worker, or one that
+    is installed everywhere. The function takes the shape of an image (C, H, W), the number of classes and what args
+    says by name, and returns a torch module from pixels in [0, 1] to logits; it draws its weights by torch's seed."""
+    args: dict[str, JsonValue] = Field(default={})
+    """What the function is given by name."""
+    batch_norm: bool = True
+    """Whether the network has BatchNorm; false allows workers fewer than 16 images each."""
+    source: Annotated[str, Field(max_length=LARGEST_SOURCE)] | None = None
+    """The module's text. Leave it out: it is read from the file beside the job file."""
+
+    @field_validator("factory")
+    @classmethod
+    def _two_names(cls, factory: str) -> str:
+        place, _, name = factory.partition(":")
+        if not (name.isidentifier() and all(part.isidentifier() for part in place.split("."))):
+            raise ValueError(f"expected MODULE:FUNCTION, such as my_models:build, not {factory!r}")
+        return factory
+
+    def build(self, image: ImageShape, num_classes: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+        """What the factory returns, in training mode. Mean and std of the data are not used: pixels come as they are.
+
+        Raises :class:`JobError` where it cannot be called, raises an error, or returns no torch module.
+        """
+        try:
+            net = self._function()(image, num_classes, **self.args)
+        except JobError:
+            raise
+        except Exception as error:  # whatever its author's code raises
+            raise JobError(f"model.factory: {self.factory} failed: {reason_of(error)}") from error
+        if not isinstance(net, nn.Module):
+            raise JobError(f"model.factory: {self.factory} returned a {type(net).__name__}, not a torch module")
+        if not self.batch_norm and any(isinstance(module, _BatchNorm) for module in net.modules()):
+            raise JobError("model.batch_norm: is false, and the network has BatchNorm; leave it out")
+        return net.train()
+
+    def _function(self) -> Callable[..., object]:
+        place, _, name = self.factory.partition(":")
+        try:
+            module = importlib.import_module(place) if self.source is None else _executed(place, self.source)
+        except Exception as error:  # as above
+            raise JobError(f"model.factory: {place} cannot be imported: {reason_of(error)}") from error
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise JobError(f"model.factory: {place} has no function {name}")
+        return function
+
+
+def with_source(document: dict, folder: Path) -> None:
+    """Puts the text of ``folder``/MODULE.py into a custom model of a job's ``document`` that has none yet.
+
+    Nothing happens where there is no such file: the module may be installed.
+    """
+    parts = (document, document.get("train"), document.get("study"))
+    for model in (part.get("model") for part in parts if isinstance(part, dict)):
+        if not isinstance(model, dict) or model.get("arch") != "custom" or model.get("source") is not None:
+            continue
+        place = str(model.get("factory", "")).partition(":")[0]
+        file = folder / f"{place}.py"
+        if place.isidentifier() and file.is_file():
+            try:
+                model["source"] = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise JobError(f"model.factory: {file}: cannot be read ({error})") from None
+
+
+def _executed(place: str, source: str) -> ModuleType:
+    """The module whose text is ``source``, run once in a process. Its name is its own: another text is another one."""
+    name = f"{place}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        file = f"<{place}.py of the job>"
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)  # for tracebacks, and inspect
+        module = ModuleType(name)
+        module.__file__ = file
+        sys.modules[name] = module
+        try:
+            exec(compile(source, file, "exec"), module.__dict__)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def reason_of(error: BaseException) -> str:
+    """What was raised, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
