@@ -19,6 +19,7 @@ PUBLIC = {
     "objective": "Fast Madry Natural NFGSM Outcome Trades",
     "models": "CustomNet PaperCNN PreActResNet SmallCNN TorchvisionNet WideResNet",
     "optim": "SGD Adam Muon",
+    "data.arrays": "pack",
     "data.loader": "Batch",
     "state": "State",
     "step": "Sums update",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     from distrib.attack import FGSM, PGD, Adversary, OfEpsilon
     from distrib.cli.dispatch import run
     from distrib.config.file import read
+    from distrib.data.arrays import pack
     from distrib.data.loader import Batch
     from distrib.errors import (
         CheckpointError,

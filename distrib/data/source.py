@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from distrib.data.arrays import read_arrays
 from distrib.data.pictures import Pictures, Tree
 from distrib.errors import DataError
 from distrib.files import file_sha256
@@ -214,11 +215,48 @@ class Folder(Packed):
         return Tree.of(root)
 
 
+class Arrays(Packed):
+    """Images in arrays: a file for each part, .npz or .safetensors, that holds ``images`` and ``labels``.
+
+    Images are uint8 ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` of 1 or 3 channels, labels whole numbers from
+    0. ``distrib.pack`` writes such a file.
+    """
+
+    source: Literal["arrays"]
+    train: str
+    """The file of the images that are trained on and validated with."""
+    test: str
+    """The file of the images that the end evaluation is made on."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """The classes' names; None: those in the train file, or the labels' numbers."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Arrays":
+        if os.path.realpath(self.train) == os.path.realpath(self.test):
+            raise ValueError("test: is the file of the train part; a test on what was trained on says nothing")
+        return self
+
+    def open(self, part: Part) -> Samples:
+        """The images of one part."""
+        images, labels, names = read_arrays(Path(self.train), "data.train")
+        classes = self.classes or names or tuple(str(number) for number in range(int(labels.max(initial=1)) + 1))
+        if part == "test":
+            images, labels, _ = read_arrays(Path(self.test), "data.test")
+        return in_memory(self.train if part == "train" else self.test, images, labels, classes)
+
+    def fingerprint(self) -> str:
+        """See :class:`Packed`: of the content of both files."""
+        both = [Path(self.train), Path(self.test)]
+        if not all(path.is_file() for path in both):
+            return ""
+        return hashlib.sha256("".join(map(file_sha256, both)).encode()).hexdigest()
+
+
 def _inside(path: str, folder: str) -> bool:
     return folder == "." or path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-DataSource = Annotated[Digits | TorchvisionData | Folder, Field(discriminator="source")]
+DataSource = Annotated[Digits | TorchvisionData | Folder | Arrays, Field(discriminator="source")]
 
 
 def in_memory(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Samples:

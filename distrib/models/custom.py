@@ -9,9 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, JsonValue, field_validator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from distrib.errors import JobError
 from distrib.models.layers import ImageShape
@@ -51,6 +53,9 @@ class CustomNet(Value):
         """
         try:
             net = self._function()(image, num_classes, **self.args)
+            if isinstance(net, nn.Module) and any(map(is_lazy, net.state_dict(keep_vars=True).values())):
+                with torch.no_grad():
+                    net.eval()(torch.zeros(1, *image))  # lazy layers take their size from it
         except JobError:
             raise
         except Exception as error:  # whatever its author's code raises

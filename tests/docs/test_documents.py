@@ -159,7 +159,8 @@ def test_every_job_in_a_block_is_sound(name: str, tmp_path: Path, monkeypatch: p
             assert list(plan(read(tmp_path / "job.yaml", [])))
 
 
-def test_the_blocks_of_python_run_in_their_order():
+def test_the_blocks_of_python_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     x, y = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
     net = distrib.SmallCNN().build((1, 8, 8), num_classes=10, mean=[0.0], std=[1.0])
     given = {"x": x, "y": y, "model": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), "net": net}
@@ -169,7 +170,8 @@ def test_the_blocks_of_python_run_in_their_order():
         assert named <= set(distrib.__all__), f"{sorted(named)} are not all public"
         if not re.search(r"mlflow|digits-model|jobs/", block):  # these need a run of the default job
             exec(block.replace("epochs=20", "epochs=1").replace("range(20)", "range(1)"), given)
-    assert "x_adv" in given and "card" in given and given["state"].step == 1 and len(blocks) == 6
+    assert "x_adv" in given and "card" in given and given["state"].step == 1 and len(blocks) == 7
+    assert (tmp_path / "train.safetensors").exists()
 
 
 def test_every_flag_is_explained_and_said_to_block_where_it_does():

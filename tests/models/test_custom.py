@@ -87,6 +87,17 @@ def test_what_cannot_be_built_is_told_with_the_reason(fields: dict, words: str):
         custom(**fields).build(*SHAPE)
 
 
+def test_lazy_layers_have_their_size_and_the_same_draws():
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        net = custom(factory="mine:with_norm").build(*SHAPE)
+        drawn.append(torch.cat([one.flatten() for one in net.parameters()]))
+        assert net.training and net.get_submodule("2").weight.shape == (5, 16)
+        assert net.get_submodule("0").running_mean.abs().max() == 0  # pyright: ignore
+    assert torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("factory", ["mine", "mine:", ":build", "mi ne:build", "mine:build:more", "../mine:build"])
 def test_other_forms_of_a_factory_are_refused(factory: str):
     with pytest.raises(ValidationError, match=r"expected MODULE:FUNCTION, such as my_models:build"):
