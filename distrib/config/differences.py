@@ -32,4 +32,8 @@ def _differences(mine: object, theirs: object, path: str) -> list[str]:
             theirs = theirs | {"precision": "auto"}
         keys = [key for key in [*mine, *(key for key in theirs if key not in mine)] if mine.get(key) != theirs.get(key)]
         return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
-    return [] if mine == theirs else [f"{path[1:]}: {mine}, not {theirs}"]
+    if mine == theirs:
+        return []
+    if isinstance(mine, str) and "\n" in mine:  # of a module
+        return [f"{path[1:]}: this text, not that of before"]
+    return [f"{path[1:]}: {mine}, not {theirs}"]

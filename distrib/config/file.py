@@ -61,8 +61,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that :class:`_Loader` would read as a number."""
+    """Quotes the text that :class:`_Loader` would read as a number, and writes a text of lines in lines."""
 
+
+def _in_lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _in_lines)
 
 for _one in (_Loader, _Dumper):
     _one.add_implicit_resolver(

@@ -70,6 +70,12 @@ class CustomNet(Value):
         place, _, name = self.factory.partition(":")
         try:
             module = importlib.import_module(place) if self.source is None else _executed(place, self.source)
+        except ModuleNotFoundError as error:
+            if self.source is not None or error.name != place:
+                raise JobError(f"model.factory: {place} needs {error.name}, which is not installed") from error
+            raise JobError(
+                f"model.factory: there is no {place}.py beside the job file, and {place} is not installed"
+            ) from error
         except Exception as error:  # as above
             raise JobError(f"model.factory: {place} cannot be imported: {reason_of(error)}") from error
         function = getattr(module, name, None)

@@ -11,8 +11,9 @@ from documents import TRAIN, TUNE, changed
 from pydantic import ValidationError
 from torch import nn
 
+from distrib.config.differences import differences
 from distrib.config.file import job_yaml, parse, read
-from distrib.config.job import Train
+from distrib.config.job import Train, dump
 from distrib.errors import JobError
 from distrib.models import CustomNet
 
@@ -76,9 +77,9 @@ def test_two_texts_are_two_modules_and_neither_hides_one_that_is_installed():
         ({"factory": "mine:wrong"}, "mine:wrong returned a str, not a torch module"),
         ({"factory": "mine:failing"}, "mine:failing failed: ValueError: no such size"),
         ({"args": {"depth": 3}}, "mine:build failed: TypeError: .*'depth'"),
-        ({"source": "import nothing_of_that_name"}, "mine cannot be imported: ModuleNotFoundError"),
+        ({"source": "import nothing_of_that_name"}, "mine needs nothing_of_that_name, which is not installed"),
         ({"source": "def build(:"}, "mine cannot be imported: SyntaxError"),
-        ({"source": None}, "mine cannot be imported: ModuleNotFoundError: No module named 'mine'"),
+        ({"source": None}, "there is no mine.py beside the job file, and mine is not installed"),
         ({"factory": "mine:with_norm", "batch_norm": False}, "batch_norm: is false, and the network has BatchNorm"),
     ],
 )
@@ -125,6 +126,10 @@ def test_the_text_beside_the_job_file_becomes_part_of_the_job(tmp_path: Path, ba
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "job.yaml").write_text(job_yaml(job))
     assert read(tmp_path / "other" / "job.yaml") == job, "where no file lies beside it"
+    assert "\n" + 4 * " " + "class Net(nn.Module):\n" in job_yaml(job).replace("  " * 3, "  " * 2), "in lines"
+    (tmp_path / "mine.py").write_text(SOURCE + "\n# changed")
+    (told,) = differences(read(tmp_path / "job.yaml"), dump(job))
+    assert told.endswith("model.source: this text, not that of before")
 
 
 def job_yaml_of(document: dict) -> str:
