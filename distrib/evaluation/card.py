@@ -37,6 +37,9 @@ class Shape(Value):
     width: int
 
 
+SEEN = "whether whoever made the weights that training began with had trained them on these test images"
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a card's figures were made of."""
@@ -103,7 +106,7 @@ class Card(Value):
             claim=result,
             attacks={one.name: one.model_dump(mode="json", exclude_defaults=True) for one in evaluation.attacks},
             tested=_tested(result, evaluation),
-            not_tested=_not_tested(result, evaluation),
+            not_tested=_not_tested(result, evaluation) + ((SEEN,) if origin.init else ()),
             software={
                 "distrib": __version__, "python": platform.python_version(), "machine": platform.machine(),
                 **{name: version(name) for name in ("torch", "pyautoattack")},

@@ -36,7 +36,7 @@ class CustomNet(Value):
     batch_norm: bool = True
     """Whether the network has BatchNorm; false allows workers fewer than 16 images each."""
     source: Annotated[str, Field(max_length=LARGEST_SOURCE)] | None = None
-    """The module's text. Leave it out: it is read from the file beside the job file."""
+    """The module's text. Leave it out: it is read from the file beside the job file. Who runs the job runs it."""
 
     @field_validator("factory")
     @classmethod

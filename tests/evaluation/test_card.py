@@ -15,7 +15,8 @@ def test_the_figure_is_an_upper_bound():
 def test_it_says_what_training_began_with():
     made = card(claim(0.5), "w" * 64)
     assert "init" not in made.tags() and "egun with" not in html(made, {}) and "began with" not in markdown(made)
-    begun = made.model_copy(update={"init": {"weights": "models:/natural/3", "sha256": "f" * 64}})
+    begun = card(claim(0.5), "w" * 64, init={"weights": "models:/natural/3", "sha256": "f" * 64})
     assert begun.tags() == made.tags() | {"init": "models:/natural/3", "init_sha256": "f" * 64}
     for page in (markdown(begun), html(begun, {}), str(begun.plain())):
-        assert "models:/natural/3" in page and "f" * 12 in page
+        assert "models:/natural/3" in page and "f" * 12 in page and "trained them on these test images" in page
+    assert "trained them" not in markdown(made)

@@ -36,12 +36,14 @@ def claim(robust: float, **changes) -> Result:
     return Result(**(whole | changes))
 
 
-def card(claimed: Result, sha256: str, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> Card:
+def card(
+    claimed: Result, sha256: str, data: str = "d" * 64, suite: EvaluationPlan = STANDARD, init: dict | None = None
+) -> Card:
     suite = suite.model_copy(update={"seed": claimed.seed})
     job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
     test = DataCard.model_construct(image=(8, 8, 1), classes=tuple("0123456789"), content_sha256=data)
-    return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64))
+    return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64, init))
 
 
 def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> store.Entry:
