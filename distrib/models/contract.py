@@ -9,7 +9,7 @@ from distrib.errors import JobError
 from distrib.models.custom import reason_of
 
 ALONE = 1e-3
-"""How far logits of an image alone may be from those in a batch, as a share of the largest: rounding explains 1e-5."""
+"""How far logits of an image alone may be from those in a batch, as a share of the largest: much more than rounding."""
 NETWORK = "model.factory: the network"
 
 

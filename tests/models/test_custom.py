@@ -9,7 +9,6 @@ import pytest
 import torch
 from documents import TRAIN, TUNE, changed
 from pydantic import ValidationError
-from torch import nn
 
 from distrib.config.differences import differences
 from distrib.config.file import job_yaml, parse, read
@@ -145,7 +144,3 @@ def test_without_a_file_the_module_is_expected_to_be_installed(tmp_path: Path):
     (tmp_path / "mine.py").write_bytes(b"\xff")
     with pytest.raises(JobError, match=r"model\.factory: .*mine\.py: cannot be read"):
         parse(document, [], "here", tmp_path)
-
-
-def test_the_class_is_a_module_like_any_other():
-    assert isinstance(custom().build(*SHAPE), nn.Module)
