@@ -87,7 +87,7 @@ def _found(run: OpenRun[Any], part: Training, init: Init) -> tuple[dict[str, Ten
         return _of_model(model)
     path = Path(init.weights)
     if path.is_file() and path.suffix in TENSORS:
-        return (_tensors(path), file_sha256(path))
+        return _tensors(path), file_sha256(path)
     with _named():
         stored = stored_at(init.weights, trusted=False)
     return (load_file(stored.judged), stored.weights_sha256) if isinstance(stored, Checkpoint) else _of_model(stored)

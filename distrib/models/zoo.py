@@ -71,7 +71,7 @@ def pretrained(name: str, num_channels: int, download: bool) -> tuple[dict[str, 
     kinds = zoo().get_model_weights(name)
     if not len(kinds):
         raise JobError(f"init.weights: torchvision has no pretrained weights of {name}; choose another network")
-    best = zoo().get_model_weights(name).DEFAULT
+    best = kinds.DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name
     if not file.exists() and not download:
         raise JobError(
