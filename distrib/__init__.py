@@ -17,7 +17,7 @@ PUBLIC = {
     "attack": "FGSM PGD Adversary OfEpsilon",
     "noise": "Noise",
     "objective": "Fast Madry Natural NFGSM Outcome Trades",
-    "models": "CustomNet PaperCNN PreActResNet SmallCNN TorchvisionNet WideResNet",
+    "models": "CustomNet PaperCNN PreActResNet SmallCNN TimmNet TorchvisionNet WideResNet",
     "optim": "SGD Adam Muon",
     "data.arrays": "pack",
     "data.loader": "Batch",
@@ -73,7 +73,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     from distrib.evaluation.card import Card, markdown
     from distrib.evaluation.judge import judge
     from distrib.evaluation.result import Result
-    from distrib.models import CustomNet, PaperCNN, PreActResNet, SmallCNN, TorchvisionNet, WideResNet
+    from distrib.models import CustomNet, PaperCNN, PreActResNet, SmallCNN, TimmNet, TorchvisionNet, WideResNet
     from distrib.noise import Noise
     from distrib.objective import NFGSM, Fast, Madry, Natural, Outcome, Trades
     from distrib.optim import SGD, Adam, Muon

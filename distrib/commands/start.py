@@ -23,11 +23,11 @@ from distrib.data.loader import open_reader, shard
 from distrib.errors import CheckpointError, JobError
 from distrib.evaluation.models import StoredModel
 from distrib.files import file_sha256
-from distrib.models import CustomNet, TorchvisionNet
+from distrib.models import CustomNet, TimmNet, TorchvisionNet
 from distrib.models.contract import check_contract
+from distrib.models.layers import ImageShape
 from distrib.models.start import Init, begin_from
 from distrib.models.weights import save_tensors
-from distrib.models.zoo import pretrained
 from distrib.registry import versions
 from distrib.tracking.folder import nothing_done, read_start, start_file, write_start
 from distrib.world import World
@@ -60,9 +60,9 @@ def begun_with(run: OpenRun[Any]) -> Path | None:
 
 
 def must_keep_its_promises(run: OpenRun[Any]) -> None:
-    """Raises :class:`JobError` where a network of one's own cannot be trained, attacked or registered."""
+    """Raises :class:`JobError` where a network from elsewhere cannot be trained, attacked or registered."""
     with with_data(run.job) as part:
-        if isinstance(part.model, CustomNet):
+        if isinstance(part.model, CustomNet | TimmNet):
             split = open_split(run.data, "train", "training")
             (batch,) = shard(open_reader(split, part.loader), np.arange(3), 3, World())
             check_contract(_network(run, part), batch.x, len(split.card.classes))
@@ -70,18 +70,23 @@ def must_keep_its_promises(run: OpenRun[Any]) -> None:
 
 def _network(run: OpenRun[Any], part: Training) -> torch.nn.Module:
     card = open_split(run.data, "train", "training").card
-    height, width, channels = card.image
     with torch.random.fork_rng():
-        return part.model.build((channels, height, width), len(card.classes), card.mean, card.std)
+        return part.model.build(_image(run), len(card.classes), card.mean, card.std)
+
+
+def _image(run: OpenRun[Any]) -> ImageShape:
+    height, width, channels = open_split(run.data, "train", "training").card.image
+    return channels, height, width
 
 
 def _found(run: OpenRun[Any], part: Training, init: Init) -> tuple[dict[str, Tensor], str]:
     """(the tensors of ``init.weights``, the sha256 of what holds them)."""
     if init.weights == PRETRAINED:
-        if not isinstance(part.model, TorchvisionNet):
-            raise JobError("init.weights: pretrained is for torchvision's networks; name a file or a registered model")
-        channels = open_split(run.data, "train", "training").card.image[2]
-        return pretrained(part.model.name, channels, init.download)
+        if not isinstance(part.model, TorchvisionNet | TimmNet):
+            raise JobError(
+                "init.weights: pretrained is for networks of torchvision and timm; name a file or a registered model"
+            )
+        return part.model.pretrained(_image(run), init.download)
     if init.weights.startswith("models:"):
         model, _ = versions.fetch_subject(init.weights, run.uri, False, run.display.say)
         return _of_model(model)

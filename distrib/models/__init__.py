@@ -13,11 +13,12 @@ from pydantic import Field
 from distrib.models.cnn import PaperCNN, SmallCNN
 from distrib.models.custom import CustomNet
 from distrib.models.resnet import PreActResNet, WideResNet
-from distrib.models.zoo import TorchvisionNet
+from distrib.models.timm import TimmNet
+from distrib.models.torchvision import TorchvisionNet
 
 Model = Annotated[
-    PaperCNN | SmallCNN | PreActResNet | WideResNet | TorchvisionNet | CustomNet, Field(discriminator="arch")
+    PaperCNN | SmallCNN | PreActResNet | WideResNet | TorchvisionNet | TimmNet | CustomNet, Field(discriminator="arch")
 ]
 """What classifies the images."""
 
-__all__ = ["CustomNet", "Model", "PaperCNN", "PreActResNet", "SmallCNN", "TorchvisionNet", "WideResNet"]
+__all__ = ["CustomNet", "Model", "PaperCNN", "PreActResNet", "SmallCNN", "TimmNet", "TorchvisionNet", "WideResNet"]

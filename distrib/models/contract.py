@@ -10,7 +10,7 @@ from distrib.models.custom import reason_of
 
 ALONE = 1e-3
 """How far logits of an image alone may be from those in a batch, as a share of the largest: much more than rounding."""
-NETWORK = "model.factory: the network"
+NETWORK = "model: the network"
 
 
 def check_contract(net: nn.Module, x: Tensor, num_classes: int) -> None:

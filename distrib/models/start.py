@@ -19,13 +19,13 @@ class Init(Value):
 
     weights: str
     """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an exported program (.pt2), a file of tensors
-    (.safetensors, or a state dict in .pt or .pth), or for a network of torchvision: pretrained."""
+    (.safetensors, or a state dict in .pt or .pth), or for a network of torchvision or timm: pretrained."""
     head: Literal["keep", "new"] = "keep"
     """new: the last layer is drawn with the seed, for classes that the weights do not know."""
     freeze: Literal["none", "body"] = "none"
     """body: only the last layer is trained; BatchNorm before it keeps its statistics."""
     download: bool = False
-    """Pretrained weights may be downloaded where torchvision's cache lacks them."""
+    """Pretrained weights may be downloaded where the library's cache lacks them."""
 
 
 def head_of(net: nn.Module) -> str:
@@ -85,7 +85,7 @@ def _under(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tens
 def _renamed(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     while True:
         yield tensors
-        yield {f"net.{name}": tensor for name, tensor in tensors.items()}  # torchvision's stand there in ours
+        yield {f"net.{name}": tensor for name, tensor in tensors.items()}  # a library's stand there in ours
         wrapper = next((word for word in WRAPPERS if all(name.startswith(word) for name in tensors)), None)
         if wrapper is None or not tensors:
             return

@@ -162,7 +162,7 @@ def wider(path: Path) -> Path:
         (damaged, r"w\.safetensors: cannot be read"),
         (wider, r"w\.safetensors does not fit: .* must be .*; set model to the network"),
         (lambda path: path / "none", "there is no such model"),
-        (lambda path: "pretrained", "pretrained is for torchvision's networks"),
+        (lambda path: "pretrained", "pretrained is for networks of torchvision and timm"),
     ],
     ids=["code", "module", "no tensors", "damaged", "wider", "nowhere", "pretrained"],
 )
@@ -197,7 +197,7 @@ def test_a_network_of_one_s_own_is_tried_before_anything_starts(digits: Path, ba
             must_keep_its_promises(run)
             continue
         with pytest.raises(
-            InputError, match=r"model\.factory: the network returns \(3, 7\) for 3 images, not \(3, 10\)"
+            InputError, match=r"model: the network returns \(3, 7\) for 3 images, not \(3, 10\)"
         ) as refused:
             must_keep_its_promises(run)
-        assert str(refused.value).startswith("train." if base is TUNE else "model.")
+        assert str(refused.value).startswith("train.model:" if base is TUNE else "model:")

