@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,14 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """The sha256 of the hashes of some files, in hexadecimal; empty where one is not there."""
+    paths = list(paths)
+    if not all(path.is_file() for path in paths):
+        return ""
+    return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from distrib.checkpoints import load_checkpoint, save_checkpoint
 from distrib.data.augment import Augment
 from distrib.data.beton import open_split
 from distrib.data.loader import Batch, TrainLoader, open_reader
+from distrib.data.order import Portion
 from distrib.errors import NonFiniteLoss
 from distrib.models import SmallCNN
 from distrib.objective import Madry, Natural, Objective, Trades
@@ -72,12 +73,14 @@ class Run:
     objective: Objective = MADRY
     build: object = small_cnn
     augment: Augment = dataclasses.field(default_factory=lambda: Augment(crop_padding=1, flip=True))
+    mixed: Sequence[Portion] = ()
 
     def __post_init__(self):
         train = open_split(self.folder, "train", "training")
         held_out = open_split(self.folder, "validation", "training")
         reader = open_reader(train, "memory")
-        self.loader = TrainLoader(reader, train.card.count, 7, self.optim.batch_size, self.augment, self.world)
+        own = train.card.count - sum(part.count for part in self.mixed)
+        self.loader = TrainLoader(reader, own, 7, self.optim.batch_size, self.augment, self.world, self.mixed)
         self.validation = ValidationSet(open_reader(held_out, "memory"), np.arange(held_out.card.count), QUICK, 7)
         torch.manual_seed(7)
         self.state = State(self.build(), self.optim, self.loader.steps, self.world)
@@ -147,20 +150,24 @@ def test_every_so_many_epochs_are_validated_and_the_last_always(digits: Path, ev
 
 @pytest.mark.parametrize("stop", [1, 2])
 @pytest.mark.parametrize(
-    ("objective", "build"),
-    [(MADRY, small_cnn), (Trades(method="trades", threat=QUICK.threat, attack=QUICK.attack), with_batch_norm)],
-    ids=["madry", "trades with batch norm"],
+    "fields",
+    [
+        {},
+        {"objective": Trades(method="trades", threat=QUICK.threat, attack=QUICK.attack), "build": with_batch_norm},
+        {"mixed": (Portion(70, 0.6),)},
+    ],
+    ids=["madry", "trades with batch norm", "mixed sources"],
 )
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Path, objective, build, stop: int):
-    whole = Run(digits, ADAM_JOB, objective=objective, build=build)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Path, fields: dict, stop: int):
+    whole = Run(digits, ADAM_JOB, **fields)
     history = whole.history()
 
-    first = Run(digits, ADAM_JOB, objective=objective, build=build)
+    first = Run(digits, ADAM_JOB, **fields)
     for report in first.reports():
         if isinstance(report, EpochEnd) and report.epoch == stop:
             save_checkpoint(first.state, tmp_path / "epoch", [report.metrics] * report.epoch, {}, "digest")
             break
-    second = Run(digits, ADAM_JOB, objective=objective, build=build)
+    second = Run(digits, ADAM_JOB, **fields)
     load_checkpoint(second.state, tmp_path / "epoch")
     assert second.history() == history[stop:]
     expected = tensors_of(whole.state)

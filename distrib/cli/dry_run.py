@@ -127,7 +127,7 @@ def _data(whole: AnyJob) -> Iterator[str]:
     if folder.is_dir():
         card = open_split(folder, "train", "training").card
         must_suffice_for_all(whole, folder) if isinstance(whole, Tune) else must_suffice(whole, folder)
-        yield f"data: {folder} is prepared ({card.count} training images {'x'.join(map(str, card.image))})"
+        yield f"data: {folder} is prepared ({card.own} training images {'x'.join(map(str, card.image))})"
         return
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     root = getattr(job.data, "root", None)

@@ -27,7 +27,7 @@ from distrib.config.cluster import Cluster, Elastic
 from distrib.config.job import Train, digest, dump
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader, TrainLoader, open_reader
-from distrib.data.order import chosen
+from distrib.data.order import Portion, chosen
 from distrib.data.stage import staged
 from distrib.errors import CheckpointError, DistribError, InputError, NonFiniteLoss, NoRoom, RunError
 from distrib.models.start import begin_from, freeze_body
@@ -85,7 +85,9 @@ def worker(config: dict) -> None:
         def tell(message: object, phase: str = phase) -> None:
             post(mailbox, order.label + phase, message)
 
-        loader = TrainLoader(readers[0], train.card.count, part.seed, part.optim.batch_size, part.augment, world)
+        extras = zip(train.card.mixed, part.data.mix, strict=True)
+        mixed = [Portion(extra.count, one.share) for extra, one in extras]
+        loader = TrainLoader(readers[0], train.card.own, part.seed, part.optim.batch_size, part.augment, world, mixed)
         with torch.random.fork_rng():
             torch.manual_seed(part.seed)
             model = part.model.build(

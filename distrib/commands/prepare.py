@@ -6,6 +6,7 @@ from distrib.config.job import Evaluate, Prepare, Study, Train, Training, digest
 from distrib.config.study import CapacityStudy, LandscapeStudy
 from distrib.data.beton import open_split
 from distrib.data.loader import resolve
+from distrib.data.order import sizes_of
 from distrib.data.packing import folder_of, prepare
 from distrib.data.source import READ_BY_TORCHVISION, DataSource, TorchvisionData
 from distrib.data.split import SPLITS
@@ -69,6 +70,9 @@ def must_be_the_same(data: Path, folder: Path) -> None:
 
 def must_be_there(data: DataSource) -> None:
     """Raises :class:`DataError` where the data are neither packed nor in their place; nothing is touched."""
+    gone = [one.place for one in data.mix if not one.place.exists()]
+    if gone and not folder_of(data).is_dir():
+        raise DataError(f"data.mix: {gone[0]} is not there; put the images there, or name others")
     root = getattr(data, "root", None)
     if root is None or getattr(data, "download", False):
         return
@@ -82,9 +86,15 @@ def must_be_there(data: DataSource) -> None:
         raise DataError(f"data.root: {missing}; put the data there, or name another one{fetch}")
 
 
-def must_fill(data: Path, batch_size: int, field: str) -> None:
-    """Raises :class:`JobError` where the images of the train split do not fill one batch."""
-    count = open_split(data, "train", "training").card.count
+def must_fill(data: Path, source: DataSource, batch_size: int, field: str) -> None:
+    """Raises :class:`JobError` where the images of the train split do not fill one batch, or one that it mixes has
+    no place in it."""
+    for one, size in zip((source, *source.mix), sizes_of(batch_size, [one.share for one in source.mix]), strict=True):
+        if size < 1:
+            raise JobError(
+                f"{field}: batches of {batch_size} have no place for {one.source}, by the shares of data.mix; raise it"
+            )
+    count = open_split(data, "train", "training").card.own
     if batch_size > count:
         raise JobError(
             f"{field}: batches of {batch_size} images, but there are {count} to train on; set it to {count} or less"
@@ -95,9 +105,9 @@ def must_suffice(job: Train | Study | Evaluate | Prepare, data: Path) -> None:
     """Raises :class:`JobError` where ``job`` asks for more images than the betons in ``data`` hold."""
     match job:
         case Train():
-            must_fill(data, job.optim.batch_size, "optim.batch_size")
+            must_fill(data, job.data, job.optim.batch_size, "optim.batch_size")
         case Study(study=CapacityStudy() as study):
-            must_fill(data, study.optim.batch_size, "study.optim.batch_size")
+            must_fill(data, job.data, study.optim.batch_size, "study.optim.batch_size")
         case Study(study=LandscapeStudy() as study):
             count = open_split(data, "test", "evaluation").card.count
             if study.examples > count:

@@ -16,14 +16,18 @@ CHANNELS = (1, 3)
 NAMES = "class_names"
 """The key of the classes' names, beside images and labels: UTF-8 bytes, a line each."""
 
+SINGULAR = {"image": "images", "label": "labels"}
+"""What published sets of synthetic images call them."""
+
 
 def read_arrays(path: Path, field: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]:
     """(images uint8 ``[N, H, W, C]``, labels int64 ``[N]``, the classes' names if they are there) of a file.
 
     It is an .npz or a .safetensors with ``images``, uint8 ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]``, and
-    ``labels``, whole numbers ``[N]``. Raises :class:`DataError` that names ``field`` and the cure.
+    ``labels``, whole numbers ``[N]``; the names ``image`` and ``label`` serve as well. Raises :class:`DataError` that
+    names ``field`` and the cure.
     """
-    found = _content(path, field)
+    found = {SINGULAR.get(name, name): array for name, array in _content(path, field).items()}
     missing = [name for name in ("images", "labels") if name not in found]
     if missing:
         raise DataError(f"{field}: {path} has no {missing[0]}, but {', '.join(sorted(found)) or 'nothing'}; rename it")
@@ -50,7 +54,7 @@ def _content(path: Path, field: str) -> dict[str, np.ndarray]:
         if isinstance(loaded, np.ndarray):
             raise ValueError("it is one array alone")
         with loaded as file:
-            return {name: file[name] for name in file.files if name in ("images", "labels", NAMES)}
+            return {name: file[name] for name in file.files if name in ("images", "labels", NAMES, *SINGULAR)}
     except FileNotFoundError:
         raise DataError(f"{field}: there is no file {path}") from None
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, AttributeError, EOFError) as error:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from distrib.data.samples import Extra
 from distrib.data.split import Split
 from distrib.data.writer import Encoding
 from distrib.errors import DataError
@@ -42,6 +43,13 @@ class DataCard(Value):
     std: tuple[float, ...]
     fingerprint: str
     """Of the source's files when they were last found to hold these images; empty if unknown."""
+    mixed: tuple[Extra, ...] = ()
+    """What the last of the images are, if they come from elsewhere."""
+
+    @property
+    def own(self) -> int:
+        """How many of the images, the first ones, are the data set's own."""
+        return self.count - sum(extra.count for extra in self.mixed)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ batches. Augmentation and conversion happen here in torch, on the device, becaus
 seeded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distrib.data.augment import Augment
 from distrib.data.beton import Beton
-from distrib.data.order import bounds, global_batches
+from distrib.data.order import Portion, bounds, global_batches
 from distrib.data.staging import Staging
 from distrib.data.writer import compiled, ffcv_usable, threads_kept
 from distrib.errors import DataError
@@ -172,6 +172,8 @@ class TrainLoader:
     """Of the global batch."""
     augment: Augment = field(default_factory=Augment)
     world: World = field(default_factory=World)
+    mixed: Sequence[Portion] = ()
+    """What every batch has a share of, whose images come behind the first ``count``."""
 
     def __post_init__(self):
         if self.count < self.batch_size:
@@ -188,7 +190,7 @@ class TrainLoader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This rank's part of every global batch of ``epoch``: a function of (seed, epoch, rank, ranks)."""
         start, stop = bounds(self.batch_size, self.world.rank, self.world.size)
-        order = global_batches(self.count, self.seed, epoch, self.batch_size)[:, start:stop].reshape(-1)
+        order = global_batches(self.count, self.seed, epoch, self.batch_size, self.mixed)[:, start:stop].reshape(-1)
         for raw in self.reader.read(order, stop - start):
             image, y, index = to_device(raw, self.staging)
             noise = Noise.of(index, self.seed, "augment", epoch)

@@ -20,7 +20,8 @@ import numpy as np
 
 from distrib import __version__
 from distrib.data.beton import DataCard, open_split
-from distrib.data.source import DataSource, Samples
+from distrib.data.samples import Samples
+from distrib.data.source import DataSource
 from distrib.data.split import SPLITS, Split
 from distrib.data.survey import Survey, split_samples, surveyed
 from distrib.data.writer import Encoding, ffcv_usable, write_beton, write_tensors
@@ -65,7 +66,9 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
 
 def _base(data: DataSource) -> Path:
     elsewhere = {"store", "download"} if data.source == "folder" else {"store", "download", "root"}
-    content = data.model_dump(mode="json", exclude=elsewhere)
+    content = data.model_dump(mode="json", exclude=elsewhere | ({"mix"} if not data.mix else set()))
+    for one in content.get("mix", ()):
+        del one["share"]  # says how the images are used, not which they are
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Path(data.store).absolute() / f"{data.source}-{digest[:12]}"
 
@@ -208,10 +211,11 @@ def _write(
             distrib_version=__version__, job=order.job, job_digest=order.job_digest, split=split, count=len(part),
             classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
             size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=surveys[split].content_sha256,
-            mean=surveys["train"].mean, std=surveys["train"].std, fingerprint=fingerprint,
+            mean=surveys["train"].mean, std=surveys["train"].std, fingerprint=fingerprint, mixed=part.mixed,
         )  # fmt: skip
         (aside / f"{split}.json").write_text(card.model_dump_json(indent=2))
-        order.say(f"data: {split}: {len(part)} images {'x'.join(map(str, part.shape))}, {encoding}, {path.name}")
+        mixed = "".join(f", {extra.count} of them from {extra.name}" for extra in part.mixed)
+        order.say(f"data: {split}: {len(part)} images {'x'.join(map(str, part.shape))}, {encoding}, {path.name}{mixed}")
 
 
 def _same(base: Path, samples: dict[Split, Samples], surveys: dict[Split, Survey], packing: Packing) -> Path | None:

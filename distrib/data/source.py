@@ -1,4 +1,4 @@
-"""Named data sets as indexable images: uint8 ``[H, W, C]`` and an int label.
+"""Named data sets, opened as samples.
 
 A source is a frozen value; :meth:`open` gives one of its two official parts, ``train`` or ``test``. What training
 may see is cut from ``train`` alone (:mod:`distrib.data.split`).
@@ -6,24 +6,21 @@ may see is cut from ``train`` alone (:mod:`distrib.data.split`).
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from distrib.data.arrays import read_arrays
+from distrib.data.mix import Mixed
 from distrib.data.pictures import Pictures, Tree
+from distrib.data.samples import Samples, in_memory
 from distrib.errors import DataError
-from distrib.files import file_sha256
+from distrib.files import file_sha256, files_sha256
 from distrib.values import Value
 
 Part = Literal["train", "test"]
-Image = np.ndarray
-"""uint8 ``[H, W, C]``."""
-
 
 READ_BY_TORCHVISION = {
     "mnist": ("MNIST/raw/*-ubyte", "MNIST/processed/*.pt"),
@@ -31,44 +28,6 @@ READ_BY_TORCHVISION = {
     "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
 }
 """The files of each named set below its root."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One part of a data set: labels known beforehand, images read one by one, each checked as it is read."""
-
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    """int64 ``[N]``, in 0 .. len(classes) - 1."""
-    image: Callable[[int], Image]
-    """Index -> image. Raises :class:`DataError` that names what could not be read."""
-    shape: tuple[int, int, int]
-    """(H, W, C) of every image."""
-    remark: Callable[[], str] = str
-    """What was done with which files, once all were read; nothing where there is nothing to say."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[Image, int]:
-        image = self.image(i)
-        if image.dtype != np.uint8 or image.shape != self.shape:
-            raise DataError(
-                f"{self.name}: image {i} is {image.dtype} {list(image.shape)}, but the others are uint8 "
-                f"{list(self.shape)}; leave it out, or set data.size so that all are resized alike"
-            )
-        return np.ascontiguousarray(image), int(self.labels[i])
-
-    def checked(self) -> "Samples":
-        """Itself, if it can be a data set at all: not empty, labels in range."""
-        if len(self) == 0:
-            raise DataError(f"{self.name}: there are no images")
-        if len(self.classes) < 2:
-            raise DataError(f"{self.name}: {len(self.classes)} class, but a classifier needs at least 2")
-        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            raise DataError(f"{self.name}: labels must lie in 0 .. {len(self.classes) - 1}")
-        return self
 
 
 class Packed(Value):
@@ -88,9 +47,26 @@ class Packed(Value):
     What is measured on (validation, test) is always raw."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     """The quality of the encoding jpeg; 100 is the best."""
+    mix: tuple[Mixed, ...] = ()
+    """More images to train on, such as synthetic ones, each with its share of every batch. An epoch has as many steps
+    as without them. What is held out and what is tested on has none of them."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if sum(one.share for one in self.mix) >= 1:
+            raise ValueError("mix: the shares leave nothing of every batch for the set's own images; lower them")
+        return self
 
     def fingerprint(self) -> str:
-        """Changes when the source's files do; empty where they are not on this machine, or never change."""
+        """Changes when a file of the data does; empty where some are not on this machine, or none can change."""
+        own, mixed = self.of_files(), [one.fingerprint() for one in self.mix]
+        if not mixed:
+            return own
+        here = all(mixed) and (own or isinstance(self, Digits))
+        return hashlib.sha256(" ".join([own, *mixed]).encode()).hexdigest() if here else ""
+
+    def of_files(self) -> str:
+        """The fingerprint of the source's own files."""
         return ""
 
 
@@ -142,7 +118,7 @@ class TorchvisionData(Packed):
         images = images[..., None] if images.ndim == 3 else images
         return in_memory(f"{self.source} {part}", images, np.asarray(found.targets, dtype=np.int64), found.classes)
 
-    def fingerprint(self) -> str:
+    def of_files(self) -> str:
         """See :class:`Packed`: of the content of the files that torchvision reads, wherever they lie."""
         paths = sorted(path for pattern in READ_BY_TORCHVISION[self.source] for path in Path(self.root).glob(pattern))
         seen = hashlib.sha256()
@@ -189,7 +165,7 @@ class Folder(Packed):
         read = Pictures(tree, self.size, self.grey)
         return Samples(f"{tree.root}", tree.classes, tree.labels, read, read(0).shape, read.remark).checked()
 
-    def fingerprint(self) -> str:
+    def of_files(self) -> str:
         """See :class:`Packed`: of every image's path, size and time of change, through links."""
         if not os.path.isdir(self.root):
             return ""
@@ -244,12 +220,9 @@ class Arrays(Packed):
             images, labels, _ = read_arrays(Path(self.test), "data.test")
         return in_memory(self.train if part == "train" else self.test, images, labels, classes)
 
-    def fingerprint(self) -> str:
+    def of_files(self) -> str:
         """See :class:`Packed`: of the content of both files."""
-        both = [Path(self.train), Path(self.test)]
-        if not all(path.is_file() for path in both):
-            return ""
-        return hashlib.sha256("".join(map(file_sha256, both)).encode()).hexdigest()
+        return files_sha256([Path(self.train), Path(self.test)])
 
 
 def _inside(path: str, folder: str) -> bool:
@@ -257,8 +230,3 @@ def _inside(path: str, folder: str) -> bool:
 
 
 DataSource = Annotated[Digits | TorchvisionData | Folder | Arrays, Field(discriminator="source")]
-
-
-def in_memory(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Samples:
-    """Samples over arrays: ``images`` uint8 ``[N, H, W, C]``, ``labels`` int64 ``[N]``."""
-    return Samples(name, tuple(classes), labels, images.__getitem__, images.shape[1:]).checked()

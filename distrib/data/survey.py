@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from distrib.data.source import DataSource, Samples
+from distrib.data.samples import Samples, combined
+from distrib.data.source import DataSource
 from distrib.data.split import Split, limited, stratified
 from distrib.errors import DataError
 
@@ -22,7 +23,7 @@ class Survey:
     content_sha256: str
     """Of pixels and labels in order."""
     mean: tuple[float, ...]
-    """Per channel, pixels in [0, 1]."""
+    """Per channel, pixels in [0, 1], of the set's own images."""
     std: tuple[float, ...]
     images: list[bytes]
     """A hash of each image's pixels."""
@@ -40,8 +41,9 @@ def split_samples(data: DataSource) -> dict[Split, Samples]:
         )
     chosen = np.arange(len(whole)) if data.limit is None else limited(whole.labels, data.limit, data.split_seed)
     train, validation = stratified(whole.labels[chosen], data.validation, data.split_seed)
+    extras = [one.open(whole.classes, whole.shape) for one in data.mix]
     return {
-        "train": _subset(whole, chosen[train], "train"),
+        "train": combined(_subset(whole, chosen[train], "train"), extras),
         "validation": replace(_subset(whole, chosen[validation], "validation"), remark=whole.remark),
         "test": test,
     }
@@ -91,9 +93,10 @@ def _survey(samples: Samples) -> Survey:
         content = image.tobytes()
         images.append(hashlib.blake2b(content, digest_size=16).digest())
         seen.update(content + label.to_bytes(8, "little"))
-        pixels = image.reshape(-1, samples.shape[2]) / 255.0
-        total += pixels.mean(axis=0)
-        squares += (pixels**2).mean(axis=0)
-    mean = total / len(samples)
-    std = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0))
+        if i < samples.own:
+            pixels = image.reshape(-1, samples.shape[2]) / 255.0
+            total += pixels.mean(axis=0)
+            squares += (pixels**2).mean(axis=0)
+    mean = total / samples.own
+    std = np.sqrt(np.maximum(squares / samples.own - mean**2, 0))
     return Survey(seen.hexdigest(), tuple(mean.tolist()), tuple(std.tolist()), images)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from distrib.data.source import Samples
+from distrib.data.samples import Samples
 from distrib.errors import DataError
 from distrib.processor import usable_cpus
 

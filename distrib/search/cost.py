@@ -118,7 +118,7 @@ def estimate(job: Tune, speeds: dict[str, float], card: DataCard, held_out: int,
     hours = []
     for training in plausible(job):
         judged = min(held_out, job.score.max_examples) * (job.score.attack.num_steps * job.score.attack.restarts + 2)
-        images = card.count + judged / passes_of(training.objective)
+        images = card.own + judged / passes_of(training.objective)
         rate = speeds[kind_of(training)] * job.cluster.max_workers
         hours.append(training.optim.epochs * images / rate * units / 3600)
     if isinstance(job.search, Optuna):

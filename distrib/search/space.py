@@ -57,10 +57,10 @@ def check_space(job: Tune) -> None:
 def must_suffice_for_all(job: Tune, data: Path) -> None:
     """Raises :class:`JobError` where a trial may ask for more images than the betons in ``data`` hold."""
     if "optim.batch_size" not in job.space:
-        must_fill(data, job.train.optim.batch_size, "train.optim.batch_size")
+        must_fill(data, job.train.data, job.train.optim.batch_size, "train.optim.batch_size")
         return
     for size in ends(job.space["optim.batch_size"]):
-        must_fill(data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
+        must_fill(data, job.train.data, int(size), "space.optim.batch_size")  # pyright: ignore[reportArgumentType]
 
 
 def ends(domain: Domain) -> list[Setting]:

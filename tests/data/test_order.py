@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distrib.data.loader import Raw, TrainLoader
-from distrib.data.order import bounds, chosen, epoch_order, global_batches
+from distrib.data.order import Portion, bounds, chosen, epoch_order, global_batches, sizes_of
 from distrib.world import World
 
 RANKS = [1, 2, 3, 8]
@@ -75,6 +75,57 @@ def test_bounds_tile_without_overlap_and_evenly(total: int, size: int):
 
 def test_an_epoch_without_a_whole_batch_is_empty():
     assert global_batches(9, 0, 0, 10).shape == (0, 10)
+
+
+# Mixed sources
+
+MIXED = (Portion(1000, 0.6), Portion(7, 0.1))
+
+
+def test_every_batch_has_its_share_of_every_source():
+    """In 1,000 batches of 32, none of another proportion; nor is any worker's part, but for an image of each."""
+    batches = np.concatenate([global_batches(320, 3, epoch, 32, MIXED) for epoch in range(100)])
+    assert batches.shape == (1000, 32) and sizes_of(32, [0.6, 0.1]) == [10, 19, 3]
+    source = np.digitize(batches, [320, 1320])
+    assert batches.max() == 1326
+    assert all((np.bincount(row, minlength=3) == [10, 19, 3]).all() for row in source)
+    for part in np.split(source, 4, axis=1):
+        counts = np.stack([(part == each).sum(1) for each in range(3)], axis=1)
+        assert (np.abs(counts - np.array([10, 19, 3]) / 4) < 1).all()
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_a_source_is_gone_through_whole_before_it_begins_again(epochs: int):
+    batches = np.concatenate([global_batches(320, 3, epoch, 32, MIXED) for epoch in range(epochs)])
+    for first, count in ((0, 320), (320, 1000), (1320, 7)):
+        times = np.bincount(batches[(batches >= first) & (batches < first + count)] - first, minlength=count)
+        assert times.max() - times.min() <= 1
+
+
+def test_a_source_has_another_order_each_time_and_one_of_its_own():
+    def of_source(mixed: tuple[Portion, ...], source: int, epoch: int) -> list[int]:
+        batches = global_batches(100, 3, epoch, 100, mixed)
+        first = 100 * source
+        return (batches[(batches >= first) & (batches < first + 100)] - first).tolist()
+
+    alike = (Portion(100, 0.4), Portion(100, 0.3))
+    assert len({tuple(sorted(of_source(alike, 0, epoch))) for epoch in range(20)}) == 20
+    assert of_source((Portion(100, 0.5),), 0, 0) != of_source((Portion(100, 0.5),), 1, 0)
+
+
+@pytest.mark.parametrize("size", RANKS)
+def test_any_number_of_ranks_sees_the_same_mixed_batches(size: int):
+    parts = []
+    for rank in range(size):
+        reader = Kept()
+        list(TrainLoader(reader, 320, 3, 32, world=World(rank, size), mixed=MIXED).epoch(7))
+        parts.append(reader.asked)
+    assert np.array_equal(np.concatenate(parts, axis=1), global_batches(320, 3, 7, 32, MIXED))
+
+
+def test_without_mixed_sources_the_order_is_what_it_always_was():
+    """Runs that began with an older version go on in the same order."""
+    assert global_batches(10, 0, 0, 5).tolist() == [[0, 7, 8, 6, 9], [5, 1, 3, 2, 4]]
 
 
 @pytest.mark.parametrize("n", [None, 1, 7, 50, 80])

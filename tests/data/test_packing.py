@@ -16,7 +16,8 @@ from distrib.data import packing as packing_module
 from distrib.data.beton import DataCard, open_split
 from distrib.data.loader import FfcvReader, MemoryReader
 from distrib.data.packing import Packing, folder_of
-from distrib.data.source import DataSource, Folder, Samples
+from distrib.data.samples import Samples
+from distrib.data.source import DataSource, Folder
 from distrib.data.split import SPLITS, Split, stratified
 from distrib.errors import DataError
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from distrib.data.source import DataSource, Digits, Folder, Samples, TorchvisionData, in_memory
+from distrib.data.source import DataSource, Digits, Folder, TorchvisionData
 from distrib.errors import DataError
 
 Pictures = Callable[..., Path]
@@ -233,25 +233,6 @@ def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path, pictures:
     path.unlink()
     assert len({first, touched, source.fingerprint()}) == 3
     assert folder(tmp_path / "elsewhere").fingerprint() == ""
-
-
-# What is no data set
-
-
-def test_arrays_that_are_no_data_set_are_refused():
-    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
-    assert len(in_memory("x", images, labels, "ab")) == 4
-    for pixels, numbers, classes, phrase in (
-        (images[:0], labels[:0], "ab", "no images"),
-        (images, labels, "a", "at least 2"),
-        (images, labels + 1, "ab", r"0 \.\. 1"),
-        (images, labels - 1, "ab", r"0 \.\. 1"),
-    ):
-        with pytest.raises(DataError, match=phrase):
-            in_memory("x", pixels, numbers, classes)
-    with pytest.raises(DataError, match=r"x: image 2 is float32"):
-        in_memory("x", images.astype(np.float32), labels, "ab")[2]
-    assert isinstance(Samples("x", ("a", "b"), labels, images.__getitem__, (2, 2, 1))[3][1], int)
 
 
 def test_sources_are_told_apart_by_name_and_refuse_the_fields_of_others():

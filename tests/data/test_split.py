@@ -5,7 +5,8 @@ import pytest
 
 from distrib.data import split as split_module
 from distrib.data.packing import prepare
-from distrib.data.source import Digits, in_memory
+from distrib.data.samples import in_memory
+from distrib.data.source import Digits
 from distrib.data.split import stratified
 from distrib.errors import DataError
 

@@ -14,7 +14,8 @@ from distrib.data import packing as packing_module
 from distrib.data.beton import open_split
 from distrib.data.loader import FfcvReader
 from distrib.data.packing import folder_of, prepare
-from distrib.data.source import Digits, Part, Samples
+from distrib.data.samples import Samples
+from distrib.data.source import Digits, Part
 from distrib.data.writer import ffcv_usable, write_beton
 
 
