@@ -8,7 +8,7 @@ from distrib.data.beton import open_split
 from distrib.data.loader import resolve
 from distrib.data.order import sizes_of
 from distrib.data.packing import folder_of, prepare
-from distrib.data.source import READ_BY_TORCHVISION, DataSource, TorchvisionData
+from distrib.data.source import DataSource, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError
 from distrib.tracking.display import Display
@@ -70,20 +70,9 @@ def must_be_the_same(data: Path, folder: Path) -> None:
 
 def must_be_there(data: DataSource) -> None:
     """Raises :class:`DataError` where the data are neither packed nor in their place; nothing is touched."""
-    gone = [one.place for one in data.mix if not one.place.exists()]
-    if gone and not folder_of(data).is_dir():
-        raise DataError(f"data.mix: {gone[0]} is not there; put the images there, or name others")
-    root = getattr(data, "root", None)
-    if root is None or getattr(data, "download", False):
-        return
-    missing, files = "", READ_BY_TORCHVISION.get(data.source, ())
-    if not Path(root).is_dir():
-        missing = f"there is no folder {root}"
-    elif files and not any(found for one in files for found in Path(root).glob(one)):
-        missing = f"{root} holds none of {', '.join(files)}"
+    missing = data.missing()
     if missing and not folder_of(data).is_dir():
-        fetch = ", or allow data.download: true" if hasattr(data, "download") else ""
-        raise DataError(f"data.root: {missing}; put the data there, or name another one{fetch}")
+        raise DataError(missing)
 
 
 def must_fill(data: Path, source: DataSource, batch_size: int, field: str) -> None:

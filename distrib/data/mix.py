@@ -3,13 +3,14 @@
 Synthetic images are worth points of robust accuracy (Gowal et al., arXiv 2110.09468; Wang et al., arXiv 2302.04638).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distrib.data.arrays import read_arrays
-from distrib.data.pictures import Pictures, Tree
+from distrib.data.pictures import Tree
 from distrib.data.samples import Samples, in_memory
 from distrib.errors import DataError
 from distrib.files import files_sha256
@@ -69,8 +70,7 @@ class MixedFolder(Value):
             raise DataError(
                 f"data.mix: {self.root} has the classes {', '.join(tree.classes)}, not {', '.join(classes)}"
             )
-        read = Pictures(tree, shape[0] if shape[0] == shape[1] else None, shape[2] == 1)
-        return Samples(self.root, classes, tree.labels, read, shape, read.remark)
+        return replace(tree.samples(shape[0] if shape[0] == shape[1] else None, shape[2] == 1), shape=shape)
 
     def fingerprint(self) -> str:
         """Of every file's path, size and time of change; empty where the folder is not on this machine."""

@@ -32,6 +32,8 @@ Packing = Literal["ffcv", "memory"]
 
 LARGE = 128 * 128
 """Pixels above which RGB images are packed as JPEG unless told otherwise."""
+NOT_NAMED = ("folder", "huggingface")
+"""Sources that are what lies in a place: the last that was packed of it is the set, where the place is not here."""
 WAIT = 4 * 3600
 """Seconds to wait for another process that packs or copies the same data."""
 
@@ -54,7 +56,7 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
     if fingerprint:
         free = base.with_name(f"{base.name}-{fingerprint[:8]}") if there else base
         return next((folder for folder, card in cards.items() if card.fingerprint == fingerprint), free)
-    if data.source == "folder" and cards:
+    if data.source in NOT_NAMED and cards:
         return max(cards, key=lambda folder: (folder / "train.json").stat().st_mtime_ns)
     if len({card.content_sha256 for card in cards.values()}) > 1:
         raise DataError(
@@ -65,7 +67,7 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
 
 
 def _base(data: DataSource) -> Path:
-    elsewhere = {"store", "download"} if data.source == "folder" else {"store", "download", "root"}
+    elsewhere = {"store", "download"} if data.source in NOT_NAMED else {"store", "download", "root"}
     content = data.model_dump(mode="json", exclude=elsewhere | ({"mix"} if not data.mix else set()))
     for one in content.get("mix", ()):
         del one["share"]  # says how the images are used, not which they are

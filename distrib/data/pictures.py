@@ -4,15 +4,16 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from distrib.data.samples import Samples
 from distrib.errors import DataError
 
 READING = 2
@@ -78,6 +79,16 @@ class Tree:
         paths = tuple(os.path.join(*file) for files in found for file in files)
         return cls(root, tuple(entry.name for entry in classes), paths, labels.astype(np.int64), +left_out)
 
+    def file(self, i: int) -> tuple[str, str]:
+        """(the path of image ``i``, as it can be printed)."""
+        return self.paths[i], printed(self.paths[i])
+
+    def samples(self, size: int | None, grey: bool) -> Samples:
+        """The images, each resized and cut to ``size`` if that is given."""
+        read = Pictures(self.file, size, grey)
+        remark = lambda: f"{self.root}: {len(self.paths)} images{read.remark()}{_told(self.left_out)}"  # noqa: E731
+        return Samples(f"{self.root}", self.classes, self.labels, read, read(0).shape, remark).checked()
+
     def fingerprint(self) -> str:
         """Changes when a file does: its name, its size, or the time of its change, of what a link leads to."""
         seen = hashlib.sha256(f"reading {READING}\n".encode())
@@ -131,9 +142,10 @@ def printed(path: str) -> str:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images of a tree, read one by one: ``pictures(i)`` is uint8 ``[H, W, C]``."""
+    """Image files, read one by one: ``pictures(i)`` is uint8 ``[H, W, C]``."""
 
-    tree: Tree
+    file: Callable[[int], tuple[str | IO[bytes], str]]
+    """Index -> (what Pillow opens: a path or the content, its name in messages)."""
     size: int | None
     grey: bool
     done: dict[str, set[int]] = field(default_factory=dict)
@@ -146,10 +158,11 @@ class Pictures:
         """
         from PIL import Image as Pillow
 
+        opened, name = self.file(i)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Pillow.DecompressionBombWarning)  # its bound: 89 million pixels
-                with Pillow.open(self.tree.paths[i], formats=_names()) as file:
+                with Pillow.open(opened, formats=_names()) as file:
                     if file.mode.startswith(("I", "F")):  # Pillow would cut their values off at 255
                         raise ValueError("more than 8 bits a channel")
                     file.load()
@@ -159,9 +172,7 @@ class Pictures:
                     ):  # what follows the first frame is not read
                         self._note("of several frames the first taken", i, getattr(file, "is_animated", False))
         except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError, Warning) as error:
-            raise DataError(
-                f"{printed(self.tree.paths[i])}: cannot be read as an image ({error}); mend or remove the file"
-            ) from None
+            raise DataError(f"{name}: cannot be read as an image ({error}); mend or remove the file") from None
         if self.size is not None:
             picture = _square(picture, self.size)
         pixels = np.asarray(picture)
@@ -203,8 +214,7 @@ class Pictures:
 
     def remark(self) -> str:
         """What was done with how many files."""
-        done = "".join(f"; {len(which)} {what}" for what, which in sorted(self.done.items()))
-        return f"{self.tree.root}: {len(self.tree.paths)} images{done}{_told(self.tree.left_out)}"
+        return "".join(f"; {len(which)} {what}" for what, which in sorted(self.done.items()))
 
 
 def _square(picture: Any, size: int) -> Any:

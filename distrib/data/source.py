@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from distrib.data.arrays import read_arrays
 from distrib.data.mix import Mixed
+from distrib.data.parquet import Tables, fetched, parquet_files
 from distrib.data.pictures import Pictures, Tree
 from distrib.data.samples import Samples, in_memory
 from distrib.errors import DataError
@@ -69,6 +70,11 @@ class Packed(Value):
         """The fingerprint of the source's own files."""
         return ""
 
+    def missing(self) -> str:
+        """What of the data is not in its place, and the cure; empty where all is, or may be fetched."""
+        gone = next((one.place for one in self.mix if not one.place.exists()), None)
+        return f"data.mix: {gone} is not there; put the images there, or name others" if gone else ""
+
 
 class Digits(Packed):
     """The handwritten digits that come with scikit-learn: 1,797 real 8x8 grey images, no download.
@@ -118,6 +124,17 @@ class TorchvisionData(Packed):
         images = images[..., None] if images.ndim == 3 else images
         return in_memory(f"{self.source} {part}", images, np.asarray(found.targets, dtype=np.int64), found.classes)
 
+    def missing(self) -> str:
+        """See :class:`Packed`."""
+        if not self.download:
+            cure = "put the data there, or name another one, or allow data.download: true"
+            if not Path(self.root).is_dir():
+                return f"data.root: there is no folder {self.root}; {cure}"
+            files = READ_BY_TORCHVISION[self.source]
+            if not any(found for one in files for found in Path(self.root).glob(one)):
+                return f"data.root: {self.root} holds none of {', '.join(files)}; {cure}"
+        return super().missing()
+
     def of_files(self) -> str:
         """See :class:`Packed`: of the content of the files that torchvision reads, wherever they lie."""
         paths = sorted(path for pattern in READ_BY_TORCHVISION[self.source] for path in Path(self.root).glob(pattern))
@@ -161,9 +178,13 @@ class Folder(Packed):
 
     def open(self, part: Part) -> Samples:
         """The images of one part; files are read when asked for."""
-        tree = self._tree(part)
-        read = Pictures(tree, self.size, self.grey)
-        return Samples(f"{tree.root}", tree.classes, tree.labels, read, read(0).shape, read.remark).checked()
+        return self._tree(part).samples(self.size, self.grey)
+
+    def missing(self) -> str:
+        """See :class:`Packed`."""
+        if not Path(self.root).is_dir():
+            return f"data.root: there is no folder {self.root}; put the data there, or name another one"
+        return super().missing()
 
     def of_files(self) -> str:
         """See :class:`Packed`: of every image's path, size and time of change, through links."""
@@ -220,6 +241,13 @@ class Arrays(Packed):
             images, labels, _ = read_arrays(Path(self.test), "data.test")
         return in_memory(self.train if part == "train" else self.test, images, labels, classes)
 
+    def missing(self) -> str:
+        """See :class:`Packed`."""
+        for field in ("train", "test"):
+            if not Path(getattr(self, field)).is_file():
+                return f"data.{field}: there is no file {getattr(self, field)}"
+        return super().missing()
+
     def of_files(self) -> str:
         """See :class:`Packed`: of the content of both files."""
         return files_sha256([Path(self.train), Path(self.test)])
@@ -229,4 +257,74 @@ def _inside(path: str, folder: str) -> bool:
     return folder == "." or path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-DataSource = Annotated[Digits | TorchvisionData | Folder | Arrays, Field(discriminator="source")]
+class HuggingFace(Packed):
+    """Parquet files, in a folder or from the Hugging Face hub (extra distrib[hub]), as the hub keeps sets of images.
+
+    A column holds the encoded images, treated as those of ``source: folder``, another one the labels: numbers of
+    classes, which the files may name, or the classes' names themselves.
+    """
+
+    source: Literal["huggingface"]
+    path: str
+    """A folder, or the name of a data set on the hub, such as uoft-cs/cifar10."""
+    revision: str = "refs/convert/parquet"
+    """Of a data set on the hub: a commit, a tag or a branch. The default one holds every set as parquet."""
+    download: bool = False
+    """Fetch the set if it is not in the hub's cache (HF_HOME)."""
+    train_files: str = "*train*.parquet"
+    """The files of the images that are trained on and validated with; * stands for anything, folders too."""
+    test_files: str = "*test*.parquet"
+    """The files of the images that the end evaluation is made on."""
+    image: str = "image"
+    """The column of the images."""
+    label: str = "label"
+    """The column of the labels."""
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """Side of the square that every image becomes: shorter side resized to it, centre cut out. None: as they are."""
+    grey: bool = False
+    """One channel instead of RGB."""
+
+    def open(self, part: Part) -> Samples:
+        """The images of one part; a group of rows is read when one of them is asked for."""
+        tables = {one: Tables.of(self.files(one), self.image, self.label) for one in dict.fromkeys(("train", part))}
+        classes = tables["train"].classes()
+        read = Pictures(tables[part].file, self.size, self.grey)
+        name, labels = f"{self.path} ({part})", tables[part].numbers(classes)
+        remark = lambda: f"{name}: {len(labels)} images{read.remark()}"  # noqa: E731
+        return Samples(name, classes, labels, read, read(0).shape, remark).checked()
+
+    def files(self, part: Part) -> list[Path]:
+        """The parquet files of a part, sorted. Raises :class:`DataError` where there are none, or some are of both."""
+        folder = fetched(self.path, self.revision, (self.train_files, self.test_files), self.download)
+        found = {one: parquet_files(folder, pattern) for one, pattern in self._patterns().items()}
+        if not found[part]:
+            raise DataError(f"data.{part}_files: no file below {folder} is called {self._patterns()[part]}; change it")
+        if both := set(found["train"]) & set(found["test"]):
+            raise DataError(
+                f"data.test_files: {min(both)} is also of the train part; a test on what was trained on says nothing"
+            )
+        return found[part]
+
+    def missing(self) -> str:
+        """See :class:`Packed`."""
+        if not self.download:
+            try:
+                self.files("train")
+            except DataError as error:
+                return str(error)
+        return super().missing()
+
+    def of_files(self) -> str:
+        """See :class:`Packed`: of every file's path, size and time of change."""
+        try:
+            files = self.files("train") + self.files("test")
+        except DataError:
+            return ""
+        told = (f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n" for path in files)
+        return hashlib.sha256("".join(told).encode()).hexdigest()
+
+    def _patterns(self) -> dict[Part, str]:
+        return {"train": self.train_files, "test": self.test_files}
+
+
+DataSource = Annotated[Digits | TorchvisionData | Folder | Arrays | HuggingFace, Field(discriminator="source")]

@@ -32,7 +32,8 @@ DOORS = {
     },
     "torchvision": {"data.source", "models.torchvision"},
     "timm": {"models.timm"},
-    "huggingface_hub": {"models.timm"},
+    "huggingface_hub": {"models.timm", "data.parquet"},
+    "pyarrow": {"data.parquet"},
     "pyautoattack": {"evaluation.autoattack"},
     "jinja2": {"evaluation.card"},
     "scipy": {"evaluation.attack_flags", "evaluation.model_flags", "registry.paired"},
@@ -171,7 +172,7 @@ def test_only_world_uses_torch_distributed():
 def test_the_core_is_imported_without_heavy_tools(name: str):
     eager = [node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     tools = {imported.split(".")[0] for node in eager for imported in imports(node)}
-    assert not tools & {"ray", "mlflow", "ffcv", "torchvision", "timm", "sklearn", "matplotlib"}
+    assert not tools & {"ray", "mlflow", "ffcv", "torchvision", "timm", "pyarrow", "sklearn", "matplotlib"}
 
 
 def test_help_imports_no_heavy_library():

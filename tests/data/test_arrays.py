@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
+from distrib.commands.prepare import must_be_there
 from distrib.data.arrays import pack, read_arrays
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
@@ -152,3 +153,13 @@ def test_one_file_for_both_parts_is_refused(tmp_path: Path):
     for same in ("train.npz", "link.npz"):
         with pytest.raises(ValidationError, match="a test on what was trained on"):
             Arrays(source="arrays", train=str(tmp_path / "train.npz"), test=str(tmp_path / same))
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_is_read(tmp_path: Path):
+    here = npz(tmp_path / "some.npz")
+    for field in ("train", "test"):
+        files = {"train": str(here), "test": str(tmp_path / "t.npz"), field: str(tmp_path / "gone.npz")}
+        if field == "train":
+            files["test"] = str(here)
+        with pytest.raises(DataError, match=rf"data\.{field}: there is no file .*gone\.npz"):
+            must_be_there(Arrays(source="arrays", store=str(tmp_path), **files))
