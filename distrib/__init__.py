@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 PUBLIC = {
-    "threat": "L2 Linf",
+    "threat": "L1 L2 Linf",
     "attack": "FGSM PGD Adversary OfEpsilon",
     "noise": "Noise",
     "objective": "Fast Madry Natural NFGSM Outcome Trades",
@@ -79,4 +79,4 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     from distrib.optim import SGD, Adam, Muon
     from distrib.state import State
     from distrib.step import Sums, update
-    from distrib.threat import L2, Linf
+    from distrib.threat import L1, L2, Linf

@@ -181,7 +181,7 @@ class Adversary:
                 gradient = input_gradient(value.sum() * GRADIENT_SCALE, x_adv)
                 with torch.no_grad():
                     length = self.attack.step(self.threat, i)
-                    x_adv = self.threat.project(x, x_adv + length * self.threat.ascent(gradient))
+                    x_adv = self.threat.project(x, self.threat.step(x_adv, gradient, length))
         return x_adv.detach(), values
 
     def _from_start(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:

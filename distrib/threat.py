@@ -37,6 +37,10 @@ class Linf(Value):
         """The direction of steepest ascent under the norm: the sign of the gradient."""
         return gradient.sign()
 
+    def step(self, at: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """``at`` moved by ``length`` in the direction of steepest ascent."""
+        return at + length * self.ascent(gradient)
+
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball around ``x``, then cut to the box."""
         return self.project(x, x + (2 * noise.uniform(x.shape[1:]) - 1) * self.epsilon)
@@ -75,6 +79,10 @@ class L2(Value):
         gradient = gradient / largest.clamp_min(torch.finfo(torch.float32).tiny)  # its squares must not underflow
         return gradient / norms(gradient).clamp_min(1e-12)
 
+    def step(self, at: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """``at`` moved by ``length`` in the direction of steepest ascent."""
+        return at + length * self.ascent(gradient)
+
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball (a normal direction, a radius of u^(1/d)), then cut to the box."""
         direction = self.ascent(noise.normal(x.shape[1:]))
@@ -96,15 +104,104 @@ class L2(Value):
         return math.sqrt(pixels)
 
 
-Norm = Literal["linf", "l2"]
+class L1(Value):
+    """All changes of pixels together are at most epsilon: few pixels change much (Croce and Hein, arXiv 2103.01208)."""
+
+    title: ClassVar[str] = "L1"
+    norm: Literal["l1"] = "l1"
+    epsilon: Radius
+    """The largest sum of the changes of an image's numbers, in pixel units."""
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The nearest image to ``x_adv`` that lies in the ball around ``x`` and in [0, 1], both at once.
+
+        Every change is less by the same amount, and ends at the box (Croce and Hein, proposition 2.1).
+        """
+        delta, flat = (x_adv - x).flatten(1), x.flatten(1)
+        wanted, room = delta.abs().double(), torch.where(delta > 0, 1 - flat, flat).double()
+        far = wanted.minimum(room).sum(1) > self.epsilon
+        moved = (wanted - _excess(wanted, room, self.epsilon)).clamp_min(0).minimum(room)
+        moved = moved * (self.epsilon * (1 - 1e-6) / moved.sum(1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+        drawn = x + (delta.sign() * moved).view_as(x).to(x.dtype)
+        return torch.where(far.view(-1, 1, 1, 1), drawn, x_adv).clamp(0, 1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The signs of the largest twentieth of the gradient, scaled to length one.
+
+        The steepest direction has one coordinate alone: a step for every pixel that must change (Tramer and Boneh,
+        arXiv 1904.13000).
+        """
+        flat = gradient.flatten(1)
+        largest = flat.abs().topk(_few(flat), dim=1).indices
+        signs = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
+        return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
+
+    def step(self, at: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """``at`` moved by ``length`` along the largest of the gradient, where the box leaves room for it.
+
+        No pixel moves further than where a twentieth of them shares the length, nor beyond its end of the box: what it
+        leaves goes to the next largest. (Pixels that are at their end already would take the whole step in vain.)
+        """
+        flat, size = at.flatten(1), gradient.flatten(1).abs()
+        room = torch.where(gradient.flatten(1) > 0, 1 - flat, flat).clamp(0, length / _few(flat)) * (size > 0)
+        order = size.argsort(dim=1, descending=True)
+        offered = room.gather(1, order)
+        taken = (length - (offered.cumsum(1) - offered)).clamp_min(0).minimum(offered)
+        moved = torch.zeros_like(flat).scatter(1, order, taken)
+        return at + gradient.sign() * moved.view_as(at)
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        """A uniform draw from the ball (exponential numbers over their sum and one more), drawn back to the box."""
+        sizes = -torch.log1p(-noise.uniform(x.shape[1:]))
+        whole = sizes.sum((1, 2, 3), keepdim=True) - torch.log1p(-noise.uniform((1, 1, 1)))
+        signs = torch.where(noise.uniform(x.shape[1:]) < 0.5, -1.0, 1.0)
+        return self.project(x, x + signs * sizes / whole * self.epsilon)
+
+    def at_radius(self, x: Tensor, x_adv: Tensor, radius: Tensor) -> Tensor:
+        """``x_adv`` drawn back to the ball of each sample's own ``radius`` ``[B]`` around ``x``."""
+        delta = x_adv - x
+        return x + delta * (radius / self.size(delta).clamp_min(1e-12)).clamp(max=1).view(-1, 1, 1, 1)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """How far each perturbation goes, under this norm: ``[B]``."""
+        return delta.flatten(1).abs().sum(dim=1)
+
+    @staticmethod
+    def widest(pixels: int) -> float:
+        """The epsilon whose ball around any image of so many numbers holds the whole box."""
+        return float(pixels)
+
+
+def _few(flat: Tensor) -> int:
+    return max(1, round(SPARSITY * flat.shape[1]))
+
+
+def _excess(wanted: Tensor, room: Tensor, epsilon: float) -> Tensor:
+    """``[B, 1]``: how much less each change must be for all of them together to be ``epsilon``; 0 where they are less.
+
+    ``wanted`` and ``room``, ``[B, N]``, are how far each number of an image would go, and how far it may.
+    """
+    # The sum of the changes grows, while the excess falls, by how many have begun and not yet reached their room.
+    points, order = torch.cat([wanted, wanted - room], 1).clamp_min(0).sort(dim=1, descending=True)
+    moving = torch.where(order < wanted.shape[1], 1.0, -1.0).double().cumsum(1)
+    sums = torch.cat([torch.zeros_like(points[:, :1]), (moving[:, :-1] * -points.diff(dim=1)).cumsum(1)], 1)
+    after = torch.searchsorted(sums, torch.full_like(sums[:, :1], epsilon)).clamp(1, sums.shape[1] - 1)
+    before = moving.gather(1, after - 1).clamp_min(1)
+    return (points.gather(1, after) + (sums.gather(1, after) - epsilon) / before).clamp_min(0)
+
+
+SPARSITY = 0.05
+"""The share of an image's numbers that one step under L1 changes."""
+
+Norm = Literal["linf", "l2", "l1"]
 """The names of the norms in job files and results."""
-BALLS: tuple[type["Linf | L2"], ...] = (Linf, L2)
-Threat = Annotated[Linf | L2, Field(discriminator="norm")]
+Threat = Annotated[Linf | L2 | L1, Field(discriminator="norm")]
 """What the adversary may do."""
-THREAT: TypeAdapter[Linf | L2] = TypeAdapter(Threat)
+BALLS: tuple[type[Linf | L2 | L1], ...] = (Linf, L2, L1)
+THREAT: TypeAdapter[Linf | L2 | L1] = TypeAdapter(Threat)
 
 
-def threat_of(norm: str, epsilon: float) -> Linf | L2:
+def threat_of(norm: str, epsilon: float) -> Threat:
     """The threat of this norm and radius. Raises ValidationError for another norm."""
     return THREAT.validate_python({"norm": norm, "epsilon": epsilon})
 
@@ -118,7 +215,7 @@ TOLERANCE = 1e-6
 """Float32 rounding allowed when a stored perturbation is checked: x + delta - x moves by up to 6e-8 near 1."""
 
 
-def outside(threat: Linf | L2, x: Tensor, x_adv: Tensor) -> Tensor:
+def outside(threat: Threat, x: Tensor, x_adv: Tensor) -> Tensor:
     """Which of the ``[B]`` examples lie outside the threat: too far from ``x``, or not in [0, 1]."""
     far = threat.size(x_adv - x) > threat.epsilon + TOLERANCE * max(1.0, threat.epsilon)
     return (
@@ -133,7 +230,7 @@ ROUNDING = 1e-5
 """How far outside an attack's own float32 arithmetic may leave an image; further out it is another fault."""
 
 
-def drawn_back(threat: Linf | L2, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def drawn_back(threat: Threat, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """``x_adv``, those of its examples that float rounding left outside projected; and which those were, ``[B]``."""
     inside = threat.project(x, x_adv)
     near = threat.size(inside - x_adv) <= ROUNDING * max(1.0, threat.epsilon)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distrib.attack import FGSM, PGD, Adversary, OfEpsilon, margin, wrong_class
 from distrib.noise import Noise
-from distrib.threat import L2, Linf, outside
+from distrib.threat import L1, L2, Linf, Threat, outside
 
 Build = Callable[..., nn.Module]
 
@@ -52,7 +52,7 @@ def test_two_classes_reach_the_exact_worst_case(linear: Build, norm: str, fields
 
 @pytest.mark.parametrize("loss", [{}, {"loss": "cw_margin", "kappa": 1e4}], ids=["cross_entropy", "cw_margin"])
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.05), L2(epsilon=0.25)], ids=["linf", "l2"])
-def test_many_classes_with_one_rival_reach_the_exact_worst_case(linear: Build, threat: Linf | L2, loss: dict):
+def test_many_classes_with_one_rival_reach_the_exact_worst_case(linear: Build, threat: Threat, loss: dict):
     """All but the true class and its rival are out of reach, so the rival's hyperplane is the one that counts."""
     weight = torch.randn(7, PIXELS, generator=draws())
     y, rival = torch.tensor([2, 5, 2, 5]), torch.tensor([5, 2, 5, 2])
@@ -117,7 +117,7 @@ def test_under_l2_with_a_binding_box_small_steps_reach_the_optimum(linear: Build
 
 
 @pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.5)], ids=["linf", "l2"])
-def test_fgsm_is_one_step_of_pgd_and_the_textbook_formula(threat: Linf | L2):
+def test_fgsm_is_one_step_of_pgd_and_the_textbook_formula(threat: Threat):
     model, x, y = network(), images(6, 0, 1, (1, 8, 8)), torch.arange(6)
     x_adv = Adversary(threat, FGSM).perturb(model, x, y, noise(6))
     step = adversary(threat, num_steps=1, step_size=threat.epsilon, random_start=False)
@@ -184,8 +184,8 @@ ALONE = {
 
 
 @pytest.mark.parametrize("fields", ALONE.values(), ids=ALONE)
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.05), L2(epsilon=0.4)], ids=["linf", "l2"])
-def test_an_example_does_not_feel_its_batch(threat: Linf | L2, fields: dict):
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.05), L2(epsilon=0.4), L1(epsilon=1.0)], ids=["linf", "l2", "l1"])
+def test_an_example_does_not_feel_its_batch(threat: Threat, fields: dict):
     """In float64: the convolutions' rounding depends on the batch, and a sign can turn on it."""
     model, count = network(torch.float64), 9
     x, index = images(count, 0, 1, (1, 8, 8)).double(), torch.arange(count) * 17 + 3
@@ -342,8 +342,10 @@ def test_fields_that_make_no_sense_are_refused():
 
 
 @pytest.mark.parametrize("fields", [{}, {"restarts": 2}, {"loss": "cw_margin"}, {"target": "random"}])
-@pytest.mark.parametrize("threat", [Linf(epsilon=8 / 255), Linf(epsilon=0.3), L2(epsilon=0.5), L2(epsilon=3)])
-def test_x_adv_is_float32_in_the_ball_and_the_box_also_under_autocast(threat: Linf | L2, fields: dict):
+@pytest.mark.parametrize(
+    "threat", [Linf(epsilon=8 / 255), Linf(epsilon=0.3), L2(epsilon=0.5), L2(epsilon=3), L1(epsilon=5)]
+)
+def test_x_adv_is_float32_in_the_ball_and_the_box_also_under_autocast(threat: Threat, fields: dict):
     model, y = network(), torch.arange(8) % 10
     x = images(8, 0, 1, (1, 8, 8))
     x[0], x[1] = 0.0, 1.0

@@ -8,13 +8,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from distrib.attack import PGD, Adversary
 from distrib.noise import Noise
-from distrib.threat import BALLS, L2, TOLERANCE, Linf, Norm, drawn_back, other_norms, outside, threat_of
+from distrib.threat import BALLS, L1, L2, TOLERANCE, Linf, Norm, drawn_back, other_norms, outside, threat_of
 
-Ball = Linf | L2
+Ball = Linf | L2 | L1
 THREATS = [
     Linf(epsilon=0.0), Linf(epsilon=8 / 255), Linf(epsilon=0.3), Linf(epsilon=1.0),
     L2(epsilon=0.0), L2(epsilon=0.5), L2(epsilon=2.0), L2(epsilon=50.0),
+    L1(epsilon=0.0), L1(epsilon=0.5), L1(epsilon=8.0), L1(epsilon=500.0),
 ]  # fmt: skip
 threats = pytest.mark.parametrize("threat", THREATS, ids=repr)
 SHAPES = [(1, 1, 1), (1, 8, 8), (3, 7, 5)]
@@ -135,8 +137,8 @@ def test_l2_samples_are_uniform_in_the_ball(shape: tuple[int, ...]):
     assert (mean.abs() < 5 * 0.25 / math.sqrt((d + 2) * 4000)).all()  # Var of a coordinate: epsilon^2 / (d + 2)
 
 
-@threats
-def test_ascent_is_the_steepest_direction_of_its_norm(threat: Ball):
+@pytest.mark.parametrize("threat", [one for one in THREATS if not isinstance(one, L1)], ids=repr)
+def test_ascent_is_the_steepest_direction_of_its_norm(threat: Linf | L2):
     """Of all directions of length 1 it gains most on a linear function, and the gain is the dual norm."""
     gradient = moved(torch.zeros(32, 3, 5, 5), 3.0)
     best = threat.ascent(gradient)
@@ -159,7 +161,8 @@ def test_no_gradient_no_direction(threat: Ball):
 def test_size_against_numpy(threat: Ball):
     delta = moved(torch.zeros(16, 3, 4, 4), 1.0)
     flat = delta.numpy().reshape(16, -1).astype("float64")
-    expected = abs(flat).max(axis=1) if isinstance(threat, Linf) else (flat**2).sum(axis=1) ** 0.5
+    by_norm = {"linf": abs(flat).max(axis=1), "l2": (flat**2).sum(axis=1) ** 0.5, "l1": abs(flat).sum(axis=1)}
+    expected = by_norm[threat.norm]
     torch.testing.assert_close(threat.size(delta), torch.from_numpy(expected).float())
 
 
@@ -174,7 +177,7 @@ NOT_INSIDE = {
 }
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.1), Linf(epsilon=0.0), L2(epsilon=0.0)], ids=repr)
+@pytest.mark.parametrize("threat", [ball(epsilon=epsilon) for ball in BALLS for epsilon in (0.0, 0.1)], ids=repr)
 @pytest.mark.parametrize("fault", NOT_INSIDE.values(), ids=NOT_INSIDE.keys())
 def test_one_bad_pixel_is_outside_and_found_in_its_own_row(threat: Ball, fault):
     x = torch.full((5, 3, 4, 4), 0.5)
@@ -185,7 +188,7 @@ def test_one_bad_pixel_is_outside_and_found_in_its_own_row(threat: Ball, fault):
 
 def test_the_box_is_checked_even_where_the_ball_reaches_beyond_it():
     black, white = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-    for threat in (Linf(epsilon=1.0), L2(epsilon=50.0)):
+    for threat in (Linf(epsilon=1.0), L2(epsilon=50.0), L1(epsilon=50.0)):
         assert outside(threat, black, black - 1e-7).all() and not outside(threat, black, white).any()
         assert outside(threat, white, white + 2e-7).all() and not outside(threat, white, black).any()
 
@@ -197,7 +200,7 @@ def test_the_l2_tolerance_grows_with_large_balls_only():
         assert outside(L2(epsilon=epsilon), x, x_adv).item() is out, (epsilon, excess)
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.1), L2(epsilon=12.0)], ids=repr)
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.1), L2(epsilon=12.0), L1(epsilon=0.1)], ids=repr)
 def test_what_lies_outside_by_rounding_alone_is_drawn_back(threat: Ball):
     x = torch.full((4, 1, 30, 30), 0.5)
     step = threat.epsilon * threat.ascent(torch.ones_like(x)) * torch.tensor([0.5, 1.0, 1.0, 1.0]).view(4, 1, 1, 1)
@@ -210,16 +213,95 @@ def test_what_lies_outside_by_rounding_alone_is_drawn_back(threat: Ball):
     assert not drawn_back(threat, x, torch.full_like(x, math.nan))[1].any()
 
 
-@pytest.mark.parametrize(("ball", "others"), [(Linf, "L2"), (L2, "Linf")])
-def test_a_norm_is_known_by_its_name_and_knows_the_others(ball: type[Linf | L2], others: str):
+@pytest.mark.parametrize(("ball", "others"), [(Linf, "L2 and L1"), (L2, "Linf and L1"), (L1, "Linf and L2")])
+def test_a_norm_is_known_by_its_name_and_knows_the_others(ball: type[Ball], others: str):
     one = ball(epsilon=0.1)
     assert threat_of(one.norm, 0.1) == one and other_norms(one.norm) == others
     assert set(get_args(Norm)) == {each.model_fields["norm"].default for each in BALLS}
     with pytest.raises(ValidationError, match="norm"):
-        threat_of("l1", 0.1)
+        threat_of("l0", 0.1)
 
 
 @threats
 def test_the_widest_ball_holds_the_whole_box_and_is_no_wider_than_it_must_be(threat: Ball):
     black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
     torch.testing.assert_close(threat.size(white - black), torch.tensor([threat.widest(3 * 4 * 4)]))
+
+
+# L1
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 2.0, 9.0])
+def test_the_l1_projection_is_the_nearest_point_of_ball_and_box_at_once(epsilon: float):
+    """Every change is less by one excess and ends at the box: that excess, found by halving, is the multiplier of
+    Karush, Kuhn and Tucker; and no point inside is nearer."""
+    x, threat = images((1, 4, 4)), L1(epsilon=epsilon)
+    far = moved(x, 0.7)
+    delta = (far - x).double()
+    room = torch.where(delta > 0, 1 - x.double(), x.double())
+    low, high = torch.zeros(64, 1, 1, 1).double(), delta.abs().amax((1, 2, 3), keepdim=True)
+    for _ in range(100):
+        middle = (low + high) / 2
+        too_far = (delta.abs() - middle).clamp_min(0).minimum(room).sum((1, 2, 3), keepdim=True) > epsilon
+        low, high = torch.where(too_far, middle, low), torch.where(too_far, high, middle)
+    inside_already = delta.abs().minimum(room).sum((1, 2, 3), keepdim=True) <= epsilon
+    expected = x + delta.sign() * (delta.abs() - torch.where(inside_already, 0.0, high)).clamp_min(0).minimum(room)
+    found = threat.project(x, far)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    distance = (found - far).flatten(1).norm(dim=1)
+    for seed in range(20):
+        other = threat.sample(x, Noise.of(torch.arange(64), seed))
+        assert ((other - far).flatten(1).norm(dim=1) >= distance - 1e-5).all()
+
+
+def test_one_l1_step_changes_a_twentieth_and_nothing_that_cannot_move():
+    gradient = moved(torch.zeros(8, 1, 10, 10), 1.0)
+    step = L1(epsilon=1.0).ascent(gradient)
+    assert ((step != 0).flatten(1).sum(1) == 5).all()
+    torch.testing.assert_close(L1(epsilon=1.0).size(step), torch.ones(8))
+    largest = gradient.flatten(1).abs().sort(dim=1, descending=True).values[:, 4]
+    assert (gradient.abs()[step != 0].view(8, 5) >= largest[:, None]).all() and (step * gradient >= 0).all()
+
+    middle = torch.full_like(gradient, 0.5)
+    torch.testing.assert_close(L1(epsilon=1.0).step(middle, gradient, 0.1), middle + 0.1 * step)
+    at = torch.where(gradient > 0, 0.99, 0.5)  # what goes up has little room: the largest of the others go down
+    moved_by = L1(epsilon=1.0).step(at, gradient, 0.5) - at
+    torch.testing.assert_close(moved_by.abs().flatten(1).sum(1), torch.full((8,), 0.5))
+    assert (at + moved_by <= 1).all() and (moved_by >= -0.1 - 1e-6).all() and (moved_by * gradient >= 0).all()
+    white = torch.ones_like(gradient)
+    assert torch.equal(L1(epsilon=1.0).step(white, gradient.abs(), 0.5), white)
+
+
+def test_l1_samples_are_uniform_in_the_ball():
+    """(r / epsilon)^d is uniform on [0, 1], and every number's mean is 0."""
+    x, d = torch.full((4000, 1, 2, 2), 0.5), 4
+    delta = L1(epsilon=0.25).sample(x, noise_for(x)) - x
+    u, _ = ((L1(epsilon=0.25).size(delta).double() / 0.25) ** d).clamp(max=1).sort()
+    ideal = (torch.arange(4000).double() + 0.5) / 4000
+    assert (u - ideal).abs().max() < 1.95 / math.sqrt(4000)  # Kolmogorov and Smirnov, p = 0.001
+    # A coordinate's square has the mean 2 epsilon^2 / ((d + 1) (d + 2)), by the moments of Dirichlet's distribution
+    variance = 2 * 0.25**2 / ((d + 1) * (d + 2))
+    assert (delta.double().flatten(1).mean(0).abs() < 5 * math.sqrt(variance / 4000)).all()
+    assert abs(delta.double().square().mean() / variance - 1) < 0.1
+
+
+def test_on_a_linear_model_the_worst_image_under_l1_is_known_and_found():
+    """All of epsilon goes to the largest weights first, as far as the box lets each pixel go."""
+    x, weight = images((1, 6, 6), 16), torch.randn(36, generator=torch.Generator().manual_seed(2))
+    threat = L1(epsilon=3.0)
+
+    class TwoClasses(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            score = images.flatten(1) @ weight
+            return torch.stack([score, torch.zeros_like(score)], dim=1)
+
+    room = torch.where(weight > 0, x.flatten(1), 1 - x.flatten(1))  # down where the weight is positive
+    order = weight.abs().argsort(descending=True)
+    before = room[:, order].cumsum(1) - room[:, order]
+    spent = (threat.epsilon - before).clamp_min(0).minimum(room[:, order])
+    least = x.flatten(1) @ weight - (spent * weight.abs()[order]).sum(1)
+    adversary = Adversary(threat, PGD(num_steps=100, loss="cw_margin", kappa=1e6))
+    found = adversary.perturb(TwoClasses(), x, torch.zeros(16, dtype=torch.long), noise_for(x)).flatten(1) @ weight
+    assert (found >= least - 1e-4).all(), "below what can be reached"
+    share = (x.flatten(1) @ weight - found) / (x.flatten(1) @ weight - least)
+    assert share.min() > 0.93 and share.mean() > 0.98, share

@@ -9,7 +9,7 @@ from distrib.data.augment import Augment
 from distrib.evaluation.attacks import Fgsm, Pgd, once
 from distrib.models import Model
 from distrib.optim import Optim
-from distrib.threat import Threat
+from distrib.threat import Norm, Threat
 from distrib.values import Count, PixelRadius, Radius, Seed, Value
 
 
@@ -77,7 +77,7 @@ class LandscapeStudy(Value):
 
 
 class CurvesStudy(Value):
-    """Accuracy against epsilon, in both norms, by PGD and by an attack without gradients (Figure 6)."""
+    """Accuracy against epsilon, in several norms, by PGD and by an attack without gradients (Figure 6)."""
 
     of: Literal["curves"]
     models: Models
@@ -86,6 +86,8 @@ class CurvesStudy(Value):
     """The epsilons at which accuracy is measured in the maximum norm."""
     l2: tuple[Radius, ...] = ()
     """The epsilons at which accuracy is measured in the Euclidean norm."""
+    l1: tuple[Radius, ...] = ()
+    """The epsilons at which accuracy is measured in the norm that adds up all changes."""
     num_steps: Count = 40
     """Steps of PGD."""
     queries: Count = 500
@@ -99,11 +101,17 @@ class CurvesStudy(Value):
 
     @model_validator(mode="after")
     def _some(self) -> "CurvesStudy":
-        if not self.linf and not self.l2:
-            raise ValueError("linf or l2: give at least one of them some epsilons")
-        if any(len(set(epsilons)) < len(epsilons) for epsilons in (self.linf, self.l2)):
-            raise ValueError("linf, l2: an epsilon is listed twice")
+        if not self.points:
+            raise ValueError("linf, l2 or l1: give at least one of them some epsilons")
+        if len(set(self.points)) < len(self.points):
+            raise ValueError("linf, l2, l1: an epsilon is listed twice")
         return self
+
+    @property
+    def points(self) -> list[tuple[Norm, float]]:
+        """Every norm with every one of its epsilons."""
+        by_norm: dict[Norm, tuple[float, ...]] = {"linf": self.linf, "l2": self.l2, "l1": self.l1}
+        return [(norm, epsilon) for norm, epsilons in by_norm.items() for epsilon in epsilons]
 
 
 class TransferStudy(Value):

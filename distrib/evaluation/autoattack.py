@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distrib.data.loader import Batch
 from distrib.evaluation.logits import Logits
-from distrib.threat import L2, Linf, Threat
+from distrib.threat import L1, L2, Linf, Threat
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 """AutoAttack's standard version, in its order (Croce and Hein, arXiv 2003.01690): each part meets only the images that
@@ -33,7 +33,8 @@ def autoattack(
     """AutoAttack's images for a batch (the test image where it found none), and the part that broke each ("": none).
 
     All images of the batch are classified correctly. Each part meets those that stood before it, at once: as one call
-    of the package with ``batch_size=len(x)`` does. Below ten classes it has fewer targets than its standard nine.
+    of the package with ``batch_size=len(x)`` does. Below ten classes it has fewer targets than its standard nine (five
+    under L1).
     """
     x, y = batch.x, batch.y
     with torch.no_grad():
@@ -41,7 +42,8 @@ def autoattack(
     x_adv, stage = x.clone(), [""] * len(x)
     model = Logits(model, x, threat)
     with _package(model, x, threat, seed) as package:
-        package.apgd_targeted.n_target_classes = package.fab.n_target_classes = min(9, num_classes - 1)
+        for targeted in (package.apgd_targeted, package.fab):
+            targeted.n_target_classes = min(targeted.n_target_classes, num_classes - 1)
         rows = torch.arange(len(x), device=x.device)
         for part in parts:
             if len(rows) == 0:
@@ -73,13 +75,15 @@ def differentiable(model: nn.Module, x: Tensor) -> bool:
     return model(x.detach().requires_grad_()).requires_grad
 
 
-def package_norm(threat: Threat) -> Literal["Linf", "L2"]:
+def package_norm(threat: Threat) -> Literal["Linf", "L2", "L1"]:
     """The package's name for the threat's norm."""
     match threat:
         case Linf():
             return "Linf"
         case L2():
             return "L2"
+        case L1():
+            return "L1"
         case _:
             assert_never(threat)
 
@@ -94,19 +98,19 @@ def _package(model: nn.Module, x: Tensor, threat: Threat, seed: int) -> Iterator
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations
         package = AutoAttack(model, norm=norm, eps=threat.epsilon, seed=seed, device=x.device, version="standard")
-        if norm == "L2":
+        if norm != "Linf":
             _framed(package.square, *x.shape[2:])
         yield package
 
 
 def _framed(square: Any, height: int, width: int) -> None:
-    """Lets Square under L2 attack images on which the package's grid of first windows (square.py) does not end.
+    """Lets Square under L2 and L1 attack images on which the package's grid of first windows (square.py) does not end.
 
     Its windows have a side of ``height // 5``, and there are ``side // window`` in a row, from where five would be in
     the middle: at sides of 12, 14, 18, 19 and 24, and at many widths other than the height, the last one reaches beyond
     the image; below 5 there is none. Such an image is laid into the corner of the next larger one that fits. What is
-    changed outside the image is taken back before a perturbation is scaled to epsilon, so none of it is spent there.
-    Others are attacked as the package does it, to the bit.
+    changed outside the image is taken back before a perturbation is scaled to epsilon, so none of it is spent there
+    (under L1 some is, for the package does not scale there). Others are attacked as the package does it, to the bit.
     """
     frame = next((h, w) for h in count(height) for w in range(width, width + h // 5 + 1) if _fits(h, w))
     if frame == (height, width):

@@ -80,7 +80,7 @@ def _on_levels(given: _Standing) -> Tensor:
             lower = margins.detach() < lowest
             best[lower], lowest[lower] = at.detach()[lower], margins.detach()[lower]
             length = max(2 * threat.epsilon / (step + 2), 1 / LEVELS)  # a shorter step would be rounded away
-            at = threat.project(x, at.detach() + length * threat.ascent(gradient))
+            at = threat.project(x, threat.step(at.detach(), gradient, length))
         found.append(best)
     return torch.cat(found)
 

@@ -1,4 +1,4 @@
-"""Accuracy against epsilon in both norms (Madry et al., Figure 6), by PGD and by an attack that sees no gradient.
+"""Accuracy against epsilon in each norm (Madry et al., Figure 6), by PGD and by an attack that sees no gradient.
 
 The paper's L2 curve of its MNIST model is known to be too high: the model's thresholds hide the gradient from PGD.
 Square Attack needs no gradient: where it breaks more images than PGD, the curve by PGD is not to be believed.
@@ -7,7 +7,7 @@ Square Attack needs no gradient: where it breaks more images than PGD, the curve
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, final, get_args
 
 import torch
 
@@ -21,7 +21,7 @@ from distrib.noise import Noise
 from distrib.plots import figure, grid_and_legend, png
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
-from distrib.threat import threat_of
+from distrib.threat import Norm, threat_of
 
 MASKED = 0.05
 """The gradients mislead where the accuracy under Square Attack is lower than under PGD by this much."""
@@ -39,13 +39,12 @@ class AccuracyCurves:
         return addresses(self.study.models)
 
     def parts(self, count: int) -> list[tuple]:
-        """Every shard of the images at every epsilon of both norms, for each model."""
+        """Every shard of the images at every epsilon of every norm, for each model."""
         study = self.study
-        points = [("linf", epsilon) for epsilon in study.linf] + [("l2", epsilon) for epsilon in study.l2]
         return [
             (label, norm, epsilon, start)
             for label in addresses(study.models)
-            for norm, epsilon in points
+            for norm, epsilon in study.points
             for start in starts(count, study.n, study.shard_size)
         ]
 
@@ -77,7 +76,7 @@ class AccuracyCurves:
             rows.append({"model": label, "norm": norm, "epsilon": epsilon, "n": images, **shares})
         expectations = []
         for label in addresses(self.study.models):
-            for norm in ("linf", "l2"):
+            for norm in get_args(Norm):
                 mine = sorted(
                     (row for row in rows if (row["model"], row["norm"]) == (label, norm)), key=lambda r: r["epsilon"]
                 )
@@ -85,7 +84,7 @@ class AccuracyCurves:
                     expectations += _expected(label, norm, mine, 1 / facts.num_classes)
         plots = {
             f"curves_{norm}.png": _plot([row for row in rows if row["norm"] == norm], norm, 1 / facts.num_classes)
-            for norm in ("linf", "l2")
+            for norm in get_args(Norm)
             if any(row["norm"] == norm for row in rows)
         }
         return Findings(rows, expectations, plots)

@@ -33,7 +33,7 @@ def test_a_transfer_study_refuses_what_it_would_not_do(attacks: list[dict], word
             {"of": "landscape", "models": [{"label": "a", "model": "b"}], "threat": THREAT, "attack": {"restarts": 2}},
             "a landscape is told num_steps, step_size and step_schedule",
         ),
-        ({"of": "curves", "models": [{"label": "a", "model": "b"}]}, "linf or l2"),
+        ({"of": "curves", "models": [{"label": "a", "model": "b"}]}, "linf, l2 or l1"),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}], "linf": [0, 8]}, "did you mean 8/255"),
         ({"of": "curves", "models": [{"label": "a", "model": "b"}], "l2": [1, 2, 1]}, "listed twice"),
         ({"of": "curve", "models": [{"label": "a", "model": "b"}]}, "does not match any"),

@@ -14,11 +14,11 @@ from distrib.evaluation.attacks import (
     attacks_of,
     tier_of,
 )
-from distrib.threat import L2, Linf
+from distrib.threat import L1, L2, Linf, Threat
 
 ATTACK = TypeAdapter(EvaluationAttack)
 LINF, TWO = Linf(epsilon=0.3), L2(epsilon=2.0)
-threats = pytest.mark.parametrize("threat", [LINF, TWO], ids=["linf", "l2"])
+threats = pytest.mark.parametrize("threat", [LINF, TWO, L1(epsilon=8.0)], ids=["linf", "l2", "l1"])
 
 
 def pgd(num_steps: int = 20, **fields) -> Pgd:
@@ -26,7 +26,7 @@ def pgd(num_steps: int = 20, **fields) -> Pgd:
 
 
 @threats
-def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Linf | L2):
+def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Threat):
     attack = Fgsm(attack="fgsm").pgd
     assert attack == FGSM and (attack.num_steps, attack.random_start, attack.restarts) == (1, False, 1)
     assert attack.step(threat, 0) == threat.epsilon
@@ -34,7 +34,7 @@ def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Linf | L2):
 
 @threats
 @pytest.mark.parametrize("num_steps", [1, 3, 20, 100])
-def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Linf | L2, num_steps: int):
+def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Threat, num_steps: int):
     """From one side of it to the other (2 epsilon), with a quarter to spare."""
     for attack in (pgd(num_steps), PGD(num_steps=num_steps)):  # an evaluation's, a training's
         assert sum(attack.step(threat, i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
@@ -43,7 +43,7 @@ def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Linf | L2, 
 
 @threats
 @pytest.mark.parametrize("step_size", [0.01, "2/255", {"of_epsilon": 0.5}])
-def test_a_step_size_that_is_given_is_kept(threat: Linf | L2, step_size: object):
+def test_a_step_size_that_is_given_is_kept(threat: Threat, step_size: object):
     expected = {"0.01": 0.01, "2/255": 2 / 255}.get(str(step_size), 0.5 * threat.epsilon)
     assert pgd(step_size=step_size).step(threat, 7) == pytest.approx(expected)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distrib.evaluation.geometry import gradient_errors, jumps, ledges, on_levels
 from distrib.evaluation.logits import Logits
 from distrib.noise import Noise
-from distrib.threat import L2, Linf, outside
+from distrib.threat import L1, L2, Linf, Threat, outside
 
 Function = Callable[[Tensor], Tensor]
 WEIGHT = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
@@ -76,8 +76,10 @@ def test_where_every_image_is_of_one_class_there_is_no_segment():
     assert jumps(as_model(lambda x: x.flatten(1)[:, :2] + torch.tensor([9.0, 0.0])), X, X) == []
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), Linf(epsilon=8 / 255), Linf(epsilon=1 / 510), L2(epsilon=0.4)])
-def test_on_8_bits_an_image_stays_in_the_threat(threat: Linf | L2):
+@pytest.mark.parametrize(
+    "threat", [Linf(epsilon=0.1), Linf(epsilon=8 / 255), Linf(epsilon=1 / 510), L2(epsilon=0.4), L1(epsilon=2.0)]
+)
+def test_on_8_bits_an_image_stays_in_the_threat(threat: Threat):
     for x_adv in (
         threat.sample(X, Noise.of(torch.arange(12), 1)),
         threat.project(X, X + 0.5),

@@ -15,7 +15,7 @@ from distrib.evaluation.model_flags import needs_harder_attacks
 from distrib.evaluation.outcomes import BROKEN, SPARED, STOOD
 from distrib.evaluation.result import conclude
 from distrib.evaluation.shard import attack_shard, score_images
-from distrib.threat import L2, Linf
+from distrib.threat import L2, Linf, Threat
 
 EPSILON = 0.02
 SUITE = EvaluationPlan(threat=Linf(epsilon=EPSILON), attacks=(Fgsm(attack="fgsm"), Pgd(attack="pgd", num_steps=5)))
@@ -35,7 +35,7 @@ def images(count: int) -> Batch:
     return Batch(x, ((x.flatten(1) - 0.5) @ WEIGHT.T).argmax(dim=1), torch.arange(count))
 
 
-def stands(batch: Batch, threat: Linf | L2) -> Tensor:
+def stands(batch: Batch, threat: Threat) -> Tensor:
     """By how much the linear classifier withstands the worst; no box cuts the ball of these images."""
     logits = (batch.x.flatten(1) - 0.5) @ WEIGHT.T
     apart = WEIGHT[batch.y][:, None] - WEIGHT[None]
@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("threat", [Linf(epsilon=EPSILON), L2(epsilon=0.15)], ids=["linf", "l2"])
-def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Linf | L2):
+def test_a_decision_as_constants_falls_nearly_as_far_as_it_can(threat: Threat):
     batch, terms = images(40), SUITE.model_copy(update={"threat": threat})
     result, worst = attack_shard(Decision(), batch, np.arange(40), terms)
     first = gather([result], terms, 40, 4)

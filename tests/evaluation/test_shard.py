@@ -33,7 +33,7 @@ from distrib.evaluation.crafting import AttackInputs
 from distrib.evaluation.outcomes import NOT_ASKED, ShardResult
 from distrib.evaluation.points import points
 from distrib.evaluation.shard import attack_shard
-from distrib.threat import L2, Linf, outside
+from distrib.threat import L1, L2, Linf, Threat, outside
 
 
 @pytest.mark.parametrize("low", [0.0, 0.35], ids=["at the box", "far from the box"])
@@ -93,8 +93,8 @@ def test_autoattack_breaks_what_can_be_broken_and_nothing_else(linear: Build):
     assert [(flag.name, flag.blocking) for flag in found.flags] == [("few_classes", False)]
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.02), L2(epsilon=0.15)], ids=["linf", "l2"])
-def test_autoattack_with_few_classes_and_few_images(linear: Build, threat: Linf | L2):
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.02), L2(epsilon=0.15), L1(epsilon=0.6)], ids=["linf", "l2", "l1"])
+def test_autoattack_with_few_classes_and_few_images(linear: Build, threat: Threat):
     """Five classes have four wrong ones, not nine; a shard may hold one image."""
     weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(4))
     model, x = linear(weight), pixels(60, 0.3, 0.7, side=8)
@@ -225,9 +225,9 @@ def test_an_attack_that_leaves_the_threat_gives_no_result(
         attacked(model, shard, evaluation_of(AUTO))
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.3)], ids=["linf", "l2"])
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.1), L2(epsilon=0.3), L1(epsilon=0.3)], ids=["linf", "l2", "l1"])
 def test_what_autoattack_leaves_outside_by_rounding_is_drawn_back_and_scored_again(
-    monkeypatch: pytest.MonkeyPatch, threat: Linf | L2
+    monkeypatch: pytest.MonkeyPatch, threat: Threat
 ):
     """Of three images one is wrong also on the border, one only beyond it, and one lies inside and is wrong."""
     x, beyond = torch.full((3, 1, 4, 4), 0.6), 2e-6  # 0.6 lies on 8 bits: rounding leaves it
@@ -279,8 +279,8 @@ class Viewing(nn.Module):
         return self.layer(x.view(x.size(0), -1))
 
 
-@pytest.mark.parametrize("threat", [Linf(epsilon=0.3), L2(epsilon=2)], ids=["linf", "l2"])
-def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Path, tmp_path: Path, threat: Linf | L2):
+@pytest.mark.parametrize("threat", [Linf(epsilon=0.3), L2(epsilon=2), L1(epsilon=6)], ids=["linf", "l2", "l1"])
+def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Path, tmp_path: Path, threat: Threat):
     """By every attack and every probe: each of them hands images to the model."""
     model, shard = Viewing(), points(digits, "memory", 1, np.arange(12), torch.device("cpu"))
     with torch.no_grad():
