@@ -11,7 +11,7 @@ from distrib.noise import Noise
 
 VARIED = [
     Augment(flip=True), Augment(crop_padding=2), Augment(crop_padding=3, flip=True), Augment(cutout=3),
-    Augment(cutout=2, flip=True),
+    Augment(cutout=2, flip=True), Augment(crop_shift=4), Augment(crop_shift=3, flip=True),
 ]  # fmt: skip
 varied = pytest.mark.parametrize("augment", VARIED, ids=repr)
 SHAPES = [(1, 8, 8), (3, 5, 7), (3, 1, 1)]
@@ -29,6 +29,9 @@ def noise(index: list[int], epoch: int = 0) -> Noise:
 
 def windows(image: Tensor, augment: Augment) -> list[Tensor]:
     """Everything that this augmentation may make of one image ``[C, H, W]``."""
+    if augment.crop_shift:
+        sides = [image, image.flip(2)] if augment.flip else [image]
+        return [window for side in sides for window in shifted(side, augment.crop_shift)]
     pad, (height, width) = augment.crop_padding, image.shape[1:]
     padded = F.pad(image, [pad] * 4)
     cut = [padded[:, i : i + height, j : j + width] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
@@ -46,6 +49,24 @@ def holed(image: Tensor, side: int) -> list[Tensor]:
             found.append(image.clone())
             top, left = max(row - side // 2, 0), max(column - side // 2, 0)
             found[-1][:, top : row - side // 2 + side, left : column - side // 2 + side] = 0
+    return found
+
+
+def shifted(image: Tensor, most: int) -> list[Tensor]:
+    """Every rectangle that ``most`` rows and columns off ``image`` leave, at every place on black where it fits."""
+    height, width = image.shape[1:]
+    found = []
+    for rows in range(most + 1):
+        for columns in range(most + 1 - rows):
+            if rows >= height or columns >= width:
+                found.append(torch.zeros_like(image))
+                continue
+            for top in range(rows + 1):
+                for left in range(columns + 1):
+                    kept = image[:, top : top + height - rows, left : left + width - columns]
+                    for down in range(rows + 1):
+                        for right in range(columns + 1):
+                            found.append(F.pad(kept, [right, columns - right, down, rows - down]))
     return found
 
 
@@ -100,6 +121,81 @@ def test_all_holes_come_up(side: int):
     assert (counts - 100 * alike).abs().max() < 50 * alike.max() and (counts > 0).all()
 
 
+def test_all_shifts_come_up():
+    """One image, many draws: every rectangle that a row or a column less leaves, at each of its places."""
+    image = images((1, 4, 5), 1)
+    out = Augment(crop_shift=1)(image.expand(4000, -1, -1, -1), noise(list(range(4000))))
+    counts = [int((out == place).flatten(1).all(1).sum()) for place in shifted(image[0], 1)]
+    assert sum(counts) == 4000 and abs(counts[0] - 2000) < 160  # nothing is cut off in one draw of two
+    assert len(counts) == 9 and all(abs(count - 250) < 80 for count in counts[1:])
+
+
+COLOURS = [Augment(brightness=0.3), Augment(contrast=0.5), Augment(saturation=0.5)]
+
+
+@pytest.mark.parametrize("augment", COLOURS, ids=repr)
+def test_colours_are_varied_as_far_as_they_may_be_and_no_further(augment: Augment):
+    """What each keeps is kept, and what it moves by a factor is moved by one from its whole range."""
+    x = (50 + images((3, 6, 6), 2000) % 100).float().round()
+    out = augment(x, noise(list(range(2000))))
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    own, now = (x * weights).sum(1, keepdim=True), (out * weights).sum(1, keepdim=True)
+    if augment.brightness:
+        factors, share = out.mean((1, 2, 3)) / x.mean((1, 2, 3)), 0.3
+    elif augment.contrast:
+        torch.testing.assert_close(own.mean((1, 2, 3)), now.mean((1, 2, 3)), rtol=0, atol=0.3)
+        share = 0.5
+        middle = own.mean((1, 2, 3), keepdim=True)
+        factors = (out - middle).flatten(1).norm(dim=1) / (x - middle).flatten(1).norm(dim=1)
+    else:
+        torch.testing.assert_close(own, now, rtol=0, atol=1.0)
+        factors, share = (out - own).flatten(1).norm(dim=1) / (x - own).flatten(1).norm(dim=1), 0.5
+    assert 1 - share - 0.02 < factors.min() < 1 - 0.9 * share and 1 + 0.9 * share < factors.max() < 1 + share + 0.02
+    assert abs(factors.mean() - 1) < 0.05
+
+
+@pytest.mark.parametrize("augment", [*COLOURS, Augment(brightness=0.2, contrast=0.2, saturation=0.2, flip=True)])
+def test_colours_are_each_image_s_own_on_whole_levels(augment: Augment):
+    x, index = images((3, 8, 8)), list(range(100, 140))
+    whole = augment(x, noise(index))
+    alone = torch.cat([augment(x[i : i + 1], noise(index[i : i + 1])) for i in range(40)])
+    assert whole.dtype == torch.uint8 and torch.equal(whole, alone) and not torch.equal(whole, x)
+    assert not torch.equal(whole, augment(x, noise(index, epoch=1)))
+
+
+def test_a_resized_crop_is_a_window_of_the_image_enlarged():
+    """On a slope: each window is a slope too, from within the image's ends, as steep as its share of the side."""
+    height, width = 12, 16
+    rows, columns = torch.meshgrid(torch.arange(height) * 10.0, torch.arange(width) * 10.0, indexing="ij")
+    x = torch.stack([rows, columns]).expand(3000, -1, -1, -1)
+    out = Augment(resized_crop=0.25)(x, noise(list(range(3000))))
+    inner = out[:, :, 2:-2, 2:-2]  # beyond the middles of the outermost pixels there is no slope
+    shares = torch.stack([
+        (inner[:, 0, -1, 0] - inner[:, 0, 0, 0]) / (10.0 * (height - 5)),
+        (inner[:, 1, 0, -1] - inner[:, 1, 0, 0]) / (10.0 * (width - 5)),
+    ])  # fmt: skip
+    assert out.shape == x.shape and out.min() >= 0 and out.max() <= 150
+    assert (inner[:, 0, :, 1:] == inner[:, 0, :, :-1]).all() and (inner[:, 1, 1:] == inner[:, 1, :-1]).all()
+    area, ratio = shares.prod(0), shares[1] / shares[0]
+    assert 0.2 < area.min() < 0.28 and 0.9 < area.max() < 1.05
+    assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.4
+    first = inner[:, 0, 0, 0]
+    assert first.min() < 25 and first.max() > 60, "the windows lie anywhere"
+
+
+def test_a_resized_crop_is_each_image_s_own():
+    x, index, augment = images((3, 8, 8)), list(range(100, 140)), Augment(resized_crop=0.3)
+    whole = augment(x, noise(index))
+    alone = torch.cat([augment(x[i : i + 1], noise(index[i : i + 1])) for i in range(40)])
+    assert whole.dtype == torch.uint8 and torch.equal(whole, alone)
+    assert not torch.equal(whole, augment(x, noise(index, epoch=1)))
+
+
+def test_grey_has_no_saturation():
+    x = images((1, 8, 8))
+    assert torch.equal(Augment(saturation=0.9)(x, noise(list(range(40)))), x)
+
+
 def test_the_default_changes_nothing_and_draws_nothing():
     x, stream = images((3, 5, 7)), noise(list(range(40)))
     assert Augment()(x, stream) is x and stream.calls == 0
@@ -110,7 +206,19 @@ def test_no_images():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"crop_padding": -1}, {"crop_padding": 65}, {"crop_padding": 1.0}, {"flip": 1}, {"cutout": -1}]
+    "fields",
+    [
+        {"crop_padding": -1},
+        {"crop_padding": 65},
+        {"crop_padding": 1.0},
+        {"flip": 1},
+        {"cutout": -1},
+        {"crop_shift": -1},
+        {"crop_shift": 2, "crop_padding": 2},
+        {"brightness": 1.0},
+        {"contrast": -0.1},
+        {"resized_crop": 0.0},
+    ],
 )
 def test_bad_fields_are_refused(fields: dict):
     with pytest.raises(ValidationError):
