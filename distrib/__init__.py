@@ -16,7 +16,7 @@ PUBLIC = {
     "threat": "L1 L2 Linf",
     "attack": "FGSM PGD Adversary OfEpsilon",
     "noise": "Noise",
-    "objective": "Fast Madry Natural NFGSM Outcome Trades",
+    "objective": "Fast Madry Mart Natural NFGSM Outcome Trades",
     "models": "CustomNet PaperCNN PreActResNet SmallCNN TimmNet TorchvisionNet WideResNet",
     "optim": "SGD Adam Muon",
     "data.arrays": "pack",
@@ -75,7 +75,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     from distrib.evaluation.result import Result
     from distrib.models import CustomNet, PaperCNN, PreActResNet, SmallCNN, TimmNet, TorchvisionNet, WideResNet
     from distrib.noise import Noise
-    from distrib.objective import NFGSM, Fast, Madry, Natural, Outcome, Trades
+    from distrib.objective import NFGSM, Fast, Madry, Mart, Natural, Outcome, Trades
     from distrib.optim import SGD, Adam, Muon
     from distrib.state import State
     from distrib.step import Sums, update

@@ -225,6 +225,30 @@ class Trades(_Adversarial):
         return Outcome(loss, adversarial)
 
 
+class Mart(_Adversarial):
+    """MART (Wang et al., ICLR 2020, equation 11): BCE(f(x_adv), y) + beta * KL(f(x) || f(x_adv)) * (1 - p_y(x)).
+
+    BCE is the cross-entropy less log(1 - p) of the likeliest wrong class: images that are misclassified as they are
+    count for more. Clean and adversarial images go through the network as one batch of 2B.
+    """
+
+    method: Literal["mart"]
+    beta: Annotated[float, Field(gt=0)] = 5.0
+    """Weight of the divergence (lambda in the paper)."""
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
+        """The adversary's worst images."""
+        return self.adversary.scaled(epsilon_scale).perturb(model, x, y, noise)
+
+    def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
+        """See the class; the mean over the batch."""
+        clean, adversarial = forward(torch.cat([x, x_adv])).float().chunk(2)
+        wrong = adversarial.softmax(dim=1).scatter(1, y[:, None], 0.0).amax(dim=1)
+        boosted = self.cross_entropy(adversarial, y) - (1.0001 - wrong).log().mean()  # as their code bounds it
+        doubt = 1 - clean.softmax(dim=1).gather(1, y[:, None])[:, 0]
+        return Outcome(boosted + self.beta * (divergence(clean, adversarial) * doubt).mean(), adversarial)
+
+
 def divergence(clean: Tensor, logits: Tensor) -> Tensor:
     """KL(softmax(clean) || softmax(logits)) of each sample, ``[B]``; both are logits ``[B, K]``.
 
@@ -240,5 +264,5 @@ def passes_of(objective: SaddlePoint) -> int:
     return 1 + (adversary.attack.num_steps * adversary.attack.restarts if adversary else 0)
 
 
-Objective = Annotated[Natural | Madry | Fast | NFGSM | Trades, Field(discriminator="method")]
+Objective = Annotated[Natural | Madry | Fast | NFGSM | Trades | Mart, Field(discriminator="method")]
 """What a training run descends."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, OfEpsilon
 from distrib.models import SmallCNN
 from distrib.noise import Noise
-from distrib.objective import NFGSM, Fast, Madry, Natural, Objective, Trades, divergence
+from distrib.objective import NFGSM, Fast, Madry, Mart, Natural, Objective, Trades, divergence
 from distrib.threat import Linf
 
 THREAT, ATTACK = Linf(epsilon=0.1), PGD(num_steps=3)
@@ -22,6 +22,7 @@ OBJECTIVES = {
     "fast": Fast.model_validate({"method": "fast", "threat": {"norm": "linf", "epsilon": 0.1}}),
     "n_fgsm": NFGSM(method="n_fgsm", threat=THREAT),
     "trades": Trades(method="trades", threat=THREAT, attack=ATTACK, beta=6.0),
+    "mart": Mart(method="mart", threat=THREAT, attack=ATTACK, beta=5.0),
 }
 every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -101,6 +102,18 @@ def test_trades_is_clean_cross_entropy_plus_beta_times_the_divergence_in_one_for
         assert torch.equal(outcome.logits, torch.tensor([c, d]))
     assert forward.sizes == [4, 4]
     assert kl(a, c) != pytest.approx(kl(c, a))  # else the direction would not be tested
+
+
+def test_mart_weighs_the_divergence_by_the_doubt_and_pushes_the_likeliest_wrong_class_down():
+    forward = Table(CLEAN | ATTACKED)
+    outcome = OBJECTIVES["mart"].loss(forward, X, X_ADV, Y)
+    expected = 0.0
+    for clean, attacked, label, rival in zip(CLEAN.values(), ATTACKED.values(), (0, 2), (1, 0), strict=True):
+        wrong = math.exp(-cross_entropy(attacked, rival))
+        doubt = 1 - math.exp(-cross_entropy(clean, label))
+        expected += cross_entropy(attacked, label) - math.log(1.0001 - wrong) + 5 * kl(clean, attacked) * doubt
+    assert outcome.loss.item() == pytest.approx(expected / 2, rel=1e-5)
+    assert torch.equal(outcome.logits, torch.tensor(list(ATTACKED.values()))) and forward.sizes == [4]
 
 
 def test_the_divergence_of_equal_predictions_is_zero_and_else_positive():
@@ -183,7 +196,7 @@ def test_the_gradient_flows_to_every_weight_through_one_forward(objective: Objec
     sizes = []
     model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     outcome = objective.loss(model, x, x_adv, y)
-    assert sizes == [12 if isinstance(objective, Trades) else 6]
+    assert sizes == [12 if isinstance(objective, Trades | Mart) else 6]
     assert outcome.logits.shape == (6, 10) and outcome.loss.shape == ()
     outcome.loss.backward()
     for name, parameter in model.named_parameters():
