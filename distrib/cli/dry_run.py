@@ -9,6 +9,7 @@ from distrib import checkpoints
 from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.models import stored_at
 from distrib.commands.prepare import must_be_there, must_suffice
+from distrib.commands.tensors import read_tensors
 from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Tune, digest, with_data
 from distrib.data.beton import open_split
@@ -91,7 +92,10 @@ def _found(whole: Run, models: Sequence[str]) -> Iterator[str]:
     uri = client.address(whole.tracking.uri)
     pins = kept_pins(whole, uri)
     for address in models:
-        if not address.startswith("models:"):
+        if address == getattr(whole, "model", None) and getattr(whole, "network", None) is not None:
+            read_tensors(Path(address), "model")
+            yield f"model: {address} is there"
+        elif not address.startswith("models:"):
             stored_at(address, getattr(whole, "trust_pickle", False))
             yield f"model: {address} is there"
         elif unseen := _unseen(uri):

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from distrib import __version__
 from distrib.cluster.evaluate import EvaluationTask, Judged, evaluate
 from distrib.commands.opened import OpenRun, opened
+from distrib.commands.tensors import read_tensors
 from distrib.config.job import Evaluate, digest, dump
 from distrib.data.loader import open_reader, shard
 from distrib.errors import JobError
@@ -22,10 +24,13 @@ from distrib.evaluation.models import StoredModel, Weights, fingerprint
 from distrib.evaluation.outcomes import BROKEN
 from distrib.evaluation.result import Result, conclude
 from distrib.files import file_sha256
+from distrib.models import Model
+from distrib.models.start import Init, begin_from
+from distrib.models.weights import save_weights
 from distrib.registry import store
 from distrib.tracking import client
 from distrib.tracking.display import Display
-from distrib.tracking.folder import read_start
+from distrib.tracking.folder import judged_file, read_start
 from distrib.world import World
 
 SHARDS = 3
@@ -40,7 +45,7 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         if run.result is not None:
             return run.result
         run.prepare()
-        model = run.models.at(run.job.model)
+        model = run.models.at(run.job.model) if run.job.network is None else of_tensors(run, run.job.network)
         run.join()
         run.track()
         found = evaluated(run, model, run.job.model)
@@ -65,6 +70,22 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
                     "card": str(kept / "card.html"),
                 }
             )
+
+
+def of_tensors(run: OpenRun[Evaluate], network: Model) -> Weights:
+    """The network with the tensors that the job names, put together in the run's folder.
+
+    Raises :class:`InputError` where they cannot be read, or do not fit.
+    """
+    job, card = run.job, run.test.card
+    tensors = read_tensors(Path(job.model), "model")
+    height, width, channels = card.image
+    scale = (job.normalise.mean, job.normalise.std) if job.normalise else (card.mean, card.std)
+    with torch.random.fork_rng(devices=[]):
+        net = network.build((channels, height, width), len(card.classes), *scale)
+    begin_from(net, tensors, Init(weights=job.model), "model")
+    save_weights(net, judged_file(run.folder))
+    return Weights.of(network.model_dump(mode="json"), card, judged_file(run.folder))
 
 
 @dataclass(frozen=True)

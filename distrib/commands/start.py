@@ -1,8 +1,6 @@
 """The network and the weights that a training begins with: tried at once; the weights are kept with its run."""
 
 import hashlib
-import pickle
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from distrib.checkpoints import Checkpoint
 from distrib.commands.models import stored_at
 from distrib.commands.opened import OpenRun
+from distrib.commands.tensors import read_tensors
 from distrib.config.job import Training, with_data
 from distrib.data.beton import open_split
 from distrib.data.loader import open_reader, shard
@@ -26,14 +24,13 @@ from distrib.files import file_sha256
 from distrib.models import CustomNet, TimmNet, TorchvisionNet
 from distrib.models.contract import check_contract
 from distrib.models.layers import ImageShape
-from distrib.models.start import Init, begin_from
+from distrib.models.start import TENSORS, Init, begin_from
 from distrib.models.weights import save_tensors
 from distrib.registry import versions
 from distrib.tracking.folder import nothing_done, read_start, start_file, write_start
 from distrib.world import World
 
 PRETRAINED = "pretrained"
-TENSORS = (".safetensors", ".pt", ".pth")
 
 
 def begun_with(run: OpenRun[Any]) -> Path | None:
@@ -92,7 +89,7 @@ def _found(run: OpenRun[Any], part: Training, init: Init) -> tuple[dict[str, Ten
         return _of_model(model)
     path = Path(init.weights)
     if path.is_file() and path.suffix in TENSORS:
-        return _tensors(path), file_sha256(path)
+        return read_tensors(path, "init.weights"), file_sha256(path)
     with _named():
         stored = stored_at(init.weights, trusted=False)
     return (load_file(stored.judged), stored.weights_sha256) if isinstance(stored, Checkpoint) else _of_model(stored)
@@ -101,28 +98,6 @@ def _found(run: OpenRun[Any], part: Training, init: Init) -> tuple[dict[str, Ten
 def _of_model(model: StoredModel) -> tuple[dict[str, Tensor], str]:
     tensors = dict(model.load(torch.device("cpu")).state_dict())
     return tensors, hashlib.sha256(model.content()).hexdigest()
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; of a pickle only where it holds nothing that runs code."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle that torch did not write
-            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"init.weights: {path}: holds more than tensors, and what it holds might run code; in Python, save the "
-            "state dict alone: torch.save(network.state_dict(), 'weights.pt')"
-        ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"init.weights: {path}: cannot be read ({reason})") from None
-    for key in ("state_dict", "model_state_dict", "model"):  # what training scripts save around it
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(one, Tensor) for one in found.values()):
-        raise CheckpointError(f"init.weights: {path}: is no state dict: names with a tensor each")
-    return found
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from distrib.errors import DistribError
 from distrib.evaluation.attacks import Evaluation, EvaluationPlan
 from distrib.models import Model
 from distrib.models.parts import check_parts
-from distrib.models.start import Init
+from distrib.models.start import TENSORS, Init, Normalised
 from distrib.objective import Natural, Objective
 from distrib.optim import Optim
 from distrib.precision import Precision
@@ -205,13 +205,23 @@ class Evaluate(Run):
 
     kind: Literal["evaluate"]
     model: str
-    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder, or a .pt2 file."""
+    """models:/NAME/VERSION, models:/NAME@ALIAS, a checkpoint folder, an MLflow model folder, or a .pt2 file; or, where
+    network is given, a file of its tensors: .safetensors, or a state dict in .pt or .pth."""
+    network: Model | None = None
+    """The network that a file of tensors belongs to; those of RobustBench's WideResNets and PreActResNets, and what
+    DataParallel and torch.compile put before names, are known."""
+    normalise: Normalised | None = None
+    """The mean and std that this network was trained with, unless they are in the file; None: those of the data."""
     trust_pickle: bool = False
     """Load a model that runs whatever code is in it: a pickled one (.pt, .pth), or such a .pt2."""
     attach: bool = True
     """Give a registered version the card, and let it become champion if the card says so."""
     data: DataSource
     """The data set whose test split is judged on."""
+        if self.network is None and self.normalise is not None:
+            raise ValueError("normalise: is for a file of tensors; name its network too, or leave it out")
+        if self.network is not None and not self.model.endswith(TENSORS):
+            raise ValueError(f"network: is for a file of tensors ({', '.join(TENSORS)}); leave it out")
     loader: LoaderName = "auto"
     """auto: FFCV where it can be imported, else memory. Both give identical images."""
     evaluation: Evaluation

@@ -90,7 +90,7 @@ def with_source(document: dict, folder: Path) -> None:
     Nothing happens where there is no such file: the module may be installed.
     """
     parts = (document, document.get("train"), document.get("study"))
-    for model in (part.get("model") for part in parts if isinstance(part, dict)):
+    for model in (part.get(field) for part in parts if isinstance(part, dict) for field in ("model", "network")):
         if not isinstance(model, dict) or model.get("arch") != "custom" or model.get("source") is not None:
             continue
         place = str(model.get("factory", "")).partition(":")[0]

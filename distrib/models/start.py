@@ -1,8 +1,10 @@
 """Weights that training begins with in place of random ones: under which names, what fits, and what is trained on."""
 
+import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from distrib.errors import JobError
@@ -11,6 +13,8 @@ from distrib.values import Value
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and habit put before the names of a network's tensors."""
+TENSORS = (".safetensors", ".pt", ".pth")
+"""How the names of files of tensors end."""
 LISTED = 10
 
 
@@ -28,6 +32,15 @@ class Init(Value):
     """Pretrained weights may be downloaded where the library's cache lacks them."""
 
 
+class Normalised(Value):
+    """What a network subtracts from each colour, and then divides by."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1)]
+    """One number for each channel, of pixels in [0, 1]; 0 where nothing is subtracted."""
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    """One number for each channel; 1 where nothing is divided."""
+
+
 def head_of(net: nn.Module) -> str:
     """The name of the layer that gives the logits: the last one with a matrix or a kernel."""
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
@@ -36,8 +49,8 @@ def head_of(net: nn.Module) -> str:
     return names[-1]
 
 
-def begin_from(net: nn.Module, tensors: dict[str, Tensor], init: Init) -> None:
-    """Puts ``tensors``, those of ``init.weights``, into ``net``: all that it has, or nothing.
+def begin_from(net: nn.Module, tensors: dict[str, Tensor], init: Init, field: str = "init.weights") -> None:
+    """Puts ``tensors``, those of ``init.weights``, into ``net``: all that it has, or nothing. ``field`` named them.
 
     What they may lack stays as it was built: the normalisation of the pixels, counts of batches, and a new head.
     Raises :class:`JobError` with the tensors that do not fit.
@@ -53,11 +66,11 @@ def begin_from(net: nn.Module, tensors: dict[str, Tensor], init: Init) -> None:
     if wrong:
         more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
         raise JobError(
-            f"init.weights: {init.weights} does not fit: {'; '.join(wrong[:LISTED])}{more}; {_cure(net, unlike)}"
+            f"{field}: {init.weights} does not fit: {'; '.join(wrong[:LISTED])}{more}; {_cure(net, unlike, field)}"
         )
     taken = {name: tensor for name, tensor in given.items() if name not in head}
     if not finite(taken):
-        raise JobError(f"init.weights: {init.weights} holds numbers that are not finite; name others")
+        raise JobError(f"{field}: {init.weights} holds numbers that are not finite; name others")
     net.load_state_dict(own | taken)
 
 
@@ -67,7 +80,9 @@ def freeze_body(net: nn.Module) -> None:
     net.get_submodule(head_of(net)).requires_grad_(True)
 
 
-def _cure(net: nn.Module, unlike: list[str]) -> str:
+def _cure(net: nn.Module, unlike: list[str], field: str) -> str:
+    if field == "model":
+        return "set network to the one that they were trained in"
     if unlike and all(name.startswith(f"{head_of(net)}.") for name in unlike):
         return "for other classes, set init.head: new"
     return "set model to the network that they were trained in"
@@ -86,7 +101,26 @@ def _renamed(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     while True:
         yield tensors
         yield {f"net.{name}": tensor for name, tensor in tensors.items()}  # a library's stand there in ours
+        yield {_as_ours(name): tensor for name, tensor in tensors.items() if not name.startswith("sub_block1.")}
         wrapper = next((word for word in WRAPPERS if all(name.startswith(word) for name in tensors)), None)
         if wrapper is None or not tensors:
             return
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+
+
+ELSEWHERE = (
+    (r"^block(\d)\.layer\.(\d+)\.", r"group\1.\2."),  # WideResNet
+    (r"^layer(\d)\.(\d+)\.", r"group\1.\2."),  # PreActResNet
+    (r"^(group.*)\.bn([12])\.", r"\1.norm\2."),
+    (r"^(group.*)\.(convShortcut|shortcut\.0)\.", r"\1.shortcut."),
+    (r"^conv1\.", "stem."),
+    (r"^bn1?\.", "norm."),
+    (r"^(fc|linear)\.", "classifier."),
+)
+"""What tensors are called in RobustBench's zoo (and in the code of TRADES, whose networks it has), and here."""
+
+
+def _as_ours(name: str) -> str:
+    for theirs, ours in ELSEWHERE:
+        name = re.sub(theirs, ours, name)
+    return name

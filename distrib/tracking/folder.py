@@ -173,6 +173,11 @@ def start_file(folder: Path) -> Path:
     return folder / "init.safetensors"
 
 
+def judged_file(folder: Path) -> Path:
+    """Where an evaluation keeps the network that it put together of a file of tensors."""
+    return folder / "judged.safetensors"
+
+
 def read_start(folder: Path) -> dict | None:
     """What ``init.json`` of a run's folder says of the weights that its training begins with, or None."""
     return _object(folder / "init.json")

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from distrib.cluster import evaluate as spread
 from distrib.cluster.resources import Node, Resources
-from distrib.commands.evaluate import card_of, evaluated, in_figures
+from distrib.commands.evaluate import card_of, evaluated, in_figures, of_tensors
 from distrib.commands.models import ModelFinder
 from distrib.config.file import parse
 from distrib.data.beton import open_split
-from distrib.errors import JobError
+from distrib.errors import InputError, JobError
 from distrib.evaluation.models import Weights
+from distrib.models import PreActResNet, SmallCNN, WideResNet
 from distrib.tracking.display import Display
 
 
@@ -72,3 +74,95 @@ def test_a_model_does_not_attack_itself(run: Any, weights: Weights, monkeypatch:
     run.job = job.resolved()
     with pytest.raises(JobError, match="it is the judged model itself"):
         evaluated(run, weights, "a model")
+
+
+def asked(run: Any, path: Path, **fields: object) -> Any:
+    """The same run, of a job that names the file and the network of its tensors."""
+    document = {"kind": "evaluate", "name": "e", "model": str(path), "data": {"source": "digits"},
+                "evaluation": {"threat": {"norm": "linf", "epsilon": 0.1}}, **fields}  # fmt: skip
+    job: Any = parse(document, ["loader=memory"], "here")
+    return SimpleNamespace(**vars(run) | {"job": job})
+
+
+def test_tensors_become_the_network_that_the_job_names(run: Any, tmp_path: Path):
+    torch.manual_seed(1)
+    net = SmallCNN(width=0.25).build((1, 8, 8), 10, [0.4], [0.2]).eval()
+    theirs = {f"module.{k}": v for k, v in net.state_dict().items() if not k.startswith("normalise.")}
+    torch.save(theirs, tmp_path / "w.pt")
+    x = torch.rand(4, 1, 8, 8)
+    network = {"arch": "small_cnn", "width": 0.25}
+    one = asked(run, tmp_path / "w.pt", network=network, normalise={"mean": [0.4], "std": [0.2]})
+    module = of_tensors(one, one.job.network).load(torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), net(x))
+    two = asked(run, tmp_path / "w.pt", network=network)  # by the mean and std of the data
+    module = of_tensors(two, two.job.network).load(torch.device("cpu"))
+    assert module.get_submodule("normalise").mean.flatten().tolist() == pytest.approx(list(run.test.card.mean))
+
+
+@pytest.mark.parametrize(
+    ("value", "network", "theirs"),
+    [
+        (
+            WideResNet(depth=10, width=1.0),
+            {"arch": "wide_resnet", "depth": 10, "width": 1.0},
+            (
+                ("group", "block"), (".0.norm", ".layer.0.bn"), (".0.conv", ".layer.0.conv"), ("stem.", "conv1."),
+                (".0.shortcut.", ".layer.0.convShortcut."), ("norm.", "bn1."), ("classifier.", "fc."),
+            ),
+        ),
+        (
+            PreActResNet(width=0.0625),
+            {"arch": "preact_resnet", "width": 0.0625},
+            (
+                ("group", "layer"), (".norm1", ".bn1"), (".norm2", ".bn2"), ("stem.", "conv1."), ("norm.", "bn."),
+                (".shortcut.", ".shortcut.0."), ("classifier.", "linear."),
+            ),
+        ),
+    ],
+    ids=["wide_resnet", "preact_resnet"],
+)  # fmt: skip
+def test_the_names_of_robustbench_s_networks_are_known(
+    run: Any, tmp_path: Path, value: WideResNet | PreActResNet, network: dict, theirs: tuple
+):
+    torch.manual_seed(1)
+    net = value.build((1, 8, 8), 10, [0.0], [1.0]).eval()
+    state = {}
+    for name, tensor in net.state_dict().items():
+        if name.startswith("normalise."):
+            continue
+        top = "." not in name.partition(".")[2]
+        for ours, others in theirs:
+            if name.startswith(ours) or (not top and ours.startswith(".") and ours in name):
+                name = name.replace(ours, others, 1)
+        state[name] = tensor
+    assert not state.keys() & net.state_dict().keys()
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    one = asked(run, tmp_path / "w.pt", network=network, normalise={"mean": [0.0], "std": [1.0]})
+    x = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(of_tensors(one, one.job.network).load(torch.device("cpu"))(x), net(x))
+
+
+def test_tensors_of_another_network_are_refused_with_the_cure(run: Any, tmp_path: Path):
+    torch.save(SmallCNN(width=0.5).build((1, 8, 8), 10, [0.4], [0.2]).state_dict(), tmp_path / "w.pt")
+    one = asked(run, tmp_path / "w.pt", network={"arch": "small_cnn", "width": 0.25})
+    with pytest.raises(InputError, match=r"^model: .*w\.pt does not fit: .*; set network to the one"):
+        of_tensors(one, one.job.network)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "words"),
+    [
+        ("models:/m/1", {"network": {"arch": "small_cnn"}}, r"network: is for a file of tensors"),
+        (
+            "w.pt",
+            {"normalise": {"mean": [0.0], "std": [1.0]}},
+            r"normalise: is for a file of tensors; name its network",
+        ),
+        ("w.pt", {"network": {"arch": "small_cnn"}, "normalise": {"mean": [0.0], "std": [0.0]}}, r"normalise\.std"),
+    ],
+)
+def test_a_network_without_a_file_of_tensors_is_refused(run: Any, model: str, fields: dict, words: str):
+    with pytest.raises(JobError, match=words):
+        asked(run, Path(model) if not model.startswith("models") else model, **fields)  # pyright: ignore
