@@ -96,6 +96,10 @@ class Optimiser(Value):
     """How strongly weights are pulled towards 0; biases and normalisation layers are left out."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients longer than this are shortened to it."""
+    awp_gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Against an adversary, the loss is descended where the weights too are at their worst: each matrix and kernel
+    moved by this share of its length (adversarial weight perturbation, Wu et al., arXiv 2004.05884, who take 0.005).
+    A step then takes one pass more; 0: none."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights and running statistics, reached after 2 / (1 - ema) steps;
     if set, the average is what is judged and kept."""

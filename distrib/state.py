@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from distrib.convolution import quickened
 from distrib.errors import NonFiniteLoss
+from distrib.models.batch_norm import Statistics, over_all
 from distrib.models.weights import finite
 from distrib.optim import Optimiser
 from distrib.precision import Format, Rounded
@@ -58,6 +60,8 @@ class State:
     steps_per_epoch: int
     world: World = field(default_factory=World)
     precision: Format = "float32"
+    batch_norm: Statistics = "synchronised"
+    """Over whose images BatchNorm takes its statistics in training."""
     step: int = 0
     """Optimiser steps done."""
 
@@ -68,16 +72,18 @@ class State:
             weights = list(module.parameters(recurse=False)) if isinstance(module, _BatchNorm) else []
             if weights and not any(weight.requires_grad for weight in weights):
                 module.eval()  # frozen: it keeps its statistics too
-        self.ddp = self.world.parallel(self.model)
         self.optimiser = self.optim.build(self.model)  # pyright: ignore[reportAttributeAccessIssue]
-        # Each rank's BatchNorm sees its own part of the batch: their running statistics are averaged after every step,
-        # so that the attack, which runs in evaluation mode, meets the same network on every rank.
+        # Where each rank's BatchNorm sees its own part of the batch, their running statistics are averaged after every
+        # step, so that the attack, which runs in evaluation mode, meets the same network on every rank.
         self.running = [
             statistic
             for module in self.model.modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
             for statistic in (module.running_mean, module.running_var)
         ]
+        self.ddp: Callable[[Tensor], Tensor] = self.world.parallel(self.model)
+        if self.world.size > 1 and self.running and self.batch_norm == "synchronised":
+            self.ddp = over_all(self.ddp, self.world)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if self.optim.ema else None
         self.rounded = None if self.precision == "float32" else Rounded(self.model, self.precision)
         self.check = FiniteCheck(self.world.device)
@@ -123,6 +129,26 @@ class State:
         # A loss that is not finite may have finite gradients: times nan they tell every rank of it
         finite = torch.where(torch.isfinite(self.last_loss), 1.0, math.nan)
         self.scaler.scale(loss * loss_weight * finite).backward()
+
+    @contextmanager
+    def worst_weights(self, gamma: float) -> Iterator[None]:
+        """Inside, each matrix and kernel lies ``gamma`` of its own length up the gradient that :meth:`backward` left.
+
+        That is where the loss is worst (adversarial weight perturbation, Wu et al., arXiv 2004.05884, equations 9 and
+        10, in one step); afterwards the weights are as they were, to the bit.
+        """
+        moved = [one for one in self.model.parameters() if one.grad is not None and one.ndim > 1]
+        before = [one.detach().clone() for one in moved]
+        with torch.no_grad():
+            for one in moved:
+                assert one.grad is not None
+                one.add_(one.grad * (gamma * one.norm() / one.grad.norm().clamp_min(1e-12)))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for one, old in zip(moved, before, strict=True):
+                    one.copy_(old)
 
     def advance(self) -> None:
         """Takes one optimiser step along the gradient that :meth:`backward` left, on all ranks alike.

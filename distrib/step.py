@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from distrib.data.loader import Batch
+from distrib.models.batch_norm import unrecorded
 from distrib.noise import Noise
-from distrib.objective import SaddlePoint
+from distrib.objective import Outcome, SaddlePoint
 from distrib.precision import forward_in
 from distrib.state import State
 
@@ -30,15 +31,26 @@ def update(state: State, batch: Batch, objective: SaddlePoint, noise: Noise, eps
 
     ``noise`` is a stream for each sample; ``epsilon_scale`` in [0, 1] is the part of epsilon that is in force.
     """
-    x, y = batch.x, batch.y
-    with forward_in(state.precision, state.world.device):
-        x_adv = x  # all there is in a ball of radius 0
-        if epsilon_scale > 0:
-            x_adv = objective.perturb(
-                state.climbed, x, y, noise, epsilon_scale
-            )  # inner max: bare module, no collectives
-        outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
-    state.backward(outcome.loss, state.loss_weight(len(y)))  # gradients averaged over the ranks
+    x, y, gamma = batch.x, batch.y, state.optim.awp_gamma
+    numbers = forward_in(state.precision, state.world.device)
+    x_adv = x  # all there is in a ball of radius 0
+    if epsilon_scale > 0:
+        with numbers:  # inner max: bare module, no collectives
+            x_adv = objective.perturb(state.climbed, x, y, noise, epsilon_scale)
+
+    def gradient() -> Outcome:
+        with numbers:
+            outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
+        state.backward(outcome.loss, state.loss_weight(len(y)))  # gradients averaged over the ranks
+        return outcome
+
+    if gamma and epsilon_scale > 0:  # and a max over the weights, for the same images (AWP)
+        with unrecorded(state.model):
+            gradient()
+        with state.worst_weights(gamma):
+            outcome = gradient()
+    else:
+        outcome = gradient()
     state.advance()  # finite on every rank, or raise; lr(step); step
     correct = (outcome.logits.argmax(dim=1) == y).sum()
     return Sums(outcome.loss.detach() * len(y), correct, len(y))

@@ -1,7 +1,7 @@
 """The loop: epochs of steps, followed by validation. It knows no Ray, no MLflow and no files."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distrib.attack import Adversary, predicted, undisturbed
+from distrib.checkpoints import ROBUST
 from distrib.data.loader import Reader, TrainLoader, shard
 from distrib.errors import NonFiniteLoss
 from distrib.noise import Noise
@@ -20,6 +21,8 @@ from distrib.step import update
 from distrib.world import World
 
 PROGRESS_SECONDS = 0.5
+STOPPED = "stopped"
+"""Among the metrics of an epoch after which training ended, though it was not the last one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def epochs(
     Raises :class:`NonFiniteLoss` on every rank, before the epoch is reported.
     """
     world, natural, warmup = state.world, objective.natural_epochs, objective.epsilon_warmup_epochs
-    last, passes = state.optim.epochs * loader.steps, passes_of(objective)
+    last, passes = state.optim.epochs * loader.steps, passes_of(objective) + (1 if state.optim.awp_gamma else 0)
     quick = min(natural * loader.steps, last)
 
     def work(steps: int) -> float:
@@ -103,6 +106,33 @@ def epochs(
             "validation_seconds": time.perf_counter() - began,
         }
         yield EpochEnd(epoch + 1, metrics)
+
+
+SUDDEN, SLOW, PATIENCE = 0.5, 0.02, 3
+"""The share of its best robust accuracy that a model loses at once, or the points at so many validations in turn."""
+
+
+def overfitting(history: Sequence[Mapping[str, float]]) -> str:
+    """What the metrics of all epochs so far show of overfitting at the last one, in words; nothing: the empty text.
+
+    Robust accuracy on held-out images falls, while the images that are trained on are classified better than they
+    were at its best.
+    """
+    validated = [(epoch, one) for epoch, one in enumerate(history, 1) if ROBUST in one]
+    if len(validated) < 2 or validated[-1][0] != len(history):
+        return ""
+    number, best = max(validated, key=lambda pair: pair[1][ROBUST])
+    now = history[-1]
+    if now["train_accuracy"] <= best["train_accuracy"]:
+        return ""
+    told = f"validation robust accuracy is {now[ROBUST]:.1%}, after {best[ROBUST]:.1%} at epoch {number}, while "
+    told += f"of the images trained on {now['train_accuracy']:.1%} are right, not {best['train_accuracy']:.1%}"
+    if best[ROBUST] - now[ROBUST] > SUDDEN * best[ROBUST]:
+        return f"catastrophic overfitting: {told}"
+    last = [one for epoch, one in validated if epoch > number][-PATIENCE:]
+    if len(last) == PATIENCE and all(one[ROBUST] <= best[ROBUST] - SLOW for one in last):
+        return f"robust overfitting: {told}"
+    return ""
 
 
 @dataclass

@@ -203,7 +203,7 @@ def decay_at(optim: Optimiser, step: int) -> float:
 
 
 JOBS = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
-IMAGES = {"mnist": 60_000, "cifar10": 50_000}
+IMAGES = {"mnist": 60_000, "cifar10": 50_000, "folder": 1_281_167}
 
 
 def test_the_shipped_jobs_average_by_their_decay_for_most_of_the_run():
@@ -217,10 +217,27 @@ def test_the_shipped_jobs_average_by_their_decay_for_most_of_the_run():
         steps = optim.epochs * (int(IMAGES[training.data.source] * (1 - training.data.validation)) // optim.batch_size)
         assert decay_at(optim, steps // 5) == pytest.approx(optim.ema, rel=1e-6)
         assert decay_at(optim, 1) == 0
-        assert decay_at(optim, steps // 50) < optim.ema
+        assert decay_at(optim, 50) < optim.ema
     assert averaged >= 3
 
 
 def test_without_ema_nothing_is_averaged():
     state = new()
     assert state.average is None and state.judged is state.model
+
+
+def test_weights_at_their_worst_lie_a_share_of_their_length_up_the_gradient_and_come_back():
+    state = new(build=with_norms)
+    state.backward(F.cross_entropy(state.model(torch.rand(8, 1, 8, 8)), torch.arange(8)))
+    before = {name: one.detach().clone() for name, one in state.model.named_parameters()}
+    with state.worst_weights(0.25):
+        for name, one in state.model.named_parameters():
+            assert one.grad is not None
+            if one.ndim > 1:
+                moved = one.detach() - before[name]
+                torch.testing.assert_close(moved.norm(), 0.25 * before[name].norm())
+                cosine = F.cosine_similarity(moved.flatten(), one.grad.flatten(), dim=0)
+                torch.testing.assert_close(cosine, torch.tensor(1.0))
+            else:
+                assert torch.equal(one, before[name])  # biases and normalisation stay
+    assert all(torch.equal(one, before[name]) for name, one in state.model.named_parameters())

@@ -137,3 +137,47 @@ def test_in_bfloat16_the_adversary_meets_the_weights_of_this_very_step_rounded(l
     for low, exact in met:
         assert low.dtype == torch.bfloat16 and torch.equal(low, exact.bfloat16())
     assert not torch.equal(met[0][1], met[2][1])
+
+
+def test_under_awp_the_gradient_is_that_at_the_worst_weights_and_the_step_begins_at_the_old_ones(linear):
+    weight, bias = torch.tensor([[0.5, -1.0, 0.25, 2.0], [-0.5, 1.0, 1.0, -1.0]]), torch.tensor([0.1, -0.2])
+    optim = SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, batch_size=6, awp_gamma=0.1)
+    state, data = State(linear(weight, bias), optim, steps_per_epoch=10), batch()
+    objective = Madry(method="madry", threat=Linf(epsilon=0.1), attack=PGD(num_steps=10))
+    sums = update(state, data, objective, Noise.of(data.index, 0), 1.0)
+
+    x_adv = data.x.flatten(1) - 0.1 * (weight[data.y] - weight[1 - data.y]).sign()
+    plain = nn.Linear(4, 2)
+    plain.load_state_dict({"weight": weight, "bias": bias})
+    F.cross_entropy(plain(x_adv), data.y).backward()
+    assert plain.weight.grad is not None
+    with torch.no_grad():
+        plain.weight += plain.weight.grad * 0.1 * weight.norm() / plain.weight.grad.norm()
+    plain.zero_grad()
+    loss = F.cross_entropy(plain(x_adv), data.y)
+    loss.backward()
+    layer = state.model[1]
+    torch.testing.assert_close(layer.weight.detach(), weight - 0.5 * plain.weight.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.bias.detach(), bias - 0.5 * plain.bias.grad, rtol=1e-5, atol=1e-6)
+    assert sums.loss.item() == pytest.approx(6 * loss.item(), rel=1e-5)
+
+
+def test_under_awp_running_statistics_are_taken_once_a_step_and_nothing_is_done_without_an_adversary():
+    def trained(gamma: float, epsilon_scale: float) -> State:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+        state = State(model, SGD(name="sgd", lr=0.1, epochs=1, batch_size=6, awp_gamma=gamma), steps_per_epoch=10)
+        data = batch()
+        for step in range(2):
+            adversary = Madry(method="madry", threat=Linf(epsilon=0.1), attack=PGD(num_steps=2))
+            update(state, data, adversary, Noise.of(data.index, step), epsilon_scale)
+        return state
+
+    def weights(state: State) -> list[Tensor]:
+        return list(state.model.state_dict().values())
+
+    assert trained(0.05, 1.0).model[1].num_batches_tracked == 2
+    pairs = zip(weights(trained(0.05, 1.0)), weights(trained(0.0, 1.0)), strict=True)
+    assert any((one != other).any() for one, other in pairs)
+    pairs = zip(weights(trained(0.05, 0.0)), weights(trained(0.0, 0.0)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

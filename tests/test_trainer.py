@@ -28,6 +28,7 @@ from distrib.data.loader import Batch, TrainLoader, open_reader
 from distrib.data.order import Portion
 from distrib.errors import NonFiniteLoss
 from distrib.models import SmallCNN
+from distrib.models.batch_norm import Statistics
 from distrib.objective import Madry, Natural, Objective, Trades
 from distrib.optim import SGD, Adam, Cosine, Optimiser
 from distrib.state import State
@@ -74,6 +75,7 @@ class Run:
     build: object = small_cnn
     augment: Augment = dataclasses.field(default_factory=lambda: Augment(crop_padding=1, flip=True))
     mixed: Sequence[Portion] = ()
+    batch_norm: Statistics = "synchronised"
 
     def __post_init__(self):
         train = open_split(self.folder, "train", "training")
@@ -83,7 +85,7 @@ class Run:
         self.loader = TrainLoader(reader, own, 7, self.optim.batch_size, self.augment, self.world, self.mixed)
         self.validation = ValidationSet(open_reader(held_out, "memory"), np.arange(held_out.card.count), QUICK, 7)
         torch.manual_seed(7)
-        self.state = State(self.build(), self.optim, self.loader.steps, self.world)
+        self.state = State(self.build(), self.optim, self.loader.steps, self.world, batch_norm=self.batch_norm)
 
     def reports(self) -> Iterator[Progress | EpochEnd]:
         return epochs(self.state, self.loader, self.objective, 7, self.validation)
@@ -265,6 +267,39 @@ def test_weights_that_are_no_longer_finite_stop_the_run_before_they_are_reported
         list(run.reports())
 
 
+# Overfitting
+
+
+def history_of(*pairs: tuple[float, float | None]) -> list[dict[str, float]]:
+    """Epochs of which each has (train accuracy, validation robust accuracy or None: not validated)."""
+    return [
+        {"train_accuracy": train} | ({} if robust is None else {"validation_robust_accuracy": robust})
+        for train, robust in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sign"),
+    [
+        ([(0.3, 0.4)], ""),
+        ([(0.3, 0.4), (0.4, 0.45), (0.5, 0.44)], ""),
+        ([(0.3, 0.4), (0.4, 0.45), (0.9, 0.02)], "catastrophic"),
+        ([(0.3, 0.4), (0.4, 0.45), (0.9, None)], ""),  # nobody has looked
+        ([(0.3, 0.4), (0.4, None), (0.9, 0.1)], "catastrophic"),
+        ([(0.5, 0.4), (0.2, 0.1)], ""),  # it is worse on both: another trouble
+        ([(0.4, 0.45), (0.5, 0.42), (0.6, 0.41)], ""),
+        ([(0.4, 0.45), (0.5, 0.42), (0.6, 0.41), (0.7, 0.40)], "robust"),
+        ([(0.4, 0.45), (0.5, 0.42), (0.6, 0.44), (0.7, 0.40)], ""),  # one of three is as good as the best
+        ([(0.4, 0.45), (0.5, 0.42), (0.5, None), (0.6, 0.41), (0.7, 0.40)], "robust"),
+    ],
+)
+def test_overfitting_is_told_by_training_that_improves_while_robustness_falls(pairs: list, sign: str):
+    told = trainer.overfitting(history_of(*pairs))
+    assert told.startswith(f"{sign} overfitting: validation robust accuracy is") if sign else told == ""
+    if sign == "catastrophic":
+        assert "45.0% at epoch 2" in told or "40.0% at epoch 1" in told
+
+
 # Two ranks
 
 
@@ -273,9 +308,16 @@ SCENARIOS = {
     "uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "ema": 0.9})},  # 16 + 17
     "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", threat=MADRY.threat, attack=MADRY.attack)},
     "batch norm": {"optim": SGD_JOB, "build": with_batch_norm},
-    "batch norm, hardly moving": {
+    "batch norm, uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33}), "build": with_batch_norm},
+    "batch norm, weights at their worst": {
+        "optim": SGD_JOB.model_copy(update={"awp_gamma": 0.01}),
+        "build": with_batch_norm,
+    },
+    "batch norm, local": {"optim": SGD_JOB, "build": with_batch_norm, "batch_norm": "local"},
+    "batch norm, local, hardly moving": {
         "optim": SGD_JOB.model_copy(update={"lr": 1e-9}),
         "build": with_batch_norm,
+        "batch_norm": "local",
         "objective": Natural(method="natural"),
     },
     "poisoned": {"optim": SGD_JOB},
@@ -338,7 +380,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> dict[st
     return {name: [torch.load(room / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)] for name in SCENARIOS}
 
 
-@pytest.mark.parametrize("scenario", ["even", "uneven", "trades"])
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "poisoned" and "local" not in name])
 def test_two_ranks_train_as_one_process_does(digits: Path, two_ranks: dict[str, list[dict]], scenario: str):
     alone = Run(digits, **SCENARIOS[scenario])
     history, expected = alone.history(), tensors_of(alone.state)
@@ -354,24 +396,24 @@ def test_two_ranks_train_as_one_process_does(digits: Path, two_ranks: dict[str, 
     assert moved > 1000 * TOLERANCE, "the weights hardly moved: the test would say nothing"
 
 
-@pytest.mark.parametrize("scenario", ["even", "uneven", "trades", "batch norm"])
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "poisoned"])
 def test_both_ranks_end_with_the_same_state_bit_for_bit(two_ranks: dict[str, list[dict]], scenario: str):
     """BatchNorm's running statistics too: the attack, and what is saved, would else depend on the rank."""
     first, second = two_ranks[scenario]
     assert first["history"] == second["history"] and len(first["history"]) == 3
     for name, tensor in first["tensors"].items():
         assert torch.equal(tensor, second["tensors"][name]), name
-    if scenario == "batch norm":
+    if scenario.startswith("batch norm"):
         assert first["tensors"]["model.1.running_mean"].abs().max() > 0.01
         assert first["tensors"]["model.1.num_batches_tracked"] == first["step"]
 
 
 def test_running_means_are_those_of_the_whole_batch(digits: Path, two_ranks: dict[str, list[dict]]):
     """The mean of two equal parts' means. (Of variances that is true but for what lies between the parts.)"""
-    alone = Run(digits, **SCENARIOS["batch norm, hardly moving"])
+    alone = Run(digits, **SCENARIOS["batch norm, local, hardly moving"])
     alone.history()
     mean, variance = alone.state.running
-    for rank in two_ranks["batch norm, hardly moving"]:
+    for rank in two_ranks["batch norm, local, hardly moving"]:
         torch.testing.assert_close(rank["tensors"]["model.1.running_mean"], mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(rank["tensors"]["model.1.running_var"], variance, rtol=0.1, atol=0)
     assert mean.abs().max() > 0.01

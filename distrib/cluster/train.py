@@ -100,12 +100,13 @@ def worker(config: dict) -> None:
         run = order.run / phase
         stored = newest(run, world, lambda text: tell(Note(text)))
         precision = format_of(part.precision, world) if part.precision != "auto" or stored is None else stored.precision
-        state = State(model, part.optim, loader.steps, world, precision)
+        state = State(model, part.optim, loader.steps, world, precision, part.batch_norm)
         if stored is not None:
             load_checkpoint(state, stored.folder)
         history = list(stored.history) if stored else []
         before = history[-1].get("num_workers") if history else None  # which an older version did not keep
-        if world.rank == 0 and state.running and before not in (None, world.size):
+        local = state.running and part.batch_norm == "local"
+        if world.rank == 0 and local and before not in (None, world.size):
             tell(Note(_other_workers(int(before), world.size, part.optim.batch_size)))
         limited = job.validation.max_examples < held_out.card.count
         if world.rank == 0 and history and before is None and limited and len(history) < part.optim.epochs:
@@ -118,6 +119,8 @@ def worker(config: dict) -> None:
         tell(Started(world.rank, world.size, node, str(device), numbers, len(history), reader))
         if order.reports and len(history) == part.optim.epochs:  # a trial that was done, but for whoever listens
             ray.train.report({**history[-1], "epoch": len(history), "phase": phase})
+        if history and trainer.STOPPED in history[-1]:
+            continue
         try:
             for report in trainer.epochs(state, loader, part.objective, part.seed, validation):
                 if isinstance(report, trainer.Progress):
@@ -125,6 +128,13 @@ def worker(config: dict) -> None:
                         tell(report)
                     continue
                 history.append(report.metrics)
+                sign = trainer.overfitting(history) if part.objective.adversary else ""
+                if sign and world.rank == 0:
+                    tell(Note(f"warning: {phase} epoch {report.epoch}: {sign}{DONE[job.validation.on_overfitting]}"))
+                if sign and job.validation.on_overfitting == "stop" and report.epoch < part.optim.epochs:
+                    report.metrics[trainer.STOPPED] = 1.0
+                if sign and job.validation.on_overfitting == "roll_back":
+                    go_back(state, checkpoints.best(run, job.validation.min_clean_accuracy, lambda text: None))
                 if world.rank == 0:
                     folder = checkpoints.folder_for(run, report.epoch)
                     save_checkpoint(state, folder, history, dump(part), digest(part))
@@ -134,8 +144,24 @@ def worker(config: dict) -> None:
                     ray.train.report({**report.metrics, "epoch": report.epoch, "phase": phase})  # all ranks meet here
                 else:
                     world.barrier()  # and here: no rank goes on before the epoch is stored
+                if trainer.STOPPED in report.metrics:
+                    break
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{phase} training: {error}; {_last_good(run)}") from None
+
+
+DONE = {
+    "warn": "",
+    "stop": "; training ends here (validation.on_overfitting)",
+    "roll_back": "; the state of the best epoch takes the place of this one's (validation.on_overfitting)",
+}
+
+
+def go_back(state: State, best: Checkpoint) -> None:
+    """Puts the weights and the optimiser of ``best`` into ``state``, which stays at its step."""
+    step = state.step
+    load_checkpoint(state, best.folder)
+    state.step = step
 
 
 def _other_workers(before: int, now: int, batch_size: int) -> str:

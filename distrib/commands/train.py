@@ -83,7 +83,7 @@ def train(run: OpenRun[Any], phases: dict[str, Train], init: Path | None = None)
     log = EpochLog(run.tracker, display)
     for phase in phases:
         log.catch_up(phase, checkpoints.history(run.folder / phase, display.say))
-    if all(log.epochs.get(phase) == part.optim.epochs for phase, part in phases.items()):
+    if all(log.ended(phase, part.optim.epochs) for phase, part in phases.items()):
         display.say("training: complete already")
         return log
     began = time.perf_counter()

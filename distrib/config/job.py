@@ -16,12 +16,14 @@ from distrib.config.cluster import Cluster, Tracking
 from distrib.config.explain import inside
 from distrib.config.search import Cross, Grid, Never, Optuna, Score, SearchMethod, Space, Stopping, Winner
 from distrib.config.study import CapacityStudy, LandscapeStudy, StudyOf
+from distrib.config.validation import Validation
 from distrib.data.augment import Augment
 from distrib.data.loader import LoaderName
 from distrib.data.source import DataSource
 from distrib.errors import DistribError
 from distrib.evaluation.attacks import Evaluation, EvaluationPlan
 from distrib.models import Model
+from distrib.models.batch_norm import Statistics
 from distrib.models.parts import check_parts
 from distrib.models.start import TENSORS, Init, Normalised
 from distrib.objective import Natural, Objective
@@ -32,21 +34,6 @@ from distrib.values import Seed, Value
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Letters, digits, dots, dashes and underscores: names folders, MLflow runs and Kubernetes objects alike."""
-
-
-class Validation(Value):
-    """How epochs are compared: robust accuracy on images held out from the train part; the best one is registered."""
-
-    threat: Threat | None = None
-    """What the adversary may do; None: the evaluation's threat."""
-    attack: PGD = PGD()
-    """How it looks for the worst image; if left out: PGD-10, whatever training uses."""
-    max_examples: Annotated[int, Field(ge=1)] = 1000
-    """How many of the held-out images, drawn with the job's seed: the same ones at every epoch."""
-    every: Annotated[int, Field(ge=1)] = 1
-    """Epochs from one comparison to the next; the last epoch always takes part."""
-    min_clean_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """An epoch below it is not chosen as the best one while there is one above it."""
 
 
 class Prepare(Value):
@@ -109,6 +96,10 @@ class Training(Value):
     """What training descends: natural, or against an adversary."""
     optim: Optim
     """The optimiser, how long it runs, and how fast."""
+    batch_norm: Statistics = "synchronised"
+    """Over whose images BatchNorm takes mean and variance in training, where several workers share a batch:
+    synchronised: over all, as one worker would; local: each worker over its own, which are at least 16. Attacks with
+    attack.batch_norm: train go by each worker's own in any case."""
     precision: Precision = "auto"
     """The number format of the forward pass in training. auto: bfloat16 where all workers compute it in hardware, else
     float32; decided when the run begins, and kept when it is resumed elsewhere. On GPUs float32 is as torch has it:
@@ -155,7 +146,7 @@ class Train(Training, Run):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
-        check_parts(self.model, self.optim.batch_size, self.cluster.max_workers)
+        check_parts(self.model, self.optim.batch_size, self.cluster.max_workers, self.batch_norm)
         return self
 
     @property
@@ -218,10 +209,6 @@ class Evaluate(Run):
     """Give a registered version the card, and let it become champion if the card says so."""
     data: DataSource
     """The data set whose test split is judged on."""
-        if self.network is None and self.normalise is not None:
-            raise ValueError("normalise: is for a file of tensors; name its network too, or leave it out")
-        if self.network is not None and not self.model.endswith(TENSORS):
-            raise ValueError(f"network: is for a file of tensors ({', '.join(TENSORS)}); leave it out")
     loader: LoaderName = "auto"
     """auto: FFCV where it can be imported, else memory. Both give identical images."""
     evaluation: Evaluation
@@ -231,6 +218,10 @@ class Evaluate(Run):
     def _whole(self) -> "Evaluate":
         if self.evaluation.threat is None:
             raise ValueError("evaluation.threat: is missing; say what the adversary may do")
+        if self.network is None and self.normalise is not None:
+            raise ValueError("normalise: is for a file of tensors; name its network too, or leave it out")
+        if self.network is not None and not self.model.endswith(TENSORS):
+            raise ValueError(f"network: is for a file of tensors ({', '.join(TENSORS)}); leave it out")
         return self
 
     @property

@@ -7,6 +7,7 @@ from distrib.tracking.clock import now
 from distrib.tracking.display import Display
 from distrib.tracking.folder import ROBUST
 from distrib.tracking.tracker import Tracker
+from distrib.trainer import STOPPED
 
 
 class EpochLog:
@@ -46,7 +47,11 @@ class EpochLog:
             for epoch in range(self.epochs[phase] + 1, len(history) + 1):
                 self.add(phase, epoch, history[epoch - 1])
             if history:
-                self.epochs[phase] = len(history)
+                self.epochs[phase], self.last[phase] = len(history), history[-1]
+
+    def ended(self, phase: str, epochs: int) -> bool:
+        """Whether the phase has come to its last epoch, or was stopped before."""
+        return self.epochs.get(phase) == epochs or STOPPED in self.last.get(phase, ())
 
     def add(self, phase: str, epoch: int, metrics: dict) -> None:
         """Logs one epoch, unless it was logged before, with those that could not be until now."""

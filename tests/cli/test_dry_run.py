@@ -49,9 +49,10 @@ def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(
 ):
     one = read(path, ["train.loader=memory" if path.name.startswith("tune-") else "loader=memory"])
     whole = one if isinstance(one, Prepare) else one.resolved()
-    for part in ("train", "test"):  # where every job's data.root is
-        (tmp_path / "data" / "images" / part / "cat").mkdir(parents=True)
-        (tmp_path / "data" / "images" / part / "cat" / "1.png").touch()
+    for part in ("images/train", "images/test", "imagenet/train", "imagenet/val"):  # where every job's data.root is
+        (tmp_path / "data" / part / "cat").mkdir(parents=True)
+        (tmp_path / "data" / part / "cat" / "1.png").touch()
+    (tmp_path / "data" / "synthetic.npz").touch()
     for file in ("MNIST/raw/t10k-labels-idx1-ubyte", "cifar-10-batches-py/test_batch"):
         (tmp_path / "data" / file).parent.mkdir(parents=True)
         (tmp_path / "data" / file).touch()

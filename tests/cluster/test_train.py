@@ -92,16 +92,18 @@ def test_the_epochs_are_compared_on_images_of_every_class(
 
 
 @pytest.mark.parametrize(
-    ("arch", "before", "words"),
+    ("arch", "statistics", "before", "words"),
     [
         (
             "preact_resnet",
+            "local",
             2,
             "trained on 2 workers so far, and on 1 from here: BatchNorm sees 10 images at a time, not 5",
         ),
-        ("preact_resnet", 1, ""),
-        ("preact_resnet", None, ""),  # of an older version, which did not keep the number
-        ("small_cnn", 2, ""),
+        ("preact_resnet", "local", 1, ""),
+        ("preact_resnet", "local", None, ""),  # of an older version, which did not keep the number
+        ("preact_resnet", "synchronised", 2, ""),
+        ("small_cnn", "local", 2, ""),
     ],
 )
 def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
@@ -110,10 +112,11 @@ def test_another_number_of_workers_at_a_resumption_is_said_of_batch_norm(
     work: Callable,
     monkeypatch: pytest.MonkeyPatch,
     arch: str,
+    statistics: str,
     before: int | None,
     words: str,
 ):
-    job = train_job(sorted_by_class, model={"arch": arch, "width": 0.0625}, optim__epochs=1)
+    job = train_job(sorted_by_class, model={"arch": arch, "width": 0.0625}, optim__epochs=1, batch_norm=statistics)
     first = work(job, sorted_by_class)
     assert not [message for message in first if isinstance(message, Note)]
     whole = checkpoints.latest
@@ -246,3 +249,50 @@ def test_a_network_of_one_s_own_is_trained_and_resumed(tmp_path: Path, sorted_by
     after = weights_after(tmp_path)
     assert set(after) == {"1.weight", "1.bias"} and not torch.equal(after["1.weight"], begun["1.weight"])
     assert len(history(tmp_path / "run" / "robust", pytest.fail)) == 2
+
+
+OVERFITTING = {"objective": {"method": "fast", "threat": {"norm": "linf", "epsilon": 0.1}}, "model__width": 0.125}
+
+
+def told_of(monkeypatch: pytest.MonkeyPatch, epochs: set[int]) -> None:
+    """Those epochs, and no others, show overfitting: whether they do is proved elsewhere."""
+    monkeypatch.setattr(trainer, "overfitting", lambda history: "overfitted" if len(history) in epochs else "")
+
+
+def test_overfitting_is_only_told_unless_more_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sorted_by_class: Path, work: Callable
+):
+    told_of(monkeypatch, {2})
+    posted = work(train_job(sorted_by_class, **OVERFITTING), sorted_by_class)
+    assert [one.text for one in posted if isinstance(one, Note)] == ["warning: robust epoch 2: overfitted"]
+    assert len(history(tmp_path / "run" / "robust", print)) == 3
+
+
+def test_overfitting_ends_training_for_good_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sorted_by_class: Path, work: Callable
+):
+    told_of(monkeypatch, {2})
+    asked = train_job(sorted_by_class, validation__on_overfitting="stop", **OVERFITTING)
+    posted = work(asked, sorted_by_class)
+    assert any(isinstance(one, Note) and "overfitted; training ends here" in one.text for one in posted)
+    stored = history(tmp_path / "run" / "robust", print)
+    assert [trainer.STOPPED in one for one in stored] == [False, True]
+    again = work(asked, sorted_by_class)
+    assert (
+        not any(isinstance(one, trainer.EpochEnd) for one in again)
+        and history(tmp_path / "run" / "robust", print) == stored
+    )
+
+
+def test_overfitting_goes_back_to_the_best_epoch_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sorted_by_class: Path, work: Callable
+):
+    told_of(monkeypatch, {2})
+    fields = {"keep_checkpoints": 9, "validation__on_overfitting": "roll_back", **OVERFITTING}
+    work(train_job(sorted_by_class, **fields), sorted_by_class)
+    run = tmp_path / "run" / "robust"
+    first, second, third = (checkpoints.verify(checkpoints.folder_for(run, epoch)) for epoch in (1, 2, 3))
+    weights = [load_file(one.judged) for one in (first, second, third)]
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+    assert any(not torch.equal(one, weights[2][name]) for name, one in weights[0].items())
+    assert second.step == 2 * first.step and third.step == 3 * first.step, "the schedule goes on"

@@ -83,11 +83,11 @@ WRONG_FIELDS: dict[str, tuple] = {
     "wrong tag": ({"optim.name": "adm"}, "optim", "name: 'adm' is none of sgd, adam, adamw, muon (did you mean adam?)"),
     "wrong arch": ({"model.arch": "preact_resent"}, "model", "did you mean preact_resnet?"),
     "wrong source": ({"data.source": "minst"}, "data", "did you mean mnist?"),
-    "wrong norm": ({"objective.threat.norm": "l1"}, BALL, "norm: 'l1' is none of linf, l2"),
+    "wrong norm": ({"objective.threat.norm": "l0"}, BALL, "norm: 'l0' is none of linf, l2, l1"),
     "wrong method": (
-        {"objective.method": "mart"},
+        {"objective.method": "free"},
         "objective",
-        "'mart' is none of natural, madry, fast, n_fgsm, trades",
+        "'free' is none of natural, madry, fast, n_fgsm, trades, mart",
     ),
     "wrong shape": ({"optim.schedule": {"shape": "cosin"}}, "optim.schedule", "did you mean cosine?"),
     "wrong tag in an item": ({ATTACKS: [{"attack": "fgms"}]}, f"{ATTACKS}[0]", "did you mean fgsm?"),
@@ -103,6 +103,7 @@ WRONG_FIELDS: dict[str, tuple] = {
     "nothing for a number": ({"optim.lr": None}, "optim.lr", "expected a valid number, not None"),
     "text for a list": ({ATTACKS: "fgsm"}, ATTACKS, "expected a valid array, not 'fgsm'"),
     "text for an item": ({ATTACKS: ["fgsm"]}, f"{ATTACKS}[0]", "expected an object, not 'fgsm'"),
+    "statistics of nobody": ({"batch_norm": "global"}, "batch_norm", "'global' is none of synchronised, local"),
     "wrong literal": ({"precision": "float8"}, "precision", "'float8' is none of auto, float32, bfloat16, float16"),
     "wrong loader": ({"loader": "fcv"}, "loader", "did you mean ffcv?"),
     # numbers out of their bounds
@@ -206,14 +207,14 @@ WRONG_FIELDS: dict[str, tuple] = {
     "more workers than images": ({WORKERS: 200}, WORKERS, "200 workers cannot share batches of 128"),
     "more elastic workers than images": ({WORKERS: {"min": 1, "max": 200}}, WORKERS, "200 workers cannot share"),
     "few images a worker for BatchNorm": (
-        {WORKERS: 9, "model.arch": "preact_resnet"},
+        {WORKERS: 9, "model.arch": "preact_resnet", "batch_norm": "local"},
         WORKERS,
         "9 workers have 14 of 128 images each, and preact_resnet has BatchNorm: each worker normalises by the "
-        "statistics of its own images, and fewer than 16 give another network, or none; take at most 8, or raise "
-        "optim.batch_size to 144",
+        "statistics of its own images, and fewer than 16 give another network, or none; set "
+        "batch_norm: synchronised, or take at most 8, or raise optim.batch_size to 144",
     ),
     "few images for the most of elastic workers": (
-        {WORKERS: {"min": 1, "max": 9}, "model.arch": "wide_resnet"},
+        {WORKERS: {"min": 1, "max": 9}, "model.arch": "wide_resnet", "batch_norm": "local"},
         WORKERS,
         "9 workers have 14 of 128 images each, and wide_resnet has BatchNorm",
     ),

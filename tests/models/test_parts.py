@@ -16,7 +16,7 @@ RESNET, PLAIN = PreActResNet(width=0.0625), SmallCNN()
 @pytest.mark.parametrize(("batch_size", "workers"), [(64, 1), (64, 4), (128, 8), (2, 1), (71, 4)])
 def test_sixteen_images_a_worker_are_enough_for_batch_norm(batch_size: int, workers: int):
     """One worker alone sees the batch that the job names, however small."""
-    check_parts(RESNET, batch_size, workers)
+    check_parts(RESNET, batch_size, workers, "local")
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,15 @@ def test_fewer_are_refused_with_the_cure(batch_size: int, workers: int, most: in
     with pytest.raises(
         ValueError, match=rf"preact_resnet has BatchNorm.*at most {most}, or raise .* to {16 * workers}"
     ):
-        check_parts(RESNET, batch_size, workers)
-    check_parts(PLAIN, batch_size, workers)
+        check_parts(RESNET, batch_size, workers, "local")
+    check_parts(PLAIN, batch_size, workers, "local")
+    check_parts(RESNET, batch_size, workers)  # over the images of all workers there are enough
+
+
+def test_statistics_over_all_workers_take_two_images():
+    check_parts(RESNET, 2, 2)
+    with pytest.raises(ValueError, match=r"optim\.batch_size: preact_resnet has BatchNorm, .* one image at a time"):
+        check_parts(RESNET, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +64,10 @@ def test_the_largest_networks_are_asked_without_their_weights():
 
 def test_a_torchvision_network_is_refused_before_anything_starts():
     with pytest.raises(JobError, match="16 workers have 8 of 128 images each, and torchvision has BatchNorm"):
-        job(model={"arch": "torchvision", "name": "resnet18"}, cluster__num_workers=16)
-    assert job(model={"arch": "torchvision", "name": "vgg11"}, cluster__num_workers=16)
+        job(model={"arch": "torchvision", "name": "resnet18"}, cluster__num_workers=16, batch_norm="local")
+    for fields in ({"model": {"arch": "torchvision", "name": "vgg11"}, "batch_norm": "local"},
+                   {"model": {"arch": "torchvision", "name": "resnet18"}}):  # fmt: skip
+        assert job(cluster__num_workers=16, **fields)
 
 
 def test_a_study_of_capacity_is_refused_before_anything_starts():
@@ -70,10 +79,6 @@ def test_a_study_of_capacity_is_refused_before_anything_starts():
         "optim": {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 64},
     }
     document = {"kind": "study", "name": "s", "data": {"source": "digits"}, "study": study}
-    assert isinstance(parse(document | {"cluster": {"num_workers": 4}}, [], "here"), Study)
-    with pytest.raises(
-        JobError, match=r"here: cluster\.num_workers: 5 workers have 12 of 64 .* or raise study\.optim\.b"
-    ):
-        parse(document | {"cluster": {"num_workers": 5}}, [], "here")
+    assert isinstance(parse(document | {"cluster": {"num_workers": 5}}, [], "here"), Study)
     with pytest.raises(JobError, match="80 workers cannot share batches of 64"):
         parse(document | {"cluster": {"num_workers": 80}}, [], "here")
