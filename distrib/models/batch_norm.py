@@ -84,7 +84,7 @@ class _Normalised(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the terms the first is near the mean, and the same on all ranks: squares around it lose no digits."""
         near, eps, world = terms
-        var, mean = torch.var_mean(x.float(), [0, *range(2, x.ndim)], correction=0)
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # over this rank's images; nothing is updated
         count = mean.new_full((1,), x.numel() / x.shape[1])
         off = mean - near
         sums = world.sum(torch.cat([count * off, count * (var + off.square()), count]))
@@ -98,16 +98,13 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, var, count = ctx.saved_tensors
-        _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
+        by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         # Each image moves the mean and the variance of every other one, also of those on other ranks
         by_mean, by_scale = (ctx.world.sum(torch.cat([by_bias, by_weight]).float()) / count).chunk(2)
         inverse = (var + ctx.eps).rsqrt()
         scale = inverse if weight is None else inverse * weight.float()
-        slope = -scale * inverse * by_scale
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        by_x = gradient.float() * scale.view(shape)
-        by_x = by_x.addcmul_(x.float(), slope.view(shape)).add_((-scale * by_mean - slope * mean).view(shape))
-        own = None if weight is None else by_weight
-        return by_x.to(x.dtype), own, by_bias if ctx.has_bias else None, None
+        slope, one = -scale * inverse * by_scale, torch.ones_like(var)
+        by_x += functional.batch_norm(x, mean, one, slope, -scale * by_mean, False, 0.0, 0.0)  # a line for each channel
+        return by_x, None if weight is None else by_weight, by_bias if ctx.has_bias else None, None
