@@ -30,8 +30,8 @@ LONGEST_EXPERIMENT = 256
 class Cluster(Value):
     """Where the work runs, and how it is spread.
 
-    Nothing here changes a result beyond rounding, except ``num_workers`` for a network with BatchNorm: each worker
-    normalises its own part of a batch, so more workers train another network.
+    Nothing here changes a result beyond rounding, except ``num_workers`` for a network with BatchNorm where the job
+    says ``batch_norm: local``: more workers then train another network.
     """
 
     address: str | None = None
