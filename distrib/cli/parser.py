@@ -191,9 +191,13 @@ def _compare(verbs: argparse._SubParsersAction) -> None:
 
 def _export(verbs: argparse._SubParsersAction) -> None:
     export = verbs.add_parser(
-        "export", help="write a frozen adversarial test set",
+        "export", help="write a frozen adversarial test set, or a model for RobustBench",
         description="Writes the worst images of a finished train or evaluate run, with what made them and a script "
         "that checks and scores them without distrib. An evaluation judges such a folder by the attack stored.",
     )  # fmt: skip
     export.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as runs/digits")
     export.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    export.add_argument(
+        "--robustbench", action="store_true",
+        help="its model instead: weights, network, claim and log of AutoAttack, as RobustBench's zoo takes them",
+    )  # fmt: skip

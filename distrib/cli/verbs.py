@@ -132,11 +132,16 @@ def _compare(options: Options) -> int:
 
 def _export(options: Options) -> int:
     from distrib.commands.export import export
+    from distrib.commands.robustbench import robustbench
     from distrib.tracking.display import Display
 
     with Display() as display:
-        spec = export(options.run, options.folder, display)
-    print(f"{spec['n']} images in {options.folder}: {_names(options.folder)}")
+        if options.robustbench:
+            claim = robustbench(options.run, options.folder, display)
+            told = f"{claim['architecture']}, clean {claim['clean_acc']} %, AutoAttack {claim['autoattack_acc']} %"
+        else:
+            told = f"{export(options.run, options.folder, display)['n']} images"
+    print(f"{told} in {options.folder}: {_names(options.folder)}")
     return 0
 
 

@@ -19,11 +19,8 @@ from distrib.tracking.display import Display
 from distrib.tracking.folder import read_record, read_result
 
 
-def export(run: Path, folder: Path, display: Display) -> dict:
-    """Writes the worst images of the finished run in ``run`` to the new or empty ``folder``; what they are.
-
-    Raises :class:`InputError` where the run is not finished, its images are gone, or the test images are others by now.
-    """
+def finished(run: Path, folder: Path) -> tuple[Train | Evaluate, dict, dict]:
+    """(job, record, result) of the finished run in ``run``, for a new ``folder``. Raises :class:`InputError`."""
     record, result = read_record(run), read_result(run)
     if record is None or result is None or "evaluation_key" not in result:
         raise InputError(f"{run}: not the folder of a finished train or evaluate run (it needs job.json, result.json)")
@@ -31,6 +28,15 @@ def export(run: Path, folder: Path, display: Display) -> dict:
         raise InputError(f"{folder}: is there already; name a new or empty folder")
     job = parse(record["job"], [], str(run / "job.json"))
     assert isinstance(job, Train | Evaluate)
+    return job, record, result
+
+
+def export(run: Path, folder: Path, display: Display) -> dict:
+    """Writes the worst images of the finished run in ``run`` to the new or empty ``folder``; what they are.
+
+    Raises :class:`InputError` where the run is not finished, its images are gone, or the test images are others by now.
+    """
+    job, record, result = finished(run, folder)
     shards = sorted(kept_files(run / "evaluation", result["evaluation_key"]))
     results = [found for file in shards if (found := kept_shard(file)) is not None]
     if sum(len(one.position) for one in results) != result["n_clean"]:

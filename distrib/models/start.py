@@ -1,6 +1,5 @@
 """Weights that training begins with in place of random ones: under which names, what fits, and what is trained on."""
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from distrib.errors import JobError
 from distrib.models.weights import finite
+from distrib.models.zoo import as_ours
 from distrib.values import Value
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
@@ -101,26 +101,8 @@ def _renamed(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     while True:
         yield tensors
         yield {f"net.{name}": tensor for name, tensor in tensors.items()}  # a library's stand there in ours
-        yield {_as_ours(name): tensor for name, tensor in tensors.items() if not name.startswith("sub_block1.")}
+        yield {as_ours(name): tensor for name, tensor in tensors.items() if not name.startswith("sub_block1.")}
         wrapper = next((word for word in WRAPPERS if all(name.startswith(word) for name in tensors)), None)
         if wrapper is None or not tensors:
             return
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-
-
-ELSEWHERE = (
-    (r"^block(\d)\.layer\.(\d+)\.", r"group\1.\2."),  # WideResNet
-    (r"^layer(\d)\.(\d+)\.", r"group\1.\2."),  # PreActResNet
-    (r"^(group.*)\.bn([12])\.", r"\1.norm\2."),
-    (r"^(group.*)\.(convShortcut|shortcut\.0)\.", r"\1.shortcut."),
-    (r"^conv1\.", "stem."),
-    (r"^bn1?\.", "norm."),
-    (r"^(fc|linear)\.", "classifier."),
-)
-"""What tensors are called in RobustBench's zoo (and in the code of TRADES, whose networks it has), and here."""
-
-
-def _as_ours(name: str) -> str:
-    for theirs, ours in ELSEWHERE:
-        name = re.sub(theirs, ours, name)
-    return name
