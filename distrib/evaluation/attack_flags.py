@@ -96,6 +96,24 @@ def _listed_attacks(evidence: Evidence) -> Iterator[Flag]:
         )
 
 
+def _autoattack(evidence: Evidence) -> Iterator[Flag]:
+    """Checks that PGD breaks nearly what AutoAttack breaks: it also ranks the epochs, and the trials of a search."""
+    climbs = [evidence.outcomes[one.name] for one in evidence.evaluation.attacks if isinstance(one, Pgd)]
+    if not climbs or "autoattack" not in evidence.outcomes:
+        return
+    found = evidence.outcomes["autoattack"]
+    asked = (found != NOT_ASKED) & (np.stack(climbs) != NOT_ASKED).all(axis=0)
+    only = evidence.clean & asked & (np.stack(climbs) != BROKEN).all(axis=0)
+    only &= (found == BROKEN) & ~_by_square(evidence)  # what only Square breaks is another flag
+    share = only.sum() / max(1, asked.sum())
+    if only.sum() >= 5 and share > 0.05:
+        detail = (
+            f"AutoAttack breaks {int(only.sum())} of {int(asked.sum())} images ({share:.1%}) that no PGD breaks: "
+            "figures of PGD alone, as those of validation, are too high"
+        )
+        yield Flag(name="autoattack_beats_pgd", blocking=False, detail=detail, examples=examples_of(evidence, only))
+
+
 def _convergence(evidence: Evidence) -> Iterator[Flag]:
     """Checks that twice the steps, or twice the restarts, break hardly more."""
     for weak in evidence.evaluation.attacks:
@@ -183,4 +201,4 @@ def _classes(evidence: Evidence) -> Iterator[Flag]:
         yield Flag(name="few_classes", blocking=False, detail=detail)
 
 
-ATTACK_CHECKS = (_gradients, _black_box, _listed_attacks, _convergence, _curve, _figures, _classes)
+ATTACK_CHECKS = (_gradients, _black_box, _listed_attacks, _autoattack, _convergence, _curve, _figures, _classes)

@@ -64,7 +64,8 @@ def test_images_that_are_scored_otherwise_later_are_told():
 def test_a_black_box_that_breaks_what_gradients_cannot_is_told(by_square: int, expected: bool | None):
     stage = ["square"] * by_square + ["apgd-t"] * (20 - by_square) + [""] * 180
     found = result_of(
-        shard("1" * 200, pgd_20="1" * 200, autoattack="0" * 20 + "1" * 180, stage=stage,
+        shard("1" * 200, pgd_20="1" * by_square + "0" * (20 - by_square) + "1" * 180,
+              autoattack="0" * 20 + "1" * 180, stage=stage,
               parts=["apgd-ce", "apgd-t", "fab-t", "square"]),
         attacks=(PGD_20, AUTO),
     )  # fmt: skip
@@ -73,6 +74,27 @@ def test_a_black_box_that_breaks_what_gradients_cannot_is_told(by_square: int, e
     )
     if expected is not None:
         assert found.flags[0].examples == tuple(range(1000, 1000 + by_square))
+
+
+@pytest.mark.parametrize(
+    ("alone", "n", "told"), [(10, 200, False), (11, 200, True), (4, 40, False), (5, 40, True), (0, 200, False)]
+)
+def test_images_that_autoattack_breaks_and_no_pgd_are_told(alone: int, n: int, told: bool):
+    """More than 5 % of those that both met, and at least five; what one of two PGDs broke is no such image."""
+    broken = alone + 8
+    some = shard("1" * n, pgd_20="1" * alone + "0" * 4 + "1" * (n - alone - 4),
+                 pgd_20_x="1" * (alone + 4) + "0" * 4 + "1" * (n - broken),
+                 autoattack="0" * broken + "1" * (n - broken),
+                 stage=["apgd-ce"] * broken + [""] * (n - broken), parts=list(parts_for(10, True)))  # fmt: skip
+    found = result_of(some, attacks=(PGD_20, PGD_20 | {"label": "x"}, AUTO))
+    flags = [flag for flag in found.flags if flag.name == "autoattack_beats_pgd"]
+    assert bool(flags) == told
+    if told:
+        share = f"{alone / n:.1%}"
+        assert (
+            flags[0].detail.startswith(f"AutoAttack breaks {alone} of {n} images ({share})") and not flags[0].blocking
+        )
+        assert flags[0].examples == tuple(range(1000, 1000 + alone))
 
 
 @pytest.mark.parametrize(
