@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distrib.noise import Noise
-from distrib.threat import Threat
+from distrib.threat import StepSchedule, Threat
 from distrib.values import Radius, Value
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +31,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 GRADIENT_SCALE = 1024.0
 """A power of two, so exact: keeps the small input gradients of a float16 forward above its underflow."""
+
+
+FALLS: dict[StepSchedule, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+"""What is left of the step size after each share of the steps."""
 
 
 class OfEpsilon(Value):
@@ -47,8 +55,9 @@ class PGD(Value):
     """Steps of each start."""
     step_size: Radius | OfEpsilon | None = None
     """A length in pixel units (0.01, 2/255), or a share of epsilon: {of_epsilon: 0.25}. None: 2.5 epsilon / num_steps,
-    which reaches every point of the ball from every other, with a quarter to spare."""
-    step_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    which reaches every point of the ball from every other, with a quarter to spare; under L1 epsilon, falling linearly
+    in each of two stages, of twice epsilon and of epsilon."""
+    step_schedule: StepSchedule = "constant"
     """How the step size falls to 0 over the steps, if it does."""
     random_start: bool = True
     """Begin at a random point of the threat, not at the image itself."""
@@ -81,26 +90,25 @@ class PGD(Value):
         aim = "" if self.target == "none" else f"-{self.target.replace('_', '-')}"
         return f"{family}-{self.num_steps}{f'x{self.restarts}' if self.restarts > 1 else ''}{kappa}{aim}"
 
-    @property
-    def length(self) -> Radius | OfEpsilon:
-        """The step size, also where none is given."""
-        return OfEpsilon(of_epsilon=2.5 / self.num_steps) if self.step_size is None else self.step_size
+    def stride(self, threat: Threat) -> tuple[Radius | OfEpsilon, StepSchedule]:
+        """The step size over this threat and its schedule, also where none is given."""
+        if self.step_size is not None:
+            return self.step_size, self.step_schedule
+        share, schedule = threat.stride(self.num_steps)
+        return OfEpsilon(of_epsilon=share), self.step_schedule if schedule == "constant" else schedule
 
-    def resolved(self) -> "PGD":
-        """This attack with its step size written out."""
-        return self.model_copy(update={"step_size": self.length})
+    def resolved(self, threat: Threat) -> "PGD":
+        """This attack with its step size written out, as it is over this threat."""
+        size, schedule = self.stride(threat)
+        return self.model_copy(update={"step_size": size, "step_schedule": schedule})
 
-    def step(self, threat: Threat, i: int) -> float:
-        """The step size of step ``i`` (from 0) over this threat, in pixel units."""
-        size = self.length
-        size = size.of_epsilon * threat.epsilon if isinstance(size, OfEpsilon) else size
-        match self.step_schedule:
-            case "constant":
-                return size
-            case "linear":
-                return size * (1 - i / self.num_steps)
-            case "cosine":
-                return size * (1 + math.cos(math.pi * i / self.num_steps)) / 2
+    def path(self, threat: Threat) -> Iterator[tuple[Threat, float]]:
+        """The ball that each step ends in, and its length in pixel units."""
+        size, schedule = self.stride(threat)
+        for ball, steps in threat.stages(self.num_steps):
+            length = size.of_epsilon * ball.epsilon if isinstance(size, OfEpsilon) else size
+            for i in range(steps):
+                yield ball, length * FALLS[schedule](i / steps)
 
 
 FGSM = PGD(num_steps=1, step_size=OfEpsilon(of_epsilon=1.0), random_start=False)
@@ -174,14 +182,13 @@ class Adversary:
         """
         values = []
         with undisturbed(model, self.attack.batch_norm), torch.enable_grad():
-            for i in range(self.attack.num_steps):
+            for ball, length in self.attack.path(self.threat):
                 x_adv = x_adv.detach().requires_grad_()
                 value = loss(model(x_adv))
                 values.append(value.detach())
                 gradient = input_gradient(value.sum() * GRADIENT_SCALE, x_adv)
                 with torch.no_grad():
-                    length = self.attack.step(self.threat, i)
-                    x_adv = self.threat.project(x, self.threat.step(x_adv, gradient, length))
+                    x_adv = ball.project(x, ball.step(x_adv, gradient, length))
         return x_adv.detach(), values
 
     def _from_start(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:

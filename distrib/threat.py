@@ -15,6 +15,8 @@ from torch import Tensor
 from distrib.noise import Noise
 from distrib.values import PixelRadius, Radius, Value
 
+StepSchedule = Literal["constant", "linear", "cosine"]
+
 
 def norms(delta: Tensor) -> Tensor:
     """The L2 norm of each sample's perturbation, shaped ``[B, 1, 1, 1]``."""
@@ -40,6 +42,15 @@ class Linf(Value):
     def step(self, at: Tensor, gradient: Tensor, length: float) -> Tensor:
         """``at`` moved by ``length`` in the direction of steepest ascent."""
         return at + length * self.ascent(gradient)
+
+    def stages(self, num_steps: int) -> tuple[tuple["Linf", int], ...]:
+        """The ball that an ascent of so many steps climbs in, and for how many of them: this one throughout."""
+        return ((self, num_steps),)
+
+    @staticmethod
+    def stride(num_steps: int) -> tuple[float, StepSchedule]:
+        """Where no step size is given: a share of epsilon, and its schedule. All steps: the diameter, and a quarter."""
+        return 2.5 / num_steps, "constant"
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball around ``x``, then cut to the box."""
@@ -83,6 +94,15 @@ class L2(Value):
         """``at`` moved by ``length`` in the direction of steepest ascent."""
         return at + length * self.ascent(gradient)
 
+    def stages(self, num_steps: int) -> tuple[tuple["L2", int], ...]:
+        """See :meth:`Linf.stages`."""
+        return ((self, num_steps),)
+
+    @staticmethod
+    def stride(num_steps: int) -> tuple[float, StepSchedule]:
+        """See :meth:`Linf.stride`."""
+        return 2.5 / num_steps, "constant"
+
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball (a normal direction, a radius of u^(1/d)), then cut to the box."""
         direction = self.ascent(noise.normal(x.shape[1:]))
@@ -107,7 +127,7 @@ class L2(Value):
 class L1(Value):
     """All changes of pixels together are at most epsilon: few pixels change much (Croce and Hein, arXiv 2103.01208).
 
-    PGD is weak here: judge by AutoAttack, whose version for this norm finds far more.
+    PGD finds less here than under other norms: judge by AutoAttack, which has a version for this one.
     """
 
     title: ClassVar[str] = "L1"
@@ -148,6 +168,20 @@ class L1(Value):
         taken = (length - (offered.cumsum(1) - offered)).clamp_min(0).minimum(offered)
         moved = torch.zeros_like(flat).scatter(1, order, taken)
         return at + gradient.sign() * moved.view_as(at)
+
+    def stages(self, num_steps: int) -> tuple[tuple["L1", int], ...]:
+        """See :meth:`Linf.stages`: a ball of twice the radius for two fifths of the steps, then this one.
+
+        Which pixels are worth changing is easier to find with more of them (Croce and Hein, section 4.3, who begin at
+        three times epsilon).
+        """
+        wide = 2 * num_steps // 5
+        return (self.model_copy(update={"epsilon": 2 * self.epsilon}), wide), (self, num_steps - wide)
+
+    @staticmethod
+    def stride(num_steps: int) -> tuple[float, StepSchedule]:
+        """See :meth:`Linf.stride`: all of epsilon at first, then less, until the pixels are chosen."""
+        return 1.0, "linear"
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball (exponential numbers over their sum and one more), drawn back to the box."""

@@ -7,7 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from adversaries import MANY_SHRINKING, PIXELS, QUARTER, SHAPE, adversary, but, draws, images, margins, network, noise
+from adversaries import (
+    MANY_SHRINKING,
+    PIXELS,
+    QUARTER,
+    SHAPE,
+    adversary,
+    but,
+    draws,
+    images,
+    lengths,
+    margins,
+    network,
+    noise,
+)
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -303,13 +316,33 @@ def test_step_schedules(linear: Build, schedule: str, shares: list[float]):
     for size, length in ((0.02, 0.02), (OfEpsilon(of_epsilon=0.05), 0.01)):
         attack = adversary(Linf(epsilon=0.2), num_steps=4, step_size=size, step_schedule=schedule, random_start=False
         )  # fmt: skip
-        assert [attack.attack.step(attack.threat, i) for i in range(4)] == pytest.approx(
-            [length * share for share in shares]
-        )
+        assert lengths(attack.attack, attack.threat) == pytest.approx([length * share for share in shares])
         # and these are the steps that are taken: on a linear model they add up
         weight, x = torch.randn(2, PIXELS, generator=draws()), images(3)
         x_adv = attack.perturb(linear(weight), x, torch.zeros(3, dtype=torch.long), noise(3))
         torch.testing.assert_close((x_adv - x).abs(), torch.full_like(x, length * sum(shares)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_steps", "wide"), [(1, 0), (2, 0), (3, 1), (10, 4), (40, 16)])
+def test_under_l1_the_first_steps_have_twice_the_radius(num_steps: int, wide: int):
+    """Each stage begins with steps of all its epsilon, which fall to nothing; a single step keeps to epsilon."""
+    threat, near = L1(epsilon=2.0), num_steps - wide
+    path = list(PGD(num_steps=num_steps).path(threat))
+    assert [ball.epsilon for ball, _ in path] == [4.0] * wide + [2.0] * near
+    stages = [4.0 * (1 - i / wide) for i in range(wide)] + [2.0 * (1 - i / near) for i in range(near)]
+    assert [length for _, length in path] == pytest.approx(stages)
+    given = PGD(num_steps=num_steps, step_size=OfEpsilon(of_epsilon=0.25))
+    assert lengths(given, threat) == pytest.approx([1.0] * wide + [0.5] * near)
+    resolved = PGD(num_steps=num_steps).resolved(threat)
+    assert list(resolved.path(threat)) == path and resolved.step_size is not None
+
+
+def test_under_l1_the_images_end_within_epsilon(linear: Build):
+    threat, x = L1(epsilon=0.5), images(3)
+    weight, y = torch.randn(2, PIXELS, generator=draws()), torch.zeros(3, dtype=torch.long)
+    for num_steps in (1, 3, 10):
+        x_adv = Adversary(threat, PGD(num_steps=num_steps)).perturb(linear(weight), x, y, noise(3))
+        assert not outside(threat, x, x_adv).any() and (threat.size(x_adv - x) > 0.45).all()
 
 
 def test_scaled_shrinks_epsilon_and_steps_alike():
@@ -317,7 +350,7 @@ def test_scaled_shrinks_epsilon_and_steps_alike():
         whole = adversary(Linf(epsilon=0.2), step_size=size, num_steps=3)
         half = whole.scaled(0.5)
         assert half.threat == Linf(epsilon=0.1)
-        assert half.attack.step(half.threat, 0) == pytest.approx(0.04)
+        assert lengths(half.attack, half.threat)[0] == pytest.approx(0.04)
         assert whole.threat.epsilon == 0.2 and whole.scaled(1) == whole
         assert replace(but(half, step_size=size), threat=whole.threat) == whole
     model, x = network(), images(4, 0, 1, (1, 8, 8))

@@ -251,11 +251,11 @@ def test_the_inner_maximum_of_trades_is_that_of_float64_where_clean_probabilitie
     found = Trades(method="trades", threat=THREAT, attack=ATTACK).perturb(linear(weight, bias), x, y, noise)
     model = linear(weight.double(), bias.double())
     threat, x_adv = THREAT, THREAT.sample(x, batch()[2])
-    for i in range(ATTACK.num_steps):
+    for _, length in ATTACK.path(THREAT):
         point = x_adv.double().requires_grad_()
         p, q = (model(one).log_softmax(dim=1) for one in (x.double(), point))
         (gradient,) = torch.autograd.grad((p.exp() * (p - q)).sum(), point)
-        x_adv = threat.project(x, x_adv + ATTACK.step(threat, i) * threat.ascent(gradient.float()))
+        x_adv = threat.project(x, x_adv + length * threat.ascent(gradient.float()))
     torch.testing.assert_close(found, x_adv, rtol=0, atol=1e-6)
 
 

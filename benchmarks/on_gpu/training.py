@@ -106,7 +106,7 @@ def _attacked(setting: Setting, report: Report, job: Train, state: State) -> Non
         report.row(
             "All test images",
             attack=attack.name,
-            step_size=f"{round(255 * attack.step(job.threat, 0))}/255",
+            step_size=f"{round(255 * next(attack.path(job.threat))[1])}/255",
             n=len(everything),
             clean_accuracy=clean,
             robust_accuracy=stands,

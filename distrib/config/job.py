@@ -56,8 +56,9 @@ Attacking = TypeVar("Attacking", bound=Value)
 
 def with_steps(value: Attacking) -> Attacking:
     """The same objective, score or study, with the step size of its attack, if it has one, written out."""
-    attack = dict(value).get("attack")
-    return value.model_copy(update={"attack": attack.resolved()}) if isinstance(attack, PGD) else value
+    fields = dict(value)
+    attack = fields.get("attack")
+    return value.model_copy(update={"attack": attack.resolved(fields["threat"])}) if isinstance(attack, PGD) else value
 
 
 class Run(Value):
@@ -175,7 +176,7 @@ class Train(Training, Run):
     def resolved(self) -> "Train":
         """The same job with every default that depends on another field written out."""
         examiner = self.examiner
-        validation = {"threat": examiner.threat, "attack": examiner.attack.resolved()}
+        validation = {"threat": examiner.threat, "attack": examiner.attack.resolved(examiner.threat)}
         return self.model_copy(
             update={
                 "objective": with_steps(self.objective),

@@ -232,7 +232,8 @@ def _way(attack: EvaluationAttack, threat: Threat) -> tuple:
     """What the name of an attack leaves out."""
     if not isinstance(attack, Pgd):
         return ()
-    return round(attack.step(threat, 0), 9), attack.step_schedule, attack.random_start
+    (_, length), *_ = attack.path(threat)
+    return round(length, 9), attack.step_schedule, attack.random_start
 
 
 class EvaluationPlan(Value):
@@ -264,7 +265,7 @@ class EvaluationPlan(Value):
             if isinstance(attack, Pgd):
                 plain["num_steps"] = attack.num_steps  # also where it is the default: cards of 0.1 had none
             if isinstance(attack, Pgd | Transfer):
-                size = attack.pgd.length
+                size, _ = attack.pgd.stride(self.threat)
                 share = size.of_epsilon if isinstance(size, OfEpsilon) else size / (self.threat.epsilon or 1.0)
                 plain["step"] = f"{share:.5g}"
             found.append(json.dumps(plain, sort_keys=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from adversaries import lengths
 from documents import ATTACKS, EPSILON, TRAIN, TUNE, WORKERS, changed, job
 from pydantic import ValidationError
 
@@ -189,7 +190,7 @@ def test_the_same_words_are_the_same_attack_wherever_they_stand():
     for words in ({}, {"num_steps": 7}, {"num_steps": 7, "step_size": "2/255"}, {"restarts": 2, "loss": "cw_margin"}):
         one = resolved({"objective.attack": words, "validation.attack": words, ATTACKS: [{"attack": "pgd", **words}]})
         judging = PGD(**{name: getattr(one.evaluation.attacks[0], name) for name in PGD.model_fields})
-        assert one.objective.attack == one.validation.attack == judging.resolved()
+        assert one.objective.attack == one.validation.attack == judging.resolved(Linf(epsilon=8 / 255))
         search = parse(changed(TUNE, {"train.objective.attack": words, "score.attack": words, "space": SPACE}), [], "")
         assert search.resolved().train.objective.attack == search.resolved().score.attack == one.objective.attack
 
@@ -229,6 +230,6 @@ def test_the_natural_twin_differs_in_the_adversary_only():
 def test_method_fast_takes_one_step_of_five_quarters_unless_told():
     fast = job(objective__method="fast")
     attack, threat = fast.objective.attack, fast.objective.threat
-    assert (attack.num_steps, attack.step(threat, 0)) == (1, pytest.approx(1.25 * 8 / 255)) and attack.random_start
+    assert lengths(attack, threat) == pytest.approx([1.25 * 8 / 255]) and attack.random_start
     told = job(objective__method="fast", objective__attack__step_size="4/255")
-    assert told.objective.attack.step(threat, 0) == 4 / 255
+    assert lengths(told.objective.attack, threat) == [4 / 255]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from adversaries import lengths
 from pydantic import ValidationError
 from studies import CAPACITY, THREAT, fields, labelled
 
@@ -58,7 +59,6 @@ def test_bad_studies_are_refused(given: dict, words: str):
 
 def test_step_sizes_of_a_landscape_are_the_papers():
     study = fields(of="landscape", models=[{"label": "a", "model": "b"}], threat={"norm": "linf", "epsilon": 0.3})
-    assert study.attack.step(study.threat, 0) == pytest.approx(0.01) and study.attack.step_size == OfEpsilon(
-        of_epsilon=1 / 30
-    )
+    assert study.attack.step_size == OfEpsilon(of_epsilon=1 / 30)
+    assert lengths(study.attack, study.threat) == pytest.approx([0.01] * study.attack.num_steps)
     assert np.isclose(study.threat.epsilon, 0.3)

@@ -1,6 +1,7 @@
 """Evaluation attacks: what they become over a threat, what they are called, and that no two share a name."""
 
 import pytest
+from adversaries import lengths
 from pydantic import TypeAdapter, ValidationError
 
 from distrib.attack import FGSM, PGD, OfEpsilon
@@ -29,23 +30,23 @@ def pgd(num_steps: int = 20, **fields) -> Pgd:
 def test_fgsm_is_one_whole_step_from_the_image_itself(threat: Threat):
     attack = Fgsm(attack="fgsm").pgd
     assert attack == FGSM and (attack.num_steps, attack.random_start, attack.restarts) == (1, False, 1)
-    assert attack.step(threat, 0) == threat.epsilon
+    assert lengths(attack, threat) == [threat.epsilon]
 
 
-@threats
+@pytest.mark.parametrize("threat", [LINF, TWO], ids=["linf", "l2"])
 @pytest.mark.parametrize("num_steps", [1, 3, 20, 100])
 def test_the_default_steps_can_reach_every_point_of_the_ball(threat: Threat, num_steps: int):
     """From one side of it to the other (2 epsilon), with a quarter to spare."""
     for attack in (pgd(num_steps), PGD(num_steps=num_steps)):  # an evaluation's, a training's
-        assert sum(attack.step(threat, i) for i in range(num_steps)) == pytest.approx(2.5 * threat.epsilon)
+        assert sum(lengths(attack, threat)) == pytest.approx(2.5 * threat.epsilon)
         assert attack.random_start
 
 
-@threats
+@pytest.mark.parametrize("threat", [LINF, TWO], ids=["linf", "l2"])
 @pytest.mark.parametrize("step_size", [0.01, "2/255", {"of_epsilon": 0.5}])
 def test_a_step_size_that_is_given_is_kept(threat: Threat, step_size: object):
     expected = {"0.01": 0.01, "2/255": 2 / 255}.get(str(step_size), 0.5 * threat.epsilon)
-    assert pgd(step_size=step_size).step(threat, 7) == pytest.approx(expected)
+    assert lengths(pgd(8, step_size=step_size), threat) == pytest.approx([expected] * 8)
 
 
 def test_every_field_reaches_the_attack():
@@ -128,7 +129,7 @@ def test_the_paper_tier_is_the_papers_table():
     assert names("paper", grey=False) == ["fgsm", "pgd-7", "pgd-20", "cw-30"]
     for grey, epsilon, step in ((True, 0.3, 0.01), (False, 8 / 255, 2 / 255)):
         for attack in Evaluation(tier="paper").resolved(Linf(epsilon=epsilon), grey).attacks[1:]:
-            assert attack.step(Linf(epsilon=epsilon), 0) == pytest.approx(step)
+            assert lengths(attack, Linf(epsilon=epsilon)) == pytest.approx([step] * attack.num_steps)
 
 
 def test_the_paranoid_tier_holds_the_standard_and_its_doubts():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from adversaries import lengths
 from studies import CAPACITY, FACTS, Linear, task
 
 from distrib.config.file import parse
@@ -19,8 +20,8 @@ def test_every_cell_of_a_capacity_study_is_a_training_of_its_own():
     assert [one.model.width for one in jobs.values()] == [0.25, 1.0] * 3
     assert [one.objective.method for one in jobs.values()] == ["natural"] * 2 + ["madry"] * 4
     one_step = jobs["fgsm-1"].objective.attack
-    assert (one_step.num_steps, one_step.random_start, one_step.step(job.study.threat, 0)) == (1, False, 0.1)
-    assert jobs["pgd-1"].objective.attack == job.study.attack.resolved()
+    assert (lengths(one_step, job.study.threat), one_step.random_start) == ([0.1], False)
+    assert jobs["pgd-1"].objective.attack == job.study.attack.resolved(job.study.threat)
     assert jobs["pgd-1"].examiner.threat == job.study.threat
 
 

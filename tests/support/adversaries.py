@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, Adversary, OfEpsilon, margin
 from distrib.models import SmallCNN
 from distrib.noise import Noise
-from distrib.threat import L2, Linf
+from distrib.threat import L2, Linf, Threat
 
 SHAPE = (1, 4, 4)
 
@@ -27,6 +27,11 @@ MANY_SHRINKING = {"num_steps": 400, "step_schedule": "linear", "step_size": QUAR
 
 def adversary(threat: Linf | L2, **fields: Any) -> Adversary:
     return Adversary(threat, PGD(**fields))
+
+
+def lengths(attack: PGD, threat: Threat) -> list[float]:
+    """Of its steps, in pixel units."""
+    return [length for _, length in attack.path(threat)]
 
 
 def but(one: Adversary, **fields: Any) -> Adversary:
