@@ -106,7 +106,7 @@ def _autoattack(evidence: Evidence) -> Iterator[Flag]:
     only = evidence.clean & asked & (np.stack(climbs) != BROKEN).all(axis=0)
     only &= (found == BROKEN) & ~_by_square(evidence)  # what only Square breaks is another flag
     share = only.sum() / max(1, asked.sum())
-    if only.sum() >= 5 and share > 0.05:
+    if only.sum() >= 5 and share > 0.1:
         detail = (
             f"AutoAttack breaks {int(only.sum())} of {int(asked.sum())} images ({share:.1%}) that no PGD breaks: "
             "figures of PGD alone, as those of validation, are too high"
