@@ -51,7 +51,7 @@ class Noise:
         """The stream of the samples ``index`` (``[B]`` int64, their place in the split) for this purpose and time."""
         return cls(mix(index * GAMMA + key(*parts)))
 
-    def __getitem__(self, rows: Tensor) -> "Noise":
+    def __getitem__(self, rows: Tensor | slice) -> "Noise":
         """The streams of some of the samples, where they are now."""
         return Noise(self.keys[rows], self.calls)
 

@@ -86,6 +86,9 @@ class Optimiser(Value):
     """How often every training image is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Images of a global batch, which all workers share."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """In how many parts, one after the other, each worker computes its share of a batch, for one too large for memory.
+    The step is that of the whole batch; BatchNorm takes its statistics of a part at a time."""
     lr: Annotated[float, Field(gt=0)]
     """The peak learning rate."""
     schedule: Schedule = Constant()

@@ -3,13 +3,14 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from distrib.convolution import quickened
 from distrib.errors import NonFiniteLoss
@@ -81,7 +82,9 @@ class State:
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
             for statistic in (module.running_mean, module.running_var)
         ]
-        self.ddp: Callable[[Tensor], Tensor] = self.world.parallel(self.model)
+        parallel = self.world.parallel(self.model)
+        self.apart = parallel.no_sync if isinstance(parallel, DistributedDataParallel) else nullcontext
+        self.ddp: Callable[[Tensor], Tensor] = parallel
         if self.world.size > 1 and self.running and self.batch_norm == "synchronised":
             self.ddp = over_all(self.ddp, self.world)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if self.optim.ema else None
@@ -119,13 +122,23 @@ class State:
         """What the mean loss over ``count`` images of this rank counts for: 1 where all ranks have equally many."""
         return count * self.world.size / self.optim.batch_size
 
-    def backward(self, loss: Tensor, loss_weight: float = 1.0) -> None:
-        """Leaves the gradient of ``loss`` (a scalar, this rank's mean), averaged over the ranks, in the parameters.
+    @contextmanager
+    def part(self, number: int = 1, among: int = 1) -> Iterator[None]:
+        """Inside go the forward and :meth:`backward` of one part of a batch (from 1): the gradients of all add up.
 
-        Nothing moves yet, and a gradient from before is dropped: an objective may act before :meth:`advance`.
+        The first drops a gradient from before; the last averages the sum over the ranks.
+        """
+        if number == 1:
+            self.optimiser.zero_grad(set_to_none=True)
+        with self.apart() if number < among else nullcontext():
+            yield
+
+    def backward(self, loss: Tensor, loss_weight: float = 1.0) -> None:
+        """Adds the gradient of ``loss`` (a scalar, this rank's mean) in the parameters; see :meth:`part`.
+
+        Nothing moves yet: an objective may act before :meth:`advance`.
         """
         self.last_loss = loss.detach()
-        self.optimiser.zero_grad(set_to_none=True)
         # A loss that is not finite may have finite gradients: times nan they tell every rank of it
         finite = torch.where(torch.isfinite(self.last_loss), 1.0, math.nan)
         self.scaler.scale(loss * loss_weight * finite).backward()

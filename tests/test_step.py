@@ -24,16 +24,19 @@ def batch(count: int = 6) -> Batch:
     return Batch(x, torch.arange(count) % 2, torch.arange(count))
 
 
-def state_of(model: nn.Module, batch_size: int = 6) -> State:
-    return State(model, SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, batch_size=batch_size), steps_per_epoch=10)
+def state_of(model: nn.Module, batch_size: int = 6, **fields: object) -> State:
+    optim = SGD(name="sgd", lr=0.5, momentum=0.0, epochs=1, batch_size=batch_size, **fields)
+    return State(model, optim, steps_per_epoch=10)
 
 
 @pytest.mark.parametrize("epsilon_scale", [1.0, 0.5])
 @pytest.mark.parametrize("batch_size", [6, 12], ids=["the whole batch", "half of the global batch"])
-def test_on_a_linear_model_the_step_is_the_closed_form(linear, epsilon_scale: float, batch_size: int):
-    """The worst image is x - epsilon sign(w_y - w_other); the step is plain gradient descent on the loss there."""
+@pytest.mark.parametrize("accumulate", [1, 4, 6])
+def test_on_a_linear_model_the_step_is_the_closed_form(linear, epsilon_scale: float, batch_size: int, accumulate: int):
+    """The worst image is x - epsilon sign(w_y - w_other); the step is plain gradient descent on the loss there. It is
+    so too where the batch is computed in parts, here of one and two images."""
     weight, bias = torch.tensor([[0.5, -1.0, 0.25, 2.0], [-0.5, 1.0, 1.0, -1.0]]), torch.tensor([0.1, -0.2])
-    state, data = state_of(linear(weight, bias), batch_size), batch()
+    state, data = state_of(linear(weight, bias), batch_size, accumulate=accumulate), batch()
     objective = Madry(method="madry", threat=Linf(epsilon=0.1), attack=PGD(num_steps=10))
     sums = update(state, data, objective, Noise.of(data.index, 0), epsilon_scale)
 
@@ -94,6 +97,16 @@ def test_the_adversary_meets_the_bare_module_and_the_loss_the_parallel_one_once(
     update(state, data, objective, Noise.of(data.index, 0), 0.25)
     assert objective.seen == [("inner", True, 0.25), ("outer", True, 0)]
     assert state.ddp.calls == 1, "DDP sees one forward for each backward"
+
+
+def test_no_more_than_a_part_of_a_batch_is_computed_at_once(linear):
+    state, objective = watched(linear)
+    state.optim = state.optim.model_copy(update={"accumulate": 4})
+    data, seen = batch(7), []
+    state.ddp.register_forward_hook(lambda module, given, logits: seen.append(len(logits)))
+    update(state, data, objective, Noise.of(data.index, 0), 1.0)
+    assert seen == [1, 2, 2, 2] and [kind for kind, *_ in objective.seen] == ["inner"] * 4 + ["outer"] * 4
+    assert state.step == 1
 
 
 def test_while_epsilon_is_0_the_adversary_is_not_asked(linear):

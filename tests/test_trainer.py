@@ -274,6 +274,7 @@ SCENARIOS = {
     "even": {"optim": SGD_JOB},
     "uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "ema": 0.9})},  # 16 + 17
     "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", threat=MADRY.threat, attack=MADRY.attack)},
+    "in parts, uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "accumulate": 3, "awp_gamma": 0.01})},
     "batch norm": {"optim": SGD_JOB, "build": with_batch_norm},
     "batch norm, uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33}), "build": with_batch_norm},
     "batch norm, weights at their worst": {

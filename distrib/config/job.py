@@ -147,7 +147,8 @@ class Train(Training, Run):
             raise ValueError("evaluation.threat: is missing; a natural objective has none that could be taken over")
         if isinstance(self.objective, Natural) and self.compare_natural:
             raise ValueError("compare_natural: this run is natural itself; leave it out")
-        check_parts(self.model, self.optim.batch_size, self.cluster.max_workers, self.batch_norm)
+        optim = self.optim
+        check_parts(self.model, optim.batch_size, self.cluster.max_workers, self.batch_norm, optim.accumulate)
         return self
 
     @property
@@ -252,7 +253,8 @@ class Study(Run):
     def _trainable(self) -> "Study":
         if isinstance(self.study, CapacityStudy):
             with inside("study", CapacityStudy):
-                check_parts(self.study.model, self.study.optim.batch_size, self.cluster.max_workers)
+                optim, workers = self.study.optim, self.cluster.max_workers
+                check_parts(self.study.model, optim.batch_size, workers, accumulate=optim.accumulate)
         return self
 
     def resolved(self) -> "Study":

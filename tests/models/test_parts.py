@@ -31,6 +31,36 @@ def test_fewer_are_refused_with_the_cure(batch_size: int, workers: int, most: in
     check_parts(RESNET, batch_size, workers)  # over the images of all workers there are enough
 
 
+@pytest.mark.parametrize(("batch_size", "workers", "accumulate", "statistics"),
+    [(64, 1, 4, "local"), (64, 4, 4, "synchronised"), (128, 2, 4, "local")])  # fmt: skip
+def test_a_part_of_sixteen_images_is_enough(batch_size: int, workers: int, accumulate: int, statistics: str):
+    check_parts(RESNET, batch_size, workers, statistics, accumulate)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "accumulate", "statistics", "told"),
+    [
+        (64, 1, 5, "synchronised", "5 parts of 12 images each, .* take at most 3,"),
+        (64, 2, 4, "local", "4 parts of 8 images each, .* take at most 2,"),
+        (16, 1, 2, "synchronised", "2 parts of 8 images each, .* take at most 1,"),
+    ],
+)
+def test_smaller_parts_are_refused_with_the_cure(
+    batch_size: int, workers: int, accumulate: int, statistics: str, told: str
+):
+    with pytest.raises(ValueError, match=rf"optim\.accumulate: {told} or raise optim\.batch_size"):
+        check_parts(RESNET, batch_size, workers, statistics, accumulate)
+    check_parts(PLAIN, batch_size, workers, statistics, accumulate)
+
+
+def test_a_part_has_an_image():
+    check_parts(PLAIN, 8, 2, accumulate=4)
+    with pytest.raises(ValueError, match=r"optim\.accumulate: 2 workers cannot compute batches of 8 in 5 parts each"):
+        check_parts(PLAIN, 8, 2, accumulate=5)
+    with pytest.raises(JobError, match=r"optim\.accumulate: 1 workers cannot compute batches of 4 in 5 parts each"):
+        job(optim__batch_size=4, optim__accumulate=5)
+
+
 def test_statistics_over_all_workers_take_two_images():
     check_parts(RESNET, 2, 2)
     with pytest.raises(ValueError, match=r"optim\.batch_size: preact_resnet has BatchNorm, .* one image at a time"):

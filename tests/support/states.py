@@ -39,7 +39,8 @@ def new(optim: Optimiser = OPTIMISERS["sgd"], build: Callable[[], nn.Module] = s
 
 def descend(state: State, loss: Tensor, loss_weight: float = 1.0) -> None:
     """One step down ``loss``, as :mod:`distrib.step` takes it."""
-    state.backward(loss, loss_weight)
+    with state.part():
+        state.backward(loss, loss_weight)
     state.advance()
 
 
