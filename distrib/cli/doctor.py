@@ -103,10 +103,9 @@ def report(checks: list[Check]) -> str:
 
 
 def check_python() -> Check:
-    """Python, and whether FFCV can be built for it."""
+    """Python. (An older one cannot even read distrib.)"""
     version = ".".join(map(str, sys.version_info[:3]))
-    note = "" if _ffcv_fits() else "; FFCV needs 3.11, so jobs use the in-memory loader"
-    return Check("Python", True, f"{version} ({sys.executable}){note}")
+    return Check("Python", True, f"{version} ({sys.executable})")
 
 
 def check_torch() -> Check:
@@ -133,15 +132,13 @@ def check_libraries() -> Check:
         found.append(f"{library} {version}" if version else f"no {library}")
         if not version:
             packages.append(package)
-    ok = not packages or not _ffcv_fits()
+    ok = not packages
     cure = "" if ok else f"apt-get install {' '.join(packages)}, then make setup"
     return Check("FFCV's libraries", ok, ", ".join(found), cure)
 
 
 def check_ffcv() -> Check:
     """Whether FFCV can be imported, tried in a process of its own."""
-    if not _ffcv_fits():
-        return Check("FFCV", True, "not for this Python; jobs use the in-memory loader")
     version, why = _imported("ffcv", "ffcv.fields.decoders, ffcv.loader, ffcv.writer")
     if not why:
         return Check("FFCV", True, version)
@@ -308,10 +305,6 @@ def _run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
-
-
-def _ffcv_fits() -> bool:
-    return sys.version_info < (3, 12)  # its sources need distutils
 
 
 def _pkg_config_version(name: str) -> str:

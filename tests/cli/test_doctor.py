@@ -130,17 +130,6 @@ def test_ray_without_its_dashboard(fake) -> None:
     fault(doctor.check_ray(), "Ray", "aiohttp_cors", "ray[default,train,tune]")
 
 
-def test_newer_python_does_without_ffcv(fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake("ffcv", "raise ModuleNotFoundError(\"No module named 'ffcv'\")")
-    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
-    monkeypatch.setattr(doctor, "LIBRARIES", {"OpenCV": ("opencv-none", "opencv_none", "libopencv-dev")})
-    python, ffcv, libraries = doctor.check_python(), doctor.check_ffcv(), doctor.check_libraries()
-    monkeypatch.undo()
-    assert python.ok and "3.12.1" in python.found and "in-memory loader" in python.found
-    assert ffcv.ok and "in-memory loader" in ffcv.found
-    assert libraries == Check("FFCV's libraries", True, "no OpenCV")
-
-
 def test_driver_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path)
