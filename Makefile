@@ -26,6 +26,9 @@ lint: setup    ## format, lint and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+newer: ## the tests of data and training on Python 3.12 or 3.13, where one is here
+	@tools/newer
+
 check: lint test   ## what must hold before a commit
 
 format: setup  ## write the format, and mend what ruff can mend
@@ -50,4 +53,4 @@ clean:   ## remove caches and build leavings; data, runs and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find distrib tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-.PHONY: help setup train test slow image lint check format bench picture docs lock clean
+.PHONY: help setup train test slow image lint check newer format bench picture docs lock clean
