@@ -192,8 +192,9 @@ class Adversary:
         return x_adv.detach(), values
 
     def _from_start(self, model: nn.Module, x: Tensor, rows: Tensor, loss: Loss, noise: Noise) -> Tensor:
-        """The end of one ascent, from ``x`` or a random point around it."""
-        x_adv = self.threat.sample(x, noise) if self.attack.random_start else x
+        """The end of one ascent, from ``x`` or a random point of the first step's ball around it."""
+        ball, _ = next(self.attack.path(self.threat))
+        x_adv = ball.sample(x, noise) if self.attack.random_start else x
         return self.climb(model, x, x_adv, lambda logits: loss(logits, rows))[0]
 
     def _own_losses(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> list[Loss]:
