@@ -1,5 +1,6 @@
 """The loop: epochs of steps, followed by validation. It knows no Ray, no MLflow and no files."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,11 +113,11 @@ SUDDEN, SLOW, PATIENCE = 0.5, 0.02, 3
 """The share of its best robust accuracy that a model loses at once, or the points at so many validations in turn."""
 
 
-def overfitting(history: Sequence[Mapping[str, float]]) -> str:
+def overfitting(history: Sequence[Mapping[str, float]], images: int) -> str:
     """What the metrics of all epochs so far show of overfitting at the last one, in words; nothing: the empty text.
 
-    Robust accuracy on held-out images falls, while the images that are trained on are classified better than they
-    were at its best.
+    Robust accuracy on ``images`` held-out images falls, by more than two standard errors, while the images that are
+    trained on are classified better than they were at its best.
     """
     validated = [(epoch, one) for epoch, one in enumerate(history, 1) if ROBUST in one]
     if len(validated) < 2 or validated[-1][0] != len(history):
@@ -127,10 +128,11 @@ def overfitting(history: Sequence[Mapping[str, float]]) -> str:
         return ""
     told = f"validation robust accuracy is {now[ROBUST]:.1%}, after {best[ROBUST]:.1%} at epoch {number}, while "
     told += f"of the images trained on {now['train_accuracy']:.1%} are right, not {best['train_accuracy']:.1%}"
-    if best[ROBUST] - now[ROBUST] > SUDDEN * best[ROBUST]:
+    noise = 2 * math.sqrt(best[ROBUST] * (1 - best[ROBUST]) / images)
+    if best[ROBUST] - now[ROBUST] > max(SUDDEN * best[ROBUST], noise):
         return f"catastrophic overfitting: {told}"
     last = [one for epoch, one in validated if epoch > number][-PATIENCE:]
-    if len(last) == PATIENCE and all(one[ROBUST] <= best[ROBUST] - SLOW for one in last):
+    if len(last) == PATIENCE and all(best[ROBUST] - one[ROBUST] >= max(SLOW, noise) for one in last):
         return f"robust overfitting: {told}"
     return ""
 

@@ -128,7 +128,7 @@ def worker(config: dict) -> None:
                         tell(report)
                     continue
                 history.append(report.metrics)
-                sign = trainer.overfitting(history) if part.objective.adversary else ""
+                sign = trainer.overfitting(history, len(validation.indices)) if part.objective.adversary else ""
                 if sign and world.rank == 0:
                     tell(Note(f"warning: {phase} epoch {report.epoch}: {sign}{DONE[job.validation.on_overfitting]}"))
                 if sign and job.validation.on_overfitting == "stop" and report.epoch < part.optim.epochs:

@@ -25,5 +25,6 @@ class Validation(Value):
     on_overfitting: Literal["warn", "stop", "roll_back"] = "warn"
     """What is done where robust accuracy falls while training improves: suddenly, by more than half (catastrophic
     overfitting, Wong et al., arXiv 2001.03994), or slowly, at three comparisons in turn by two points or more (robust
-    overfitting, Rice et al., arXiv 2002.11569). warn: a line; stop: training ends there; roll_back: the state of the
-    best epoch takes the place of this one's, and training goes on at the learning rate that the schedule is at."""
+    overfitting, Rice et al., arXiv 2002.11569); each by more than two standard errors. warn: a line; stop: training
+    ends there; roll_back: the state of the best epoch takes the place of this one's, and training goes on at the
+    learning rate that the schedule is at."""
