@@ -46,7 +46,7 @@ docs: setup    ## write docs/jobs.md, every field of a job, from the code
 	$(BIN)/distrib fields --markdown > docs/jobs.md
 
 lock: setup    ## resolve pyproject.toml again, keeping the pins that still fit; ARGS=--upgrade for new ones
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra server --extra hub --extra timm \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --extra ffcv --extra server --extra hub --extra timm \
 	  --custom-compile-command "make lock" $(ARGS) pyproject.toml -o requirements.lock
 
 clean:   ## remove caches and build leavings; data, runs and .venv stay

@@ -143,7 +143,7 @@ def check_ffcv() -> Check:
     if not why:
         return Check("FFCV", True, version)
     if "No module named 'ffcv" in why:
-        cure = "make setup builds it"
+        cure = "make setup, or pip install 'distrib[ffcv]', builds it"
     elif "libGL" in why or "libgthread" in why:
         cure = "apt-get install libgl1 libglib2.0-0"
     else:
