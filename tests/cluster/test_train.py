@@ -256,7 +256,7 @@ OVERFITTING = {"objective": {"method": "fast", "threat": {"norm": "linf", "epsil
 
 def told_of(monkeypatch: pytest.MonkeyPatch, epochs: set[int]) -> None:
     """Those epochs, and no others, show overfitting: whether they do is proved elsewhere."""
-    monkeypatch.setattr(trainer, "overfitting", lambda history: "overfitted" if len(history) in epochs else "")
+    monkeypatch.setattr(trainer, "overfitting", lambda history, images: "overfitted" if len(history) in epochs else "")
 
 
 def test_overfitting_is_only_told_unless_more_is_asked_for(

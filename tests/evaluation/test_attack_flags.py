@@ -94,7 +94,7 @@ def test_images_that_autoattack_breaks_and_no_pgd_are_told(alone: int, n: int, t
         assert (
             flags[0].detail.startswith(f"AutoAttack breaks {alone} of {n} images ({share})") and not flags[0].blocking
         )
-        assert flags[0].examples == tuple(range(1000, 1000 + alone))
+        assert flags[0].examples == tuple(range(1000, 1000 + min(alone, 20))), "of many, the first twenty"
 
 
 @pytest.mark.parametrize(
