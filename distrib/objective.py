@@ -53,7 +53,7 @@ class SaddlePoint(Protocol):
         ...
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, noise: Noise, epsilon_scale: float = 1.0) -> Tensor:
-        """The images to train on, made from ``x`` by the bare module ``model``."""
+        """The images to train on, made from ``x`` by the bare module ``model``. ``y`` as in a batch: see Batch."""
         ...
 
     def loss(self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor) -> Outcome:
@@ -262,6 +262,13 @@ def passes_of(objective: SaddlePoint) -> int:
     """Passes through the network, forward and back, of a step: one for each of its adversary's, and one to learn."""
     adversary = objective.adversary
     return 1 + (adversary.attack.num_steps * adversary.attack.restarts if adversary else 0)
+
+
+def takes_shares(objective: SaddlePoint) -> bool:
+    """Whether it takes labels that are shares of the classes, float32 ``[B, K]``, as those of blended images."""
+    attack = objective.adversary.attack if objective.adversary else PGD()
+    plain = attack.loss == "cross_entropy" and attack.target == "none" and attack.restarts == 1
+    return plain and not isinstance(objective, Mart)
 
 
 Objective = Annotated[Natural | Madry | Fast | NFGSM | Trades | Mart, Field(discriminator="method")]

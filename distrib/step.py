@@ -52,7 +52,7 @@ def update(state: State, batch: Batch, objective: SaddlePoint, noise: Noise, eps
                     outcome = objective.loss(state.ddp, x, x_adv, y)  # outer min: exactly one DDP forward
                 state.backward(outcome.loss, state.loss_weight(len(y)))  # gradients averaged over the ranks
             losses.append(outcome.loss.detach() * len(y))
-            hits.append((outcome.logits.argmax(dim=1) == y).sum())
+            hits.append((outcome.logits.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum())
         return Sums(torch.stack(losses).sum(), torch.stack(hits).sum(), count)
 
     gamma = state.optim.awp_gamma

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distrib.attack import PGD, OfEpsilon
 from distrib.models import SmallCNN
 from distrib.noise import Noise
-from distrib.objective import NFGSM, Fast, Madry, Mart, Natural, Objective, Trades, divergence
+from distrib.objective import NFGSM, Fast, Madry, Mart, Natural, Objective, Trades, divergence, takes_shares
 from distrib.threat import Linf
 
 THREAT, ATTACK = Linf(epsilon=0.1), PGD(num_steps=3)
@@ -124,6 +124,29 @@ def test_the_divergence_of_equal_predictions_is_zero_and_else_positive():
 
 
 # The inner maximum
+
+
+@pytest.mark.parametrize("method", ["natural", "madry", "fast", "n_fgsm", "trades"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_labels_may_be_shares_of_the_classes(method: str, smoothing: float):
+    """Those of one class alone are that label; a half of each, half of both losses."""
+    objective = OBJECTIVES[method].model_copy(update={"label_smoothing": smoothing})
+    net, (x, y, noise) = network(), batch()
+    whole, other = F.one_hot(y, 10).float(), F.one_hot((y + 3) % 10, 10).float()
+    for bits in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", bits, enabled=bits != torch.float32):
+            climbed = [objective.perturb(net, x, label, noise[torch.arange(6)]) for label in (y, whole)]
+            torch.testing.assert_close(*climbed, rtol=0, atol=1e-6)
+    losses = [objective.loss(net, x, climbed[0], label).loss for label in (y, whole, other, (whole + other) / 2)]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[3], (losses[1] + losses[2]) / 2)
+    assert takes_shares(objective)
+
+
+def test_what_compares_predictions_with_one_label_takes_no_shares():
+    assert not takes_shares(OBJECTIVES["mart"])
+    for fields in ({"loss": "cw_margin"}, {"target": "random"}, {"restarts": 2}):
+        assert not takes_shares(Madry(method="madry", threat=THREAT, attack=PGD(**fields)))
 
 
 def test_natural_perturbs_nothing():

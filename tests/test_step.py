@@ -99,6 +99,14 @@ def test_the_adversary_meets_the_bare_module_and_the_loss_the_parallel_one_once(
     assert state.ddp.calls == 1, "DDP sees one forward for each backward"
 
 
+def test_of_blended_images_the_class_of_the_largest_share_counts(linear):
+    state, data = state_of(linear(torch.eye(2, 4))), batch()
+    shares = torch.tensor([[0.9, 0.1], [0.2, 0.8]])[data.y]
+    expected = (state.model(data.x).argmax(1) == data.y).sum().item()
+    sums = update(state, data._replace(y=shares), Natural(method="natural"), Noise.of(data.index, 0), 1.0)
+    assert (sums.correct.item(), sums.count) == (expected, 6)
+
+
 def test_no_more_than_a_part_of_a_batch_is_computed_at_once(linear):
     state, objective = watched(linear)
     state.optim = state.optim.model_copy(update={"accumulate": 4})

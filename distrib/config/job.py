@@ -26,7 +26,7 @@ from distrib.models import Model
 from distrib.models.batch_norm import Statistics
 from distrib.models.parts import check_parts
 from distrib.models.start import TENSORS, Init, Normalised
-from distrib.objective import Natural, Objective
+from distrib.objective import Natural, Objective, takes_shares
 from distrib.optim import Optim
 from distrib.precision import Precision
 from distrib.threat import Threat
@@ -110,6 +110,15 @@ class Training(Value):
     """How the trained model is judged on the test split."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """How many of the last checkpoints are kept; the best one is kept as well."""
+
+    @model_validator(mode="after")
+    def _blended(self) -> "Training":
+        if (self.augment.mixup or self.augment.cutmix) and not takes_shares(self.objective):
+            raise ValueError(
+                "augment: mixup and cutmix give an image shares of several classes, which neither method mart nor an "
+                "attack with targets, restarts or loss: cw_margin knows; leave those or these out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warm(self) -> "Training":

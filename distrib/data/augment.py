@@ -12,6 +12,7 @@ from distrib.noise import Noise
 from distrib.values import Value
 
 Jitter = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augment(Value):
@@ -37,6 +38,14 @@ class Augment(Value):
     """The same of the distance of every pixel from the image's mean grey."""
     saturation: Jitter = 0.0
     """The same of the distance of every pixel from its own grey; nothing happens to grey images."""
+
+    mixup: Alpha = 0.0
+    """Fade each image into another one of the batch, the labels alike: what remains of it is drawn from Beta(mixup,
+    mixup) (Zhang et al., arXiv 1710.09412; 0.2, or 0.8 where cutmix is 1); 0: none."""
+    cutmix: Alpha = 0.0
+    """Put a rectangle of another one of the batch into each image, the labels by area: what remains is drawn from
+    Beta(cutmix, cutmix) (Yun et al., arXiv 1905.04899, who take 1); 0: none. With mixup, each image meets one of the
+    two."""
 
     @model_validator(mode="after")
     def _one_crop(self) -> "Augment":

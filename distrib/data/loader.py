@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distrib.data.augment import Augment
 from distrib.data.beton import Beton
+from distrib.data.blend import Blend
 from distrib.data.order import Portion, bounds, global_batches
 from distrib.data.staging import Staging
 from distrib.data.writer import compiled, ffcv_usable, threads_kept
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
     x: Tensor
     """float32 ``[B, C, H, W]`` in [0, 1]."""
     y: Tensor
-    """int64 ``[B]``."""
+    """int64 ``[B]``; of blended images float32 ``[B, K]``, the share of each class."""
     index: Tensor
     """int64 ``[B]``: the sample's place in its split."""
 
@@ -174,6 +175,8 @@ class TrainLoader:
     world: World = field(default_factory=World)
     mixed: Sequence[Portion] = ()
     """What every batch has a share of, whose images come behind the first ``count``."""
+    num_classes: int = 0
+    """Asked for where images are blended."""
 
     def __post_init__(self):
         if self.count < self.batch_size:
@@ -181,6 +184,8 @@ class TrainLoader:
                 f"optim.batch_size: {self.batch_size} is more than the {self.count} training images there are"
             )
         self.staging = Staging(self.world.device)
+        mixup, cutmix = self.augment.mixup, self.augment.cutmix
+        self.blend = Blend(mixup, cutmix, self.num_classes, self.world.device) if mixup or cutmix else None
 
     @property
     def steps(self) -> int:
@@ -190,11 +195,17 @@ class TrainLoader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This rank's part of every global batch of ``epoch``: a function of (seed, epoch, rank, ranks)."""
         start, stop = bounds(self.batch_size, self.world.rank, self.world.size)
-        order = global_batches(self.count, self.seed, epoch, self.batch_size, self.mixed)[:, start:stop].reshape(-1)
-        for raw in self.reader.read(order, stop - start):
+        columns = range(start - 1 if self.blend else start, stop)  # -1, before the first of a batch, is its last
+        order = global_batches(self.count, self.seed, epoch, self.batch_size, self.mixed)[:, columns].reshape(-1)
+        for raw in self.reader.read(order, len(columns)):
             image, y, index = to_device(raw, self.staging)
             noise = Noise.of(index, self.seed, "augment", epoch)
-            yield Batch(unit(self.augment(image, noise)), y.clone(), index.clone())
+            x = unit(self.augment(image, noise))
+            if self.blend is None:
+                yield Batch(x, y.clone(), index.clone())
+            else:
+                x, shares = self.blend(x, y, Noise.of(index[1:], self.seed, "blend", epoch))
+                yield Batch(x, shares, index[1:].clone())
 
 
 def shard(reader: Reader, indices: np.ndarray, batch_size: int, world: World) -> Iterator[Batch]:

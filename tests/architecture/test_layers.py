@@ -36,7 +36,7 @@ DOORS = {
     "pyarrow": {"data.parquet"},
     "pyautoattack": {"evaluation.autoattack"},
     "jinja2": {"evaluation.card"},
-    "scipy": {"evaluation.attack_flags", "evaluation.model_flags", "registry.paired"},
+    "scipy": {"data.blend", "evaluation.attack_flags", "evaluation.model_flags", "registry.paired"},
     "sklearn": {"data.source"},
     "matplotlib": {"plots"},
     "optuna": {"search.sampler"},

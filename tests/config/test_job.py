@@ -18,6 +18,7 @@ from distrib.attack import PGD, Adversary, OfEpsilon
 from distrib.config.differences import differences
 from distrib.config.file import parse, read
 from distrib.config.job import Evaluate, Prepare, Train, digest, dump
+from distrib.errors import JobError
 from distrib.objective import Madry
 from distrib.search.space import trial_job
 from distrib.threat import L2, Linf
@@ -233,3 +234,14 @@ def test_method_fast_takes_one_step_of_five_quarters_unless_told():
     assert lengths(attack, threat) == pytest.approx([1.25 * 8 / 255]) and attack.random_start
     told = job(objective__method="fast", objective__attack__step_size="4/255")
     assert lengths(told.objective.attack, threat) == [4 / 255]
+
+
+@pytest.mark.parametrize("blend", [{"augment__mixup": 0.2}, {"augment__cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "objective", [{"objective__method": "mart"}, {"objective__attack": {"restarts": 2}},
+                  {"objective__attack": {"loss": "cw_margin"}}, {"objective__attack": {"target": "random"}}],
+)  # fmt: skip
+def test_blended_images_need_a_loss_that_takes_shares(blend: dict, objective: dict):
+    assert job(**blend).augment
+    with pytest.raises(JobError, match=r"augment: mixup and cutmix give an image shares of several classes"):
+        job(**blend, **objective)

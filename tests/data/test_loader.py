@@ -244,6 +244,34 @@ def test_the_ranks_share_the_global_batches_of_one_process(memory_reader: Memory
         assert len(seen.unique()) == len(seen) == COUNT // batch_size * batch_size
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_blended_batches_are_the_same_for_any_number_of_ranks(memory_reader: MemoryReader, size: int):
+    """The first image of a part has its neighbour in another one, that of a batch its last."""
+    augment = Augment(crop_padding=2, flip=True, mixup=0.5, cutmix=1.0)
+
+    def batches(rank: int, size: int) -> list:
+        world = World(rank, size)
+        return list(TrainLoader(memory_reader, COUNT, 3, 33, augment, world, num_classes=10).epoch(4))
+
+    whole, parts = batches(0, 1), [batches(rank, size) for rank in range(size)]
+    plain = list(TrainLoader(memory_reader, COUNT, 3, 33, Augment(crop_padding=2, flip=True)).epoch(4))
+    for batch, slices, own in zip(whole, zip(*parts, strict=True), plain, strict=True):
+        for field in ("x", "y", "index"):
+            assert torch.equal(getattr(batch, field), torch.cat([getattr(one, field) for one in slices]))
+        assert torch.equal(batch.index, own.index) and batch.y.shape == (33, 10)
+        pairs = torch.nn.functional.one_hot(own.y, 10) + torch.nn.functional.one_hot(own.y.roll(1), 10)
+        assert ((batch.y > 0) <= (pairs > 0)).all(), "of its own class and that of the image before it"
+        assert not torch.equal(batch.x, own.x)
+
+
+def test_ffcv_gives_the_same_blended_batches(ffcv_reader: FfcvReader, memory_reader: MemoryReader):
+    one, other = (
+        list(TrainLoader(reader, COUNT, 3, 31, Augment(cutmix=1.0), num_classes=10).epoch(0))
+        for reader in (ffcv_reader, memory_reader)
+    )
+    assert same(one, other)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [COUNT, 30, 5, 1])
 def test_evaluation_meets_each_image_once_and_never_an_empty_batch(memory_reader: MemoryReader, count: int, size: int):
