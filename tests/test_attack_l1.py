@@ -31,3 +31,13 @@ def test_under_l1_the_images_end_within_epsilon(linear: Callable[..., nn.Module]
     for num_steps in (1, 3, 10):
         x_adv = Adversary(threat, PGD(num_steps=num_steps)).perturb(linear(weight), x, y, noise(3))
         assert not outside(threat, x, x_adv).any() and (threat.size(x_adv - x) > 0.45).all()
+
+
+def test_under_l1_a_start_is_drawn_from_the_first_steps_ball(linear: Callable[..., nn.Module]):
+    """Where the gradient is 0 no step moves it: three steps end at what is drawn back of a draw from twice epsilon."""
+    threat, x = L1(epsilon=0.5), images(3)
+    flat, y = linear(torch.zeros(2, PIXELS)), torch.zeros(3, dtype=torch.long)
+    x_adv = Adversary(threat, PGD(num_steps=3)).perturb(flat, x, y, noise(3))
+    start = L1(epsilon=1.0).sample(x, noise(3))
+    torch.testing.assert_close(x_adv, threat.project(x, start))
+    assert not torch.allclose(x_adv, threat.sample(x, noise(3)))
