@@ -1,109 +1,25 @@
-"""distrib.trainer: resumed equals never stopped, two ranks equal one process, and a nan stops them all.
+"""distrib.trainer: resumed equals never stopped, and a nan stops the run. (Two ranks: test_trainer_ranks.py.)"""
 
-Run as a script, this file is one rank: ``test_trainer.py RANK SIZE ROOM DIGITS`` (see :func:`rank_main`). Ranks are
-processes that meet through a file in ROOM over gloo on the loopback interface, and write what they found to ROOM.
-"""
-
-import dataclasses
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from training_runs import ADAM_JOB, MADRY, QUICK, SGD_JOB, Poisoned, Run, small_cnn, tensors_of, with_batch_norm
 
-import distrib
 from distrib import trainer
-from distrib.attack import PGD, Adversary, OfEpsilon
+from distrib.attack import PGD, Adversary
 from distrib.checkpoints import load_checkpoint, save_checkpoint
 from distrib.data.augment import Augment
 from distrib.data.beton import open_split
-from distrib.data.loader import Batch, TrainLoader, open_reader
+from distrib.data.loader import open_reader
 from distrib.data.order import Portion
 from distrib.errors import NonFiniteLoss
-from distrib.models import SmallCNN
-from distrib.models.batch_norm import Statistics
-from distrib.objective import Madry, Natural, Objective, Trades
-from distrib.optim import SGD, Adam, Cosine, Optimiser
-from distrib.state import State
-from distrib.threat import L2, Linf
-from distrib.trainer import EpochEnd, Progress, ValidationSet, epochs
-from distrib.world import World, current
-
-SECONDS = 120
-"""What a group of ranks may take; a hung one is ended then."""
-
-TOLERANCE = 1e-4
-"""On weights and losses after three epochs, in which the weights move by 0.2: ranks add the same float32 numbers up in
-another order. Measured: 5e-8 with SGD, 3e-6 with Adam, which divides by small numbers. (The threat is L2: under Linf
-the sign of a gradient near zero would turn on such a rounding.)"""
-
-TIMES = {"images_per_second", "data_wait_share", "train_seconds", "validation_seconds"}
-SGD_JOB = SGD(name="sgd", lr=0.1, epochs=3, batch_size=32, weight_decay=1e-3)
-ADAM_JOB = Adam(name="adam", lr=0.01, epochs=3, batch_size=32, schedule=Cosine(shape="cosine"), ema=0.9)
-QUARTER = OfEpsilon(of_epsilon=0.25)
-MADRY = Madry(
-    method="madry", threat=L2(epsilon=0.5), attack=PGD(num_steps=2, step_size=QUARTER), epsilon_warmup_epochs=1
-)
-QUICK = Adversary(Linf(epsilon=0.1), PGD(num_steps=2, step_size=QUARTER))
-
-
-def small_cnn() -> nn.Module:
-    return SmallCNN(width=0.25).build((1, 8, 8), 10, [0.3], [0.4])
-
-
-def with_batch_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)
-    )
-
-
-@dataclasses.dataclass
-class Run:
-    """One training run on prepared digits, as cluster/train.py puts it together."""
-
-    folder: Path
-    optim: Optimiser
-    world: World = dataclasses.field(default_factory=World)
-    objective: Objective = MADRY
-    build: object = small_cnn
-    augment: Augment = dataclasses.field(default_factory=lambda: Augment(crop_padding=1, flip=True))
-    mixed: Sequence[Portion] = ()
-    batch_norm: Statistics = "synchronised"
-
-    def __post_init__(self):
-        train = open_split(self.folder, "train", "training")
-        held_out = open_split(self.folder, "validation", "training")
-        reader = open_reader(train, "memory")
-        own = train.card.count - sum(part.count for part in self.mixed)
-        self.loader = TrainLoader(reader, own, 7, self.optim.batch_size, self.augment, self.world, self.mixed)
-        self.validation = ValidationSet(open_reader(held_out, "memory"), np.arange(held_out.card.count), QUICK, 7)
-        torch.manual_seed(7)
-        self.state = State(self.build(), self.optim, self.loader.steps, self.world, batch_norm=self.batch_norm)
-
-    def reports(self) -> Iterator[Progress | EpochEnd]:
-        return epochs(self.state, self.loader, self.objective, 7, self.validation)
-
-    def history(self) -> list[dict]:
-        """The metrics of each epoch from here to the end, without those of time."""
-        ends = [report for report in self.reports() if isinstance(report, EpochEnd)]
-        return [{key: value for key, value in end.metrics.items() if key not in TIMES} for end in ends]
-
-
-def tensors_of(state: State) -> dict[str, Tensor]:
-    found = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    if state.average is not None:
-        found |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
-    return {name: tensor.clone() for name, tensor in found.items()}
-
-
-# One process
+from distrib.objective import Natural, Trades
+from distrib.threat import Linf
+from distrib.trainer import EpochEnd, Progress, ValidationSet
+from distrib.world import World
 
 
 def test_epochs_report_what_they_did(digits: Path):
@@ -230,19 +146,6 @@ def test_an_image_that_is_wrong_as_it_is_is_not_robust(digits: Path):
     assert 0 < clean < 0.5 and robust == clean
 
 
-class Poisoned:
-    """A loader whose images are nan in the third batch of every epoch, on one rank."""
-
-    def __init__(self, loader: TrainLoader, rank: int):
-        self.loader, self.rank = loader, rank
-        self.steps, self.batch_size = loader.steps, loader.batch_size
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for number, batch in enumerate(self.loader.epoch(epoch)):
-            poison = number == 2 and self.loader.world.rank == self.rank
-            yield batch._replace(x=batch.x * float("nan")) if poison else batch
-
-
 def test_a_nan_stops_the_run_at_its_step(digits: Path):
     run = Run(digits, SGD_JOB)
     run.loader = Poisoned(run.loader, rank=0)
@@ -265,147 +168,3 @@ def test_weights_that_are_no_longer_finite_stop_the_run_before_they_are_reported
     run = Run(digits, optim, build=lambda: nn.Sequential(small_cnn(), Loud()), objective=Natural(method="natural"))
     with pytest.raises(NonFiniteLoss, match=r"the weights are no longer finite after epoch 1 .*lower optim\.lr"):
         list(run.reports())
-
-
-# Two ranks
-
-
-SCENARIOS = {
-    "even": {"optim": SGD_JOB},
-    "uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "ema": 0.9})},  # 16 + 17
-    "trades": {"optim": ADAM_JOB, "objective": Trades(method="trades", threat=MADRY.threat, attack=MADRY.attack)},
-    "in parts, uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33, "accumulate": 3, "awp_gamma": 0.01})},
-    "batch norm": {"optim": SGD_JOB, "build": with_batch_norm},
-    "batch norm, uneven": {"optim": SGD_JOB.model_copy(update={"batch_size": 33}), "build": with_batch_norm},
-    "batch norm, weights at their worst": {
-        "optim": SGD_JOB.model_copy(update={"awp_gamma": 0.01}),
-        "build": with_batch_norm,
-    },
-    "batch norm, local": {"optim": SGD_JOB, "build": with_batch_norm, "batch_norm": "local"},
-    "batch norm, local, hardly moving": {
-        "optim": SGD_JOB.model_copy(update={"lr": 1e-9}),
-        "build": with_batch_norm,
-        "batch_norm": "local",
-        "objective": Natural(method="natural"),
-    },
-    "poisoned": {"optim": SGD_JOB},
-}
-
-
-def rank_main(rank: int, size: int, room: Path, digits: Path) -> None:
-    """One rank: runs every scenario in turn and saves what it found to ``ROOM/SCENARIO-RANK.pt``."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{room / 'meet'}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
-    )
-    world = current(torch.device("cpu"))
-    assert (world.rank, world.size) == (rank, size)
-    for name, fields in SCENARIOS.items():
-        run = Run(digits, world=world, **fields)
-        before = run.validation.accuracy(run.state.model, world)
-        error, history = "", []
-        if name == "poisoned":
-            run.loader = Poisoned(run.loader, rank=1)
-        try:
-            history = run.history()
-        except NonFiniteLoss as caught:
-            error = str(caught)
-        found = {"history": history, "tensors": tensors_of(run.state), "step": run.state.step, "error": error}
-        torch.save(found | {"before": before}, room / f"{name}-{rank}.pt")
-        world.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> dict[str, list[dict]]:
-    """What each of two ranks found, by scenario."""
-    room = tmp_path_factory.mktemp("ranks")
-    package = str(Path(distrib.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": package, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    outputs = [(room / f"output-{rank}").open("wb+") for rank in (0, 1)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), "2", str(room), str(digits)],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        for rank, process in enumerate(ranks):
-            try:
-                status = process.wait(SECONDS)
-            except subprocess.TimeoutExpired:
-                status = "timed out"
-            said = (room / f"output-{rank}").read_text(errors="replace")[-3000:]
-            assert status == 0, f"rank {rank}: {status}\n{said}"
-    finally:
-        for process, output in zip(ranks, outputs, strict=True):
-            process.kill()
-            process.wait()
-            output.close()
-    return {name: [torch.load(room / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)] for name in SCENARIOS}
-
-
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "poisoned" and "local" not in name])
-def test_two_ranks_train_as_one_process_does(digits: Path, two_ranks: dict[str, list[dict]], scenario: str):
-    alone = Run(digits, **SCENARIOS[scenario])
-    history, expected = alone.history(), tensors_of(alone.state)
-    for rank in two_ranks[scenario]:
-        assert rank["error"] == "" and rank["step"] == alone.state.step
-        losses = [metrics["train_loss"] for metrics in rank["history"]]
-        assert losses == pytest.approx([metrics["train_loss"] for metrics in history], abs=TOLERANCE)
-        assert rank["tensors"].keys() == expected.keys()
-        for name, tensor in rank["tensors"].items():
-            torch.testing.assert_close(tensor, expected[name], rtol=TOLERANCE, atol=TOLERANCE, msg=name)
-    start = Run(digits, **SCENARIOS[scenario])
-    moved = max((expected[name] - tensor).abs().max().item() for name, tensor in tensors_of(start.state).items())
-    assert moved > 1000 * TOLERANCE, "the weights hardly moved: the test would say nothing"
-
-
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name != "poisoned"])
-def test_both_ranks_end_with_the_same_state_bit_for_bit(two_ranks: dict[str, list[dict]], scenario: str):
-    """BatchNorm's running statistics too: the attack, and what is saved, would else depend on the rank."""
-    first, second = two_ranks[scenario]
-    assert first["history"] == second["history"] and len(first["history"]) == 3
-    for name, tensor in first["tensors"].items():
-        assert torch.equal(tensor, second["tensors"][name]), name
-    if scenario.startswith("batch norm"):
-        assert first["tensors"]["model.1.running_mean"].abs().max() > 0.01
-        assert first["tensors"]["model.1.num_batches_tracked"] == first["step"]
-
-
-def test_running_means_are_those_of_the_whole_batch(digits: Path, two_ranks: dict[str, list[dict]]):
-    """The mean of two equal parts' means. (Of variances that is true but for what lies between the parts.)"""
-    alone = Run(digits, **SCENARIOS["batch norm, local, hardly moving"])
-    alone.history()
-    mean, variance = alone.state.running
-    for rank in two_ranks["batch norm, local, hardly moving"]:
-        torch.testing.assert_close(rank["tensors"]["model.1.running_mean"], mean, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(rank["tensors"]["model.1.running_var"], variance, rtol=0.1, atol=0)
-    assert mean.abs().max() > 0.01
-
-
-def test_validation_over_two_ranks_counts_each_image_once(digits: Path, two_ranks: dict[str, list[dict]]):
-    run = Run(digits, **SCENARIOS["even"])
-    count = len(run.validation.indices)
-    alone = run.validation.accuracy(run.state.model, World())
-    for rank in two_ranks["even"]:
-        # the hits are whole images; one of them may lie on the border, where rounding decides
-        assert rank["before"] == pytest.approx(alone, abs=1.01 / count)
-        assert all((share * count) % 1 == pytest.approx(0, abs=1e-6) for share in rank["before"])
-
-
-def test_a_nan_on_one_rank_stops_both_before_anything_moves(digits: Path, two_ranks: dict[str, list[dict]]):
-    first, second = two_ranks["poisoned"]
-    for rank in (first, second):
-        assert "step 2 " in rank["error"] and "learning rate 0.1" in rank["error"]
-        assert rank["step"] == 2 and rank["history"] == []
-    for name, tensor in first["tensors"].items():
-        assert tensor.isfinite().all() and torch.equal(tensor, second["tensors"][name]), name
-
-
-if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
-    os._exit(0)  # all is done and saved; a rank was once seen to abort in torch's own threads on its way out
