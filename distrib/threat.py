@@ -6,7 +6,7 @@ a name of its own for it (AutoAttack) has it where the tool is called, by a matc
 """
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, TypeAdapter
@@ -23,7 +23,20 @@ def norms(delta: Tensor) -> Tensor:
     return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-class Linf(Value):
+class _Ball(Value):
+    """How an ascent goes that is told no more than its number of steps."""
+
+    def stages(self, num_steps: int) -> tuple[tuple[Self, int], ...]:
+        """The ball that it climbs in, and for how many of its steps: this one throughout."""
+        return ((self, num_steps),)
+
+    @staticmethod
+    def stride(num_steps: int) -> tuple[float, StepSchedule]:
+        """A share of epsilon, and how it falls: all steps together go through the ball, with a quarter to spare."""
+        return 2.5 / num_steps, "constant"
+
+
+class Linf(_Ball):
     """No pixel moves by more than epsilon."""
 
     title: ClassVar[str] = "Linf"
@@ -42,15 +55,6 @@ class Linf(Value):
     def step(self, at: Tensor, gradient: Tensor, length: float) -> Tensor:
         """``at`` moved by ``length`` in the direction of steepest ascent."""
         return at + length * self.ascent(gradient)
-
-    def stages(self, num_steps: int) -> tuple[tuple["Linf", int], ...]:
-        """The ball that an ascent of so many steps climbs in, and for how many of them: this one throughout."""
-        return ((self, num_steps),)
-
-    @staticmethod
-    def stride(num_steps: int) -> tuple[float, StepSchedule]:
-        """Where no step size is given: a share of epsilon, and its schedule. All steps: the diameter, and a quarter."""
-        return 2.5 / num_steps, "constant"
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball around ``x``, then cut to the box."""
@@ -71,7 +75,7 @@ class Linf(Value):
         return 1.0
 
 
-class L2(Value):
+class L2(_Ball):
     """The Euclidean length of the perturbation is at most epsilon."""
 
     title: ClassVar[str] = "L2"
@@ -94,15 +98,6 @@ class L2(Value):
         """``at`` moved by ``length`` in the direction of steepest ascent."""
         return at + length * self.ascent(gradient)
 
-    def stages(self, num_steps: int) -> tuple[tuple["L2", int], ...]:
-        """See :meth:`Linf.stages`."""
-        return ((self, num_steps),)
-
-    @staticmethod
-    def stride(num_steps: int) -> tuple[float, StepSchedule]:
-        """See :meth:`Linf.stride`."""
-        return 2.5 / num_steps, "constant"
-
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A uniform draw from the ball (a normal direction, a radius of u^(1/d)), then cut to the box."""
         direction = self.ascent(noise.normal(x.shape[1:]))
@@ -124,7 +119,7 @@ class L2(Value):
         return math.sqrt(pixels)
 
 
-class L1(Value):
+class L1(_Ball):
     """All changes of pixels together are at most epsilon: few pixels change much (Croce and Hein, arXiv 2103.01208).
 
     PGD finds less here than under other norms: judge by AutoAttack, which has a version for this one.
@@ -169,18 +164,18 @@ class L1(Value):
         moved = torch.zeros_like(flat).scatter(1, order, taken)
         return at + gradient.sign() * moved.view_as(at)
 
-    def stages(self, num_steps: int) -> tuple[tuple["L1", int], ...]:
-        """See :meth:`Linf.stages`: a ball of twice the radius for two fifths of the steps, then this one.
+    def stages(self, num_steps: int) -> tuple[tuple[Self, int], ...]:
+        """A ball of twice the radius for two fifths of the steps, then this one.
 
-        Which pixels are worth changing is easier to find with more of them (Croce and Hein, section 4.3, who begin at
-        three times epsilon).
+        Which pixels are worth changing is easier to find with more of them (Croce and Hein, who begin at three times
+        epsilon).
         """
         wide = 2 * num_steps // 5
         return (self.model_copy(update={"epsilon": 2 * self.epsilon}), wide), (self, num_steps - wide)
 
     @staticmethod
     def stride(num_steps: int) -> tuple[float, StepSchedule]:
-        """See :meth:`Linf.stride`: all of epsilon at first, then less, until the pixels are chosen."""
+        """All of epsilon at first, then less, until the pixels are chosen."""
         return 1.0, "linear"
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
