@@ -108,7 +108,7 @@ def worker(config: dict) -> None:
         before = history[-1].get("num_workers") if history else None  # which an older version did not keep
         local = state.running and part.batch_norm == "local"
         if world.rank == 0 and local and before not in (None, world.size):
-            tell(Note(_other_workers(int(before), world.size, part.optim.batch_size)))
+            tell(Note(_other_workers(int(before), world.size, part.optim.batch_size // part.optim.accumulate)))
         limited = job.validation.max_examples < held_out.card.count
         if world.rank == 0 and history and before is None and limited and len(history) < part.optim.epochs:
             tell(Note(_other_images(len(history))))

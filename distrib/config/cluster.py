@@ -31,7 +31,8 @@ class Cluster(Value):
     """Where the work runs, and how it is spread.
 
     Nothing here changes a result beyond rounding, except ``num_workers`` for a network with BatchNorm where the job
-    says ``batch_norm: local``: more workers then train another network.
+    says ``batch_norm: local`` (more workers then train another network) or ``optim.accumulate`` (statistics are then
+    of other images).
     """
 
     address: str | None = None
