@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import linecache
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from distrib.errors import JobError
+from distrib.files import file_sha256
 from distrib.models.layers import ImageShape
 from distrib.values import Value
 
@@ -37,6 +39,9 @@ class CustomNet(Value):
     """Whether the network has BatchNorm; false allows workers fewer than 16 images each."""
     source: Annotated[str, Field(max_length=LARGEST_SOURCE)] | None = None
     """The module's text. Leave it out: it is read from the file beside the job file. Who runs the job runs it."""
+    sha256: str | None = None
+    """Of an installed module's file: what every worker must have. Leave it out: it is that of the machine which reads
+    the job file, if the module is installed there. The files that it imports are not looked at."""
 
     @field_validator("factory")
     @classmethod
@@ -78,6 +83,11 @@ class CustomNet(Value):
             ) from error
         except Exception as error:  # as above
             raise JobError(f"model.factory: {place} cannot be imported: {reason_of(error)}") from error
+        if self.source is None and self.sha256 is not None and self.sha256 != installed_sha256(place):
+            raise JobError(
+                f"model.factory: the {place} that is installed here is not the one that the job was begun with: "
+                f"{module.__file__} has another sha256 than {self.sha256[:12]}...; install that one, or begin a new run"
+            )
         function = getattr(module, name, None)
         if not callable(function):
             raise JobError(f"model.factory: {place} has no function {name}")
@@ -87,7 +97,7 @@ class CustomNet(Value):
 def with_source(document: dict, folder: Path) -> None:
     """Puts the text of ``folder``/MODULE.py into a custom model of a job's ``document`` that has none yet.
 
-    Nothing happens where there is no such file: the module may be installed.
+    Where there is no such file, the sha256 of the installed module, if there is one.
     """
     parts = (document, document.get("train"), document.get("study"))
     for model in (part.get(field) for part in parts if isinstance(part, dict) for field in ("model", "network")):
@@ -100,6 +110,17 @@ def with_source(document: dict, folder: Path) -> None:
                 model["source"] = file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise JobError(f"model.factory: {file}: cannot be read ({error})") from None
+        elif model.get("sha256") is None:
+            model["sha256"] = installed_sha256(place)
+
+
+def installed_sha256(place: str) -> str | None:
+    """The sha256 of the file of the module ``place``, as Python finds it here; None where it finds none."""
+    try:
+        found = importlib.util.find_spec(place)  # imports the packages that it lies in
+        return file_sha256(Path(found.origin)) if found is not None and found.origin is not None else None
+    except Exception:  # whatever those do; it is told when the network is built
+        return None
 
 
 def _executed(place: str, source: str) -> ModuleType:

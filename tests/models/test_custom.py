@@ -1,6 +1,7 @@
 """A network of one's own: found beside the job file, carried in the job, refused with the reason where it fails."""
 
 import copy
+import hashlib
 import inspect
 import sys
 from pathlib import Path
@@ -108,6 +109,25 @@ def test_an_installed_module_needs_no_text():
     net = CustomNet(factory="torch.nn:Linear", args={"bias": False})
     with pytest.raises(JobError, match=r"torch\.nn:Linear failed: TypeError"):
         net.build(*SHAPE)  # it is called, and is no such function
+
+
+def test_an_installed_module_is_the_one_that_the_job_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its sha256 is part of the job: a worker that has another one builds nothing."""
+    package = tmp_path / "mine_installed"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    document = changed(TRAIN, {"model": {"arch": "custom", "factory": "mine_installed.nets:build"}})
+    job = parse(document, [], "here", tmp_path / "elsewhere")
+    assert isinstance(job, Train) and isinstance(job.model, CustomNet) and job.model.source is None
+    assert job.model.sha256 == hashlib.sha256(SOURCE.encode()).hexdigest()
+    assert job.model.build(*SHAPE).training
+    (package / "nets.py").write_text(SOURCE + "# changed")
+    with pytest.raises(JobError, match=r"^model\.factory: the mine_installed\.nets .*nets\.py has another sha256"):
+        job.model.build(*SHAPE)
+    (told,) = differences(parse(document, [], "here", tmp_path / "elsewhere"), dump(job))
+    assert told.startswith("model.sha256: ")
 
 
 @pytest.mark.parametrize("base", [TRAIN, TUNE], ids=["train", "tune"])
