@@ -88,7 +88,7 @@ def worker(config: dict) -> None:
         extras = zip(train.card.mixed, part.data.mix, strict=True)
         mixed = [Portion(extra.count, one.share) for extra, one in extras]
         loader = TrainLoader(readers[0], train.card.own, part.seed, part.optim.batch_size, part.augment, world, mixed,
-            num_classes=len(train.card.classes))  # fmt: skip
+            num_classes=len(train.card.classes), size=train.card.image[:2])  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(part.seed)
             model = part.model.build(

@@ -60,7 +60,7 @@ def must_keep_its_promises(run: OpenRun[Any]) -> None:
     """Raises :class:`JobError` where a network from elsewhere cannot be trained, attacked or registered."""
     with with_data(run.job) as part:
         if isinstance(part.model, CustomNet | TimmNet):
-            split = open_split(run.data, "train", "training")
+            split = open_split(run.data, "validation", "training")
             (batch,) = shard(open_reader(split, part.loader), np.arange(3), 3, World())
             check_contract(_network(run, part), batch.x, len(split.card.classes))
 

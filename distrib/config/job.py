@@ -121,6 +121,12 @@ class Training(Value):
         return self
 
     @model_validator(mode="after")
+    def _one_window(self) -> "Training":
+        if self.augment.crop_shift and self.data.cut is not None and self.augment.resized_crop == 1:
+            raise ValueError("augment.crop_shift: data.resize has windows cut at random places already; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _warm(self) -> "Training":
         natural, warmup = self.objective.natural_epochs, self.objective.epsilon_warmup_epochs
         if natural + warmup >= self.optim.epochs:

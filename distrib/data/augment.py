@@ -19,7 +19,7 @@ class Augment(Value):
     """How training images are varied. The default is: not at all."""
 
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
-    """Pad by so many black pixels on each side, then cut out a random window of the image's own size."""
+    """Pad by so many black pixels on each side, then cut out a random window of the size that is trained on."""
     crop_shift: Annotated[int, Field(ge=0, le=64)] = 0
     """Cut up to so many rows and columns in all off the sides, and put what is left at a random place on black
     (CropShift, Li and Spratling, arXiv 2301.09879); instead of crop_padding."""
@@ -30,8 +30,8 @@ class Augment(Value):
     Taylor, arXiv 1708.04552)."""
 
     resized_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Cut out a window of at least this share of the image's area, its sides up to 4:3 to each other, and enlarge it to
-    the image's own size, bilinear (Szegedy et al., arXiv 1409.4842, who take 0.08); 1: none."""
+    """Cut out a window of at least this share of the stored image's area, its sides up to 4:3 to each other, and resize
+    it to the size that is trained on, bilinear (Szegedy et al., arXiv 1409.4842, who take 0.08); 1: none."""
     brightness: Jitter = 0.0
     """How far each image's brightness is varied: all its numbers times a draw from 1 - brightness to 1 + brightness."""
     contrast: Jitter = 0.0
@@ -53,14 +53,19 @@ class Augment(Value):
             raise ValueError("crop_shift: crop_padding shifts and cuts as well; leave one of the two out")
         return self
 
-    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """Varied images: ``x`` ``[B, C, H, W]``, numbers from 0 to 255 of any dtype -> the same shape and dtype."""
+    def __call__(self, x: Tensor, noise: Noise, size: tuple[int, int] | None = None) -> Tensor:
+        """Varied images: ``x`` ``[B, C, H, W]``, numbers from 0 to 255 of any dtype -> the same dtype.
+
+        Their rows and columns are ``size``, H and W or less (None: H and W). Where no resized_crop makes them so, a
+        window is cut at a random place.
+        """
+        size = size or (x.shape[2], x.shape[3])
         if self.brightness or self.contrast or self.saturation:
             x = self._coloured(x, noise)
         if self.resized_crop < 1:
-            x = self._enlarged(x, noise)
-        if self.flip or self.crop_padding or self.crop_shift:
-            x = self._window(x, noise)
+            x = self._resized(x, noise, size)
+        if self.flip or self.crop_padding or self.crop_shift or x.shape[2:] != size:
+            x = self._window(x, noise, size)
         return x.masked_fill(self._hole(x, noise), 0) if self.cutout else x
 
     def _coloured(self, x: Tensor, noise: Noise) -> Tensor:
@@ -80,8 +85,8 @@ class Augment(Value):
             pixels = (grey + (pixels - grey) * factor(self.saturation)).clamp(0, 255)
         return pixels.round().to(x.dtype)
 
-    def _enlarged(self, x: Tensor, noise: Noise) -> Tensor:
-        """Windows of random area, sides and place, each as large as the image; on whole levels again."""
+    def _resized(self, x: Tensor, noise: Noise, size: tuple[int, int]) -> Tensor:
+        """Windows of random area, sides and place, each resized to ``size``; on whole levels again."""
         area = self.resized_crop + (1 - self.resized_crop) * noise.uniform(())
         ratio = torch.exp((2 * noise.uniform(()) - 1) * math.log(4 / 3))
         scales = [(area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)]  # of the width, the height
@@ -89,11 +94,13 @@ class Augment(Value):
         move = x.new_zeros(len(x), 2, 3, dtype=torch.float32)
         for axis, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
             move[:, axis, axis], move[:, axis, 2] = scale, shift
-        grid = F.affine_grid(move, list(x.shape), align_corners=False)
+        grid = F.affine_grid(move, [*x.shape[:2], *size], align_corners=False)
         return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False).round().to(x.dtype)
 
-    def _window(self, x: Tensor, noise: Noise) -> Tensor:
-        batch, channels, height, width = x.shape
+    def _window(self, x: Tensor, noise: Noise, size: tuple[int, int]) -> Tensor:
+        batch, channels = x.shape[:2]
+        height, width = size
+        spare = [2 * self.crop_padding + have - want for have, want in zip(x.shape[2:], size, strict=True)]
         pixels = x.permute(0, 2, 3, 1)  # whole, as images are stored: they are taken as such
         rows = torch.arange(height, device=x.device).expand(batch, height)
         columns = torch.arange(width, device=x.device).expand(batch, width)
@@ -102,8 +109,9 @@ class Augment(Value):
             columns = torch.where(mirrored, columns.flip(1), columns)
         if self.crop_padding:
             pixels = F.pad(pixels, [0, 0] + [self.crop_padding] * 4)
-            rows = rows + noise.integers(2 * self.crop_padding + 1)[:, None]
-            columns = columns + noise.integers(2 * self.crop_padding + 1)[:, None]
+        if any(spare):
+            rows = rows + noise.integers(spare[0] + 1)[:, None]
+            columns = columns + noise.integers(spare[1] + 1)[:, None]
         if self.crop_shift:
             pixels = F.pad(pixels, [0, 0, 0, 1, 0, 1])  # one black row and column, behind the others
             cut = noise.integers(self.crop_shift + 1)

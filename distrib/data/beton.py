@@ -30,7 +30,9 @@ class DataCard(Value):
     count: int
     classes: tuple[str, ...]
     image: tuple[int, int, int]
-    """(H, W, C)."""
+    """(H, W, C), as networks see them."""
+    stored: tuple[int, int] | None = None
+    """(H, W) in the file, where windows of them are what is trained on."""
     encoding: Encoding
     file: str
     size_bytes: int

@@ -177,6 +177,8 @@ class TrainLoader:
     """What every batch has a share of, whose images come behind the first ``count``."""
     num_classes: int = 0
     """Asked for where images are blended."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of the windows that are cut out of the stored images; None: all of each."""
 
     def __post_init__(self):
         if self.count < self.batch_size:
@@ -200,7 +202,7 @@ class TrainLoader:
         for raw in self.reader.read(order, len(columns)):
             image, y, index = to_device(raw, self.staging)
             noise = Noise.of(index, self.seed, "augment", epoch)
-            x = unit(self.augment(image, noise))
+            x = unit(self.augment(image, noise, self.size))
             if self.blend is None:
                 yield Batch(x, y.clone(), index.clone())
             else:

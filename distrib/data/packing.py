@@ -68,7 +68,8 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
 
 def _base(data: DataSource) -> Path:
     elsewhere = {"store", "download"} if data.source in NOT_NAMED else {"store", "download", "root"}
-    content = data.model_dump(mode="json", exclude=elsewhere | ({"mix"} if not data.mix else set()))
+    unused = {field for field in ("mix", "resize") if not getattr(data, field, None)}  # as before there were any
+    content = data.model_dump(mode="json", exclude=elsewhere | unused)
     for one in content.get("mix", ()):
         del one["share"]  # says how the images are used, not which they are
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -211,7 +212,8 @@ def _write(
             write_tensors(path, part)
         card = DataCard(
             distrib_version=__version__, job=order.job, job_digest=order.job_digest, split=split, count=len(part),
-            classes=part.classes, image=part.shape, encoding=encoding, file=path.name,
+            classes=part.classes, image=samples["test"].shape,
+            stored=None if part.shape == samples["test"].shape else part.shape[:2], encoding=encoding, file=path.name,
             size_bytes=path.stat().st_size, sha256=file_sha256(path), content_sha256=surveys[split].content_sha256,
             mean=surveys["train"].mean, std=surveys["train"].std, fingerprint=fingerprint, mixed=part.mixed,
         )  # fmt: skip

@@ -73,6 +73,23 @@ def in_memory(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequen
     return Samples(name, tuple(classes), labels, images.__getitem__, images.shape[1:]).checked()
 
 
+def centred(samples: Samples, size: int | None) -> Samples:
+    """The centre of every image, ``size`` pixels a side; None: all of it."""
+    if size is None:
+        return samples
+    return replace(samples, image=partial(_centre, samples.image, size), shape=(size, size, samples.shape[2]))
+
+
+def _centre(image: Callable[[int], Image], size: int, i: int) -> Image:
+    return centre_of(image(i), (size, size))
+
+
+def centre_of(image: Image, size: tuple[int, int]) -> Image:
+    """The middle ``size`` (rows, columns) of an image that is as large or larger."""
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=False))
+    return image[top : top + size[0], left : left + size[1]]
+
+
 def combined(own: Samples, extras: Sequence[Samples]) -> Samples:
     """``own``, and behind them the ``extras``, which are of the same classes and shape."""
     if not extras:

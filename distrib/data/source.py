@@ -58,6 +58,11 @@ class Packed(Value):
             raise ValueError("mix: the shares leave nothing of every batch for the set's own images; lower them")
         return self
 
+    @property
+    def cut(self) -> int | None:
+        """Side of the centre of each image that networks see; None: they see all that :meth:`open` gives."""
+        return None
+
     def fingerprint(self) -> str:
         """Changes when a file of the data does; empty where some are not on this machine, or none can change."""
         own, mixed = self.of_files(), [one.fingerprint() for one in self.mix]
@@ -147,7 +152,37 @@ class TorchvisionData(Packed):
         return seen.hexdigest() if paths else ""
 
 
-class Folder(Packed):
+class Pictured(Packed):
+    """What every source of encoded images says about how they become pixels."""
+
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """Side of the square that every image becomes: shorter side resized to it, centre cut out. None: as they are."""
+    resize: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """What the shorter side is resized to, where that shall be more than size (256 to 224 is ImageNet's custom). Images
+    to train on are stored so large, and each epoch cuts its windows out of them; all others are the centre."""
+    grey: bool = False
+    """One channel instead of RGB."""
+
+    @model_validator(mode="after")
+    def _larger(self) -> Self:
+        if self.resize is not None and (self.size is None or self.resize <= self.size):
+            raise ValueError(
+                f"resize: {self.resize} must be more than size, which is {self.size}; change one of the two"
+            )
+        return self
+
+    @property
+    def stored(self) -> int | None:
+        """Side of the square that an image is read as."""
+        return self.resize or self.size
+
+    @property
+    def cut(self) -> int | None:
+        """See :class:`Packed`."""
+        return self.size if self.resize else None
+
+
+class Folder(Pictured):
     """Images in a folder a class: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg, of every kind that Pillow reads.
 
     Of several frames the first is taken, EXIF orientation is applied, and what is transparent is put on white. Hidden
@@ -161,10 +196,6 @@ class Folder(Packed):
     """The folder below root whose images are trained on and validated with."""
     test_part: str = "test"
     """The folder below root whose images the end evaluation is made on."""
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side of the square that every image becomes: shorter side resized to it, centre cut out. None: as they are."""
-    grey: bool = False
-    """One channel instead of RGB."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Folder":
@@ -178,7 +209,7 @@ class Folder(Packed):
 
     def open(self, part: Part) -> Samples:
         """The images of one part; files are read when asked for."""
-        return self._tree(part).samples(self.size, self.grey)
+        return self._tree(part).samples(self.stored, self.grey)
 
     def missing(self) -> str:
         """See :class:`Packed`."""
@@ -257,7 +288,7 @@ def _inside(path: str, folder: str) -> bool:
     return folder == "." or path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-class HuggingFace(Packed):
+class HuggingFace(Pictured):
     """Parquet files, in a folder or from the Hugging Face hub (extra distrib[hub]), as the hub keeps sets of images.
 
     A column holds the encoded images, treated as those of ``source: folder``, another one the labels: numbers of
@@ -279,16 +310,12 @@ class HuggingFace(Packed):
     """The column of the images."""
     label: str = "label"
     """The column of the labels."""
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side of the square that every image becomes: shorter side resized to it, centre cut out. None: as they are."""
-    grey: bool = False
-    """One channel instead of RGB."""
 
     def open(self, part: Part) -> Samples:
         """The images of one part; a group of rows is read when one of them is asked for."""
         tables = {one: Tables.of(self.files(one), self.image, self.label) for one in dict.fromkeys(("train", part))}
         classes = tables["train"].classes()
-        read = Pictures(tables[part].file, self.size, self.grey)
+        read = Pictures(tables[part].file, self.stored, self.grey)
         name, labels = f"{self.path} ({part})", tables[part].numbers(classes)
         remark = lambda: f"{name}: {len(labels)} images{read.remark()}"  # noqa: E731
         return Samples(name, classes, labels, read, read(0).shape, remark).checked()

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from distrib.data.samples import Samples, combined
+from distrib.data.samples import Samples, centre_of, centred, combined
 from distrib.data.source import DataSource
 from distrib.data.split import Split, limited, stratified
 from distrib.errors import DataError
@@ -26,11 +26,14 @@ class Survey:
     """Per channel, pixels in [0, 1], of the set's own images."""
     std: tuple[float, ...]
     images: list[bytes]
-    """A hash of each image's pixels."""
+    """A hash of each image's pixels, as networks see them when they are judged."""
 
 
 def split_samples(data: DataSource) -> dict[Split, Samples]:
-    """The three splits of a source. Raises :class:`DataError` where they do not fit together."""
+    """The three splits of a source: those that are judged on are cut to what networks see, where more is stored.
+
+    Raises :class:`DataError` where they do not fit together.
+    """
     whole, test = data.open("train"), data.open("test")
     if test.classes != whole.classes:
         other = ", ".join(sorted(set(test.classes) ^ set(whole.classes))) or "their order"
@@ -44,8 +47,8 @@ def split_samples(data: DataSource) -> dict[Split, Samples]:
     extras = [one.open(whole.classes, whole.shape) for one in data.mix]
     return {
         "train": combined(_subset(whole, chosen[train], "train"), extras),
-        "validation": replace(_subset(whole, chosen[validation], "validation"), remark=whole.remark),
-        "test": test,
+        "validation": centred(replace(_subset(whole, chosen[validation], "validation"), remark=whole.remark), data.cut),
+        "test": centred(test, data.cut),
     }
 
 
@@ -67,7 +70,7 @@ def surveyed(samples: dict[Split, Samples], say: Callable[[str], None]) -> dict[
     """
     found: dict[Split, Survey] = {}
     for split, part in samples.items():
-        found[split] = _survey(part)
+        found[split] = _survey(part, samples["test"].shape[:2])
         if remark := part.remark():
             say(f"data: {remark}")
     known = {*found["train"].images, *found["validation"].images}
@@ -83,7 +86,7 @@ def surveyed(samples: dict[Split, Samples], say: Callable[[str], None]) -> dict[
     return found
 
 
-def _survey(samples: Samples) -> Survey:
+def _survey(samples: Samples, seen_size: tuple[int, int]) -> Survey:
     seen = hashlib.sha256()
     images = []
     total = np.zeros(samples.shape[2])
@@ -91,7 +94,7 @@ def _survey(samples: Samples) -> Survey:
     for i in range(len(samples)):
         image, label = samples[i]
         content = image.tobytes()
-        images.append(hashlib.blake2b(content, digest_size=16).digest())
+        images.append(hashlib.blake2b(centre_of(image, seen_size).tobytes(), digest_size=16).digest())
         seen.update(content + label.to_bytes(8, "little"))
         if i < samples.own:
             pixels = image.reshape(-1, samples.shape[2]) / 255.0

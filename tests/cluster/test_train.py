@@ -1,5 +1,6 @@
 """What a training worker does, in this process and without Ray: what it measures, keeps and says."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from distrib.cluster.train import WorkOrder
 from distrib.config.job import Train
 from distrib.data.beton import open_split
 from distrib.data.loader import MemoryReader
+from distrib.data.packing import prepare
+from distrib.data.source import Folder
 from distrib.models.weights import save_weights
 from distrib.world import World
 
@@ -234,6 +237,23 @@ def test_training_begins_with_the_weights_that_it_is_given(
         else:
             kernels = {name: far for name, far in body.items() if own[name].ndim == 4}
             assert all(0 < far < 1e-2 for far in kernels.values())
+
+
+def test_windows_of_images_that_are_stored_larger_are_trained_on(
+    tmp_path: Path, pictures: Callable[..., Path], work: Callable
+):
+    """The network takes images as it is judged on."""
+    root = pictures(tmp_path / "images", [(16, 14)] * 20)
+    fields = {"root": str(root), "source": "folder", "size": 8, "validation": 0.3}
+    found = []
+    for resize in (None, 12):
+        data = Folder.model_validate(fields | {"store": str(tmp_path / "store"), "resize": resize})
+        packed = prepare(data, "memory", {}, "", lambda text: None)
+        work(train_job(packed, optim__epochs=1), packed)
+        found.append(weights_after(tmp_path))
+        shutil.rmtree(tmp_path / "run")
+    assert {name: one.shape for name, one in found[0].items()} == {name: one.shape for name, one in found[1].items()}
+    assert not all(torch.equal(one, found[1][name]) for name, one in found[0].items())
 
 
 def test_a_network_of_one_s_own_is_trained_and_resumed(tmp_path: Path, sorted_by_class: Path, work: Callable):

@@ -116,6 +116,21 @@ WRONG_FIELDS: dict[str, tuple] = {
     "a negative seed": ({"seed": -1}, "seed", "greater than or equal to 0, not -1"),
     "a seed too large": ({"seed": 2**31}, "seed", "less than 2147483648"),
     "a crop too large": ({"augment.crop_padding": 65}, "augment.crop_padding", "less than or equal to 64, not 65"),
+    "a square of nothing": (
+        {"data": {"source": "folder", "root": "images", "resize": 256}},
+        "data.resize",
+        "256 must be more than size, which is None",
+    ),
+    "no larger than is trained on": (
+        {"data": {"source": "folder", "root": "images", "size": 224, "resize": 224}},
+        "data.resize",
+        "224 must be more than size, which is 224",
+    ),
+    "two windows": (
+        {"data": {"source": "folder", "root": "images", "size": 24, "resize": 28}, "augment": {"crop_shift": 2}},
+        "augment.crop_shift",
+        "data.resize has windows cut at random places already",
+    ),
     "everything held out": ({"data.validation": 1.0}, "data.validation", "less than 1, not 1.0"),
     # epsilon
     "epsilon, divided by 0": ({EPSILON: "8/0"}, EPSILON, "expected a number or a fraction such as 8/255, not '8/0'"),

@@ -110,6 +110,32 @@ def test_all_windows_and_both_sides_come_up():
     assert counts.sum() == 5000 and (counts - 100).abs().max() < 50  # 5 deviations of a count of 100
 
 
+@pytest.mark.parametrize("pad", [0, 1])
+def test_all_windows_of_a_larger_image_come_up(pad: int):
+    """Of 7 x 6 pixels where 5 x 4 are trained on: each window, mirrored or not, about as often as it should."""
+    image, size = images((3, 7, 6), 1), (5, 4)
+    out = Augment(flip=True, crop_padding=pad)(image.expand(5000, -1, -1, -1), noise(list(range(5000))), size)
+    padded, places = F.pad(image[0], [pad] * 4), range(3 + 2 * pad)
+    cut = [padded[:, i : i + 5, j : j + 4] for i in places for j in places]
+    counts = torch.tensor([
+        int((out == window).flatten(1).all(1).sum()) for one in cut for window in (one, one.flip(2))
+    ])  # fmt: skip
+    assert out.shape == (5000, 3, 5, 4) and counts.sum() == 5000
+    assert (counts - 5000 / len(counts)).abs().max() < 5 * (5000 / len(counts)) ** 0.5
+    again = Augment()(image.expand(50, -1, -1, -1), noise(list(range(50))), size)
+    assert all(any(torch.equal(one, window) for window in cut) for one in again) or pad, "without being asked for more"
+    assert len({one.numpy().tobytes() for one in again}) > 5
+
+
+def test_a_resized_crop_of_a_larger_image_is_as_large_as_it_shall_be():
+    """On a slope of 10 levels a pixel: its windows are as steep as the share of the side that they are made of."""
+    x = (torch.arange(24) * 10.0).expand(500, 1, 20, 24)
+    out = Augment(resized_crop=0.25)(x, noise(list(range(500))), (10, 12))
+    steps = (out[..., 1:] - out[..., :-1]).float().flatten(1)
+    assert out.shape == (500, 1, 10, 12)
+    assert 0.4 * 20 < steps.quantile(0.5, dim=1).min() < 0.5 * 20 and 19 <= steps.quantile(0.5, dim=1).max() <= 20
+
+
 @pytest.mark.parametrize("side", [1, 3, 4])
 def test_all_holes_come_up(side: int):
     """One image, many draws: the hole lies around each of the 30 pixels about as often as it should."""

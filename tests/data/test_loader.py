@@ -107,6 +107,15 @@ def test_a_batch_lies_in_memory_as_a_new_tensor_does(channels: int, augment: Aug
         assert batch.x.stride() == torch.empty(batch.x.shape).stride()
 
 
+def test_windows_of_larger_images_are_what_is_trained_on():
+    reader = Held(torch.randint(0, 256, (24, 8, 9, 3), dtype=torch.uint8))
+    (batch,) = TrainLoader(reader, 24, 0, 24, size=(6, 5)).epoch(0)
+    assert batch.x.shape == (24, 3, 6, 5) and batch.x.stride() == torch.empty(batch.x.shape).stride()
+    for x, index in zip(batch.x * 255, batch.index.tolist(), strict=True):
+        places = reader.image[index].permute(2, 0, 1).unfold(1, 6, 1).unfold(2, 5, 1)
+        assert (x.round()[:, None, None] == places).all(0).flatten(2).all(2).any()
+
+
 class Held:
     """Images that are held, as a reader."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from packs import cards, everything, listing, pack
 
 from distrib.data import packing as packing_module
@@ -193,6 +194,25 @@ def test_pixels_come_back_as_they_were(tmp_path: Path, pictures: Pictures, size:
             assert 0 < difference.mean() < 3
         else:
             assert difference.max() == 0
+
+
+def test_images_to_train_on_are_stored_larger_and_all_others_as_their_centre(
+    tmp_path: Path, pictures: Pictures, packing: Packing
+):
+    root = pictures(tmp_path / "images", [(40, 30)] * 8)
+    fields = {"root": str(root), "store": str(tmp_path / "store"), "validation": 0.25, "encoding": "raw"}
+    data = Folder(source="folder", size=16, resize=20, **fields)
+    folder = pack(data, packing)
+    assert [(card.image, card.stored) for split in SPLITS for card in [cards(folder)[split]]] == [
+        ((16, 16, 3), (20, 20)), ((16, 16, 3), None), ((16, 16, 3), None)
+    ]  # fmt: skip
+    whole = Folder(source="folder", size=20, **fields)
+    larger = pack(whole, packing)
+    for split in SPLITS:
+        held, source = (MemoryReader(open_split(one, split, "evaluation")).image for one in (folder, larger))
+        assert torch.equal(held, source if split == "train" else source[:, 2:18, 2:18])
+    # a place of the store that was made before there was such a thing is still that of the same images
+    assert larger == folder_of(whole) != folder
 
 
 def test_jpeg_is_refused_for_grey_images(tmp_path: Path, digits_source: Sources):

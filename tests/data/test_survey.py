@@ -88,3 +88,11 @@ def test_more_than_a_few_are_refused_with_their_number(tmp_path: Path):
     with pytest.raises(DataError, match=r"three/test: 20 of 20 test images"):
         pack(of(root, tmp_path / "store"))
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_images_that_are_stored_larger_are_known_by_what_a_network_sees_of_them(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path / "images", [(40, 30)] * 8)
+    shutil.rmtree(root / "test")
+    shutil.copytree(root / "train", root / "test")
+    with pytest.raises(DataError, match=r"images/test: 16 of 16 test images are equal"):
+        pack(of(root, tmp_path / "store", size=16, resize=20))
