@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -151,11 +152,19 @@ def test_every_field_of_a_job_that_is_named_is_one(name: str):
 
 
 @every_document
-def test_every_job_in_a_block_is_sound(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_job_in_a_block_is_sound(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Callable[..., Path]
+):
+    """Parts of jobs too, such as ``data: ...``, where a whole one stands before them: they take its parts' places."""
     monkeypatch.chdir(tmp_path)
-    for block in fenced(name, "yaml"):
-        (tmp_path / "job.yaml").write_text(block)
-        if "kind" in yaml.safe_load(block):
+    pictures(tmp_path / "images", [(8, 8)] * 2)
+    for file in ("train.safetensors", "test.safetensors"):
+        (tmp_path / file).write_bytes(b"")
+    job: dict = {}
+    for part in map(yaml.safe_load, fenced(name, "yaml")):
+        if "kind" in part or ("kind" in job and set(part) <= fields()[0]):
+            job = job | part if "kind" not in part else part
+            (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
             assert list(plan(read(tmp_path / "job.yaml", [])))
 
 
