@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 
 from distrib import checkpoints
 from distrib.checkpoints import Checkpoint
@@ -16,8 +17,8 @@ from distrib.commands.opened import OpenRun, opened
 from distrib.commands.prepare import must_suffice
 from distrib.commands.start import begun_with, must_keep_its_promises
 from distrib.config.job import Train
-from distrib.data.beton import open_split
-from distrib.data.loader import open_reader, shard
+from distrib.data.beton import Beton, open_split
+from distrib.data.loader import Batch, open_reader, shard
 from distrib.data.order import chosen
 from distrib.evaluation.card import Card
 from distrib.evaluation.models import Weights
@@ -138,13 +139,21 @@ def _weights(run: OpenRun[Train], best: Checkpoint) -> Weights:
 
 
 def _register(run: OpenRun[Train], best: Checkpoint, card: Card, files: dict[str, bytes]) -> store.Registered:
-    validation = open_split(run.data, "validation", "training")
-    few = chosen(validation.card.count, 4, run.job.seed)
-    (batch,) = shard(open_reader(validation, run.job.loader), few, len(few), World())
-    entry = store.Entry(_weights(run, best), card, files, batch.x.numpy())
-    registered = store.register(entry, run.job.model_name, run.tracker)
+    batch = _few(run, open_split(run.data, "validation", "training"), 4)
+    shown = _few(run, run.test, 8)
+    images = {"image": (shown.x * 255).round().byte(), "label": shown.y, "index": shown.index}
+    whole = files | {"test_images.safetensors": safetensors.torch.save(images)}
+    registered = store.register(
+        store.Entry(_weights(run, best), card, whole, batch.x.numpy()), run.job.model_name, run.tracker
+    )
     run.display.say(f"registered: {registered.uri} ({registered.champion})")
     return registered
+
+
+def _few(run: OpenRun[Train], split: Beton, n: int) -> Batch:
+    few = chosen(split.card.count, n, run.job.seed)
+    (batch,) = shard(open_reader(split, run.job.loader), few, len(few), World())
+    return batch
 
 
 def _figures(run: OpenRun[Train], main: str, models: dict[str, Trained]) -> dict:

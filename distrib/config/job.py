@@ -112,16 +112,12 @@ class Training(Value):
     """How many of the last checkpoints are kept; the best one is kept as well."""
 
     @model_validator(mode="after")
-    def _blended(self) -> "Training":
+    def _varied(self) -> "Training":
         if (self.augment.mixup or self.augment.cutmix) and not takes_shares(self.objective):
             raise ValueError(
                 "augment: mixup and cutmix give an image shares of several classes, which neither method mart nor an "
                 "attack with targets, restarts or loss: cw_margin knows; leave those or these out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_window(self) -> "Training":
         if self.augment.crop_shift and self.data.cut is not None and self.augment.resized_crop == 1:
             raise ValueError("augment.crop_shift: data.resize has windows cut at random places already; leave one out")
         return self
@@ -130,12 +126,10 @@ class Training(Value):
     def _warm(self) -> "Training":
         natural, warmup = self.objective.natural_epochs, self.objective.epsilon_warmup_epochs
         if natural + warmup >= self.optim.epochs:
-            named = (
-                f"natural_epochs: {natural:g} and then {warmup:g}" if natural else f"epsilon_warmup_epochs: {warmup:g}"
-            )
+            first = f"natural_epochs: {natural:g} and then " if natural else "epsilon_warmup_epochs: "
             raise ValueError(
-                f"objective.{named} of {self.optim.epochs} epochs: epsilon would never be trained against in full; "
-                "lower it, or raise optim.epochs"
+                f"objective.{first}{warmup:g} of {self.optim.epochs} epochs: epsilon would never be trained against "
+                "in full; lower it, or raise optim.epochs"
             )
         return self
 

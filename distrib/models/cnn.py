@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from distrib.models.layers import ImageShape, Normalise, Width, channels, check_image
+from distrib.models.layers import ImageShape, Width, channels, check_image, normalise_by
 from distrib.values import Value
 
 
@@ -35,7 +35,7 @@ class PaperCNN(Value):
         first, second, hidden = (channels(base, self.width) for base in (32, 64, 1024))
         return nn.Sequential(
             OrderedDict(
-                normalise=Normalise(image[0], mean, std),
+                normalise=normalise_by(image[0], mean, std),
                 conv1=nn.Conv2d(image[0], first, 5, padding=2),
                 pool1=nn.MaxPool2d(2),  # before the relu, which gives the same and has a quarter of the work
                 relu1=nn.ReLU(),
@@ -71,7 +71,7 @@ class SmallCNN(Value):
         first, second, hidden = (channels(base, self.width) for base in (16, 32, 100))
         return nn.Sequential(
             OrderedDict(
-                normalise=Normalise(image[0], mean, std),
+                normalise=normalise_by(image[0], mean, std),
                 conv1=nn.Conv2d(image[0], first, 4, stride=2, padding=1),
                 relu1=nn.ReLU(),
                 conv2=nn.Conv2d(first, second, 4, stride=2, padding=1),

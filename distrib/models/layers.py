@@ -37,26 +37,28 @@ def check_image(arch: str, image: ImageShape, num_classes: int, least: int = 1) 
         raise JobError(f"model.arch: {arch} needs at least 2 classes, and num_classes is {num_classes}; check the data")
 
 
-class Normalise(nn.Module):
-    """``[B, C, H, W]`` in [0, 1] -> ``(x - mean) / std``, by channel; both are buffers ``[C, 1, 1]``.
+def normalise_by(num_channels: int, mean: Sequence[float], std: Sequence[float]) -> "Normalise":
+    """The layer. Raises :class:`JobError` where there is not one finite mean and one positive std for each channel."""
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) != num_channels or not all(map(math.isfinite, numbers)):
+            raise JobError(f"{name}: expected {num_channels} finite numbers, one a channel, not {list(numbers)}")
+    # A constant channel has std 0: dividing by it would give nan, and training would fail far from the cause.
+    if min(std) <= 0:
+        raise JobError(
+            f"std: channel {list(std).index(min(std))} has std {min(std)}, which cannot be divided by; "
+            "drop the constant channel from the data, or give it std 1"
+        )
+    return Normalise(mean, std)
 
-    Raises :class:`JobError` when there is not one finite mean and one positive, finite std for each channel.
-    """
+
+class Normalise(nn.Module):
+    """``[B, C, H, W]`` in [0, 1] -> ``(x - mean) / std``, by channel; both are buffers ``[C, 1, 1]``."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, num_channels: int, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        for name, numbers in (("mean", mean), ("std", std)):
-            if len(numbers) != num_channels or not all(map(math.isfinite, numbers)):
-                raise JobError(f"{name}: expected {num_channels} finite numbers, one a channel, not {list(numbers)}")
-        # A constant channel has std 0: dividing by it would give nan, and training would fail far from the cause.
-        if min(std) <= 0:
-            raise JobError(
-                f"std: channel {list(std).index(min(std))} has std {min(std)}, which cannot be divided by; "
-                "drop the constant channel from the data, or give it std 1"
-            )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from distrib.models.layers import GlobalMean, ImageShape, Normalise, PerImage, Width, channels, check_image
+from distrib.models.layers import GlobalMean, ImageShape, PerImage, Width, channels, check_image, normalise_by
 from distrib.values import Value
 
 Activation = Callable[[], nn.Module]
@@ -25,7 +25,7 @@ class Unit(nn.Module):
     The shortcut is the identity where shapes allow it, else a 1x1 convolution of the activated input, without norm.
     """
 
-    def __init__(self, before: int, after: int, stride: int, activation: Activation):
+    def __init__(self, before: int, after: int, stride: int, activation: Callable[[], nn.Module]):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(before)
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
@@ -105,7 +105,7 @@ class PreActResNet(Value):
         units = {12: (1, 2, 2), 14: (2, 2, 2), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth]
         groups = list(zip(sizes, units, strict=False))
         stem = nn.Conv2d(image[0], sizes[0], 2 + self.stem_stride, self.stem_stride, padding=1, bias=False)
-        return residual_net(Normalise(image[0], mean, std), stem, groups, ACTIVATIONS[self.activation], num_classes)
+        return residual_net(normalise_by(image[0], mean, std), stem, groups, ACTIVATIONS[self.activation], num_classes)
 
 
 class WideResNet(Value):
@@ -146,7 +146,7 @@ class WideResNet(Value):
         ``image`` (C, H, W) is at least 4x4 pixels, ``mean`` and ``std`` have one number a channel; else JobError.
         """
         check_image(self.arch, image, num_classes, least=4)
-        normalise = Normalise(image[0], mean, std) if self.normalisation == "dataset" else PerImage()
+        normalise = normalise_by(image[0], mean, std) if self.normalisation == "dataset" else PerImage()
         stem = nn.Conv2d(image[0], 16, 3, padding=1, bias=False)
         groups = [(channels(base, self.width), (self.depth - 4) // 6) for base in (16, 32, 64)]
         return residual_net(normalise, stem, groups, ACTIVATIONS[self.activation], num_classes)

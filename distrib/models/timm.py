@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distrib.errors import JobError
 from distrib.files import file_sha256
 from distrib.models.adapt import Resize, WithoutWeights, attempt, normalisation
-from distrib.models.layers import ImageShape, Normalise, check_image
+from distrib.models.layers import ImageShape, check_image, normalise_by
 from distrib.values import Value
 
 OURS = {"num_classes", "in_chans", "img_size", "global_pool", "features_only"}
@@ -87,7 +87,7 @@ class TimmNet(Value):
         One forward is tried. JobError when timm refuses the arguments, or the images are too small for this network.
         """
         check_image(self.arch, image, num_classes)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(image[0], mean, std))
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=normalise_by(image[0], mean, std))
         if self.resize is not None:
             layers["resize"] = Resize(self.resize)
         layers["net"] = self._made(image, num_classes)
@@ -109,18 +109,27 @@ class TimmNet(Value):
         ours = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
         return ours | normalisation(image[0], known["mean"], known["std"]), file_sha256(file)
 
-    def _made(self, image: ImageShape, num_classes: int, **more: Any) -> nn.Module:
-        size = (self.resize, self.resize) if self.resize else image[1:]
+    def written(self, image: ImageShape, num_classes: int) -> str:
+        """The call that makes the network, without what comes before it."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments(image, num_classes).items())
+        return f"timm.create_model({self.name!r}, {arguments})"
+
+    def _arguments(self, image: ImageShape, num_classes: int) -> dict[str, Any]:
         # What has a table of positions wants to know the size of an image; the others do not know the word.
-        sized = {"img_size": size} if _config(self.name).get("fixed_input_size") else {}
+        sized = {"img_size": self._size(image)} if _config(self.name).get("fixed_input_size") else {}
+        return {"num_classes": num_classes, "in_chans": image[0], **sized, **self.args}
+
+    def _size(self, image: ImageShape) -> tuple[int, int]:
+        return (self.resize, self.resize) if self.resize else image[1:]
+
+    def _made(self, image: ImageShape, num_classes: int, **more: Any) -> nn.Module:
         try:
-            return _timm().create_model(
-                self.name, num_classes=num_classes, in_chans=image[0], **sized, **self.args, **more
-            )
+            return _timm().create_model(self.name, **self._arguments(image, num_classes), **more)
         except JobError:
             raise
         except Exception as error:  # of as many kinds as timm has networks
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            size = self._size(image)
             raise JobError(
                 f"model: timm cannot build {self.name} for images of {size[0]}x{size[1]} pixels ({reason}); "
                 "change args, or set resize to 224"

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distrib.errors import JobError
 from distrib.files import file_sha256
 from distrib.models.adapt import Repeat, Resize, WithoutWeights, attempt, normalisation
-from distrib.models.layers import ImageShape, Normalise, check_image
+from distrib.models.layers import ImageShape, check_image, normalise_by
 from distrib.values import Value
 
 # These two return a tuple in training unless told not to, and warn unless told how to draw their weights.
@@ -35,8 +35,12 @@ def zoo() -> ModuleType:
     return models
 
 
+def _arguments(name: str, num_classes: int) -> dict[str, Any]:
+    return {"weights": None, "num_classes": num_classes, **ARGUMENTS.get(name, {})}
+
+
 def _untrained(name: str, num_classes: int) -> nn.Module:
-    return zoo().get_model(name, weights=None, num_classes=num_classes, **ARGUMENTS.get(name, {}))
+    return zoo().get_model(name, **_arguments(name, num_classes))
 
 
 OWN_SCALE = ("googlenet", "inception_v3")
@@ -86,13 +90,18 @@ class TorchvisionNet(Value):
         check_image(self.arch, image, num_classes)
         if image[0] not in (1, 3):
             raise JobError(f"model.arch: torchvision takes images of 1 or 3 channels, not {image[0]}; choose another")
-        layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(image[0], mean, std))
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalise=normalise_by(image[0], mean, std))
         if image[0] == 1:
             layers["repeat"] = Repeat()
         if self.resize is not None:
             layers["resize"] = Resize(self.resize)
         layers["net"] = _untrained(self.name, num_classes)
         return attempt(self.name, nn.Sequential(layers), image, num_classes, self.resize)
+
+    def written(self, image: ImageShape, num_classes: int) -> str:
+        """The call that makes the network, without what comes before it."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in _arguments(self.name, num_classes).items())
+        return f"torchvision.models.get_model({self.name!r}, {arguments})"
 
     def pretrained(self, image: ImageShape, download: bool) -> tuple[dict[str, Tensor], str]:
         """(torchvision's best weights of this network, under our names; the sha256 of their file).

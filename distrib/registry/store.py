@@ -54,7 +54,7 @@ class Entry:
     subject: Weights
     card: Card
     files: dict[str, bytes]
-    """The card's files, by name."""
+    """What lies beside the program, by name: the card's files, some test images."""
     batch: np.ndarray
     """A few real images, float32 ``[B, C, H, W]``: the input example."""
 

@@ -11,9 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from distrib.config.job import AnyRun
-from distrib.errors import CheckpointError, InputError, RegistryError
-from distrib.evaluation.models import Exported, Pickled, in_folder
+from distrib.errors import CheckpointError, InputError, JobError, RegistryError
+from distrib.evaluation.models import MODEL_TYPE, Exported, Pickled, in_folder
+from distrib.models.definition import definition
 from distrib.registry.cards import fetch
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
@@ -23,6 +27,8 @@ from distrib.values import MODEL_ADDRESS
 
 DATA = (".json", ".md", ".html", ".csv", ".safetensors")
 """Of the files that are pulled with a model."""
+NEEDED = ("card.json", "job.json", "weights.safetensors", "test_images.safetensors")
+"""What a pulled model is used with."""
 EXAMPLE = {"example.py": "pulled_example.py", "program.py": "program.py"}
 """The scripts that are written beside a pulled model, and distrib's own files of them."""
 
@@ -133,11 +139,12 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-def pull(address: str, folder: Path, uri: str) -> dict:
+def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = print) -> dict:
     """Brings a version to ``folder`` (new or empty): the model, weights, card, job, example. Nothing half-written.
 
     Returns the card. Raises :class:`RegistryError`, :class:`InputError`. No code comes from the registry: a program
-    that could run some is refused, and the scripts are distrib's own. A pickled module comes without an example.
+    that could run some is refused, the scripts are distrib's own, and ``model.py`` is written anew from what the job
+    says. A pickled module comes without an example.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name a new or empty folder")
@@ -165,7 +172,8 @@ def pull(address: str, folder: Path, uri: str) -> dict:
                 raise RegistryError(f"{address}: {error}") from None
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
             _copy(room / "card", aside)
-        if exported and (aside / "card.json").exists():
+        if exported and all((aside / name).exists() for name in NEEDED):
+            _write_definition(aside, say)
             for name, text in EXAMPLE.items():
                 (aside / name).write_text(files("distrib.evaluation").joinpath(text).read_text())
         if folder.exists():
@@ -173,6 +181,21 @@ def pull(address: str, folder: Path, uri: str) -> dict:
         os.rename(aside, folder)
     card = folder / "card.json"
     return json.loads(card.read_text()) if card.exists() else {}
+
+
+def _write_definition(folder: Path, say: Callable[[str], None]) -> None:
+    """Writes ``model.py``, or says why not."""
+    card, job = (json.loads((folder / name).read_text()) for name in ("card.json", "job.json"))
+    tensors = load_file(folder / "weights.safetensors")
+    channels, height, width = (card["image"][side] for side in ("channels", "height", "width"))
+    mean, std = (tensors.get(f"normalise.{part}", torch.ones(channels)).flatten().tolist() for part in ("mean", "std"))
+    try:
+        model = MODEL_TYPE.validate_python(job["model"], strict=False)
+        text = definition(model, (channels, height, width), len(card["classes"]), mean, std)
+    except (KeyError, ValueError, JobError) as error:
+        say(f"no model.py: {error}")
+    else:
+        (folder / "model.py").write_text(text)
 
 
 def _subject(address: str, room: Path, trusted: bool) -> Exported | Pickled:

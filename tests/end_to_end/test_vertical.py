@@ -104,11 +104,12 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert card["schema"] == "distrib/robustness-card/1" and card["claim"]["tier"] == "standard"
     assert {path.name for path in pulled.iterdir()} == {
         "model", "weights.safetensors", "card.json", "card.md", "card.html", "examples.csv", "job.json", "example.py",
-        "program.py",
+        "program.py", "model.py", "test_images.safetensors",
     }  # fmt: skip
     assert len((pulled / "examples.csv").read_text().splitlines()) == 451
     example = call([sys.executable, "example.py"], pulled)
-    assert example.returncode == 0 and example.stdout.startswith("['"), example.stderr
+    assert example.returncode == 0, example.stderr
+    assert example.stdout.endswith("model.py: load() gives the same logits\n")
     again = call_here(command("pull", "models:/digits@champion", pulled), workplace)
     assert again.returncode == 2 and "is there already" in again.stderr
 

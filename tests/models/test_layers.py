@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distrib.errors import JobError
-from distrib.models.layers import GlobalMean, Normalise, PerImage, channels
+from distrib.models.layers import GlobalMean, PerImage, channels, normalise_by
 
 
 @pytest.mark.parametrize(("base", "width", "count"), [(32, 1.0, 32), (32, 1 / 16, 2), (16, 0.01, 1), (16, 0.72, 12)])
@@ -16,7 +16,7 @@ def test_channels_are_rounded_and_never_none(base: int, width: float, count: int
 
 def test_normalise_is_affine_by_channel():
     x = torch.rand(3, 2, 4, 5)
-    layer = Normalise(2, [0.25, 0.5], [0.5, 2.0])
+    layer = normalise_by(2, [0.25, 0.5], [0.5, 2.0])
     expected = torch.stack([(x[:, 0] - 0.25) / 0.5, (x[:, 1] - 0.5) / 2], dim=1)
     torch.testing.assert_close(layer(x), expected)
 
@@ -34,7 +34,7 @@ def test_normalise_is_affine_by_channel():
 )
 def test_normalise_refuses_what_would_give_nan(mean: list[float], std: list[float], words: str):
     with pytest.raises(JobError, match=words):
-        Normalise(2, mean, std)
+        normalise_by(2, mean, std)
 
 
 def test_per_image_gives_mean_0_and_std_1_to_each_image():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import Evaluation, EvaluationPlan, Transfer
@@ -40,7 +40,12 @@ def card(
     claimed: Result, sha256: str, data: str = "d" * 64, suite: EvaluationPlan = STANDARD, init: dict | None = None
 ) -> Card:
     suite = suite.model_copy(update={"seed": claimed.seed})
-    job = {"data": {"source": "digits"}, "name": "some", "evaluation": suite.model_dump(mode="json")}
+    job = {
+        "data": {"source": "digits"},
+        "model": {"arch": "small_cnn", "width": 0.25},
+        "name": "some",
+        "evaluation": suite.model_dump(mode="json"),
+    }
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
     test = DataCard.model_construct(image=(8, 8, 1), classes=tuple("0123456789"), content_sha256=data)
     return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64, init))
@@ -49,7 +54,8 @@ def card(
 def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> store.Entry:
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     whole = card(claimed, file_sha256(weights.path), data, suite)
-    return store.Entry(weights, whole, files(whole), batch)
+    shown = {"image": np.zeros((2, 1, 8, 8), np.uint8), "label": np.array([3, 4]), "index": np.array([0, 1])}
+    return store.Entry(weights, whole, files(whole) | {"test_images.safetensors": save(shown)}, batch)
 
 
 def files(whole: Card) -> dict[str, bytes]:
