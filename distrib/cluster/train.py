@@ -129,8 +129,12 @@ def worker(config: dict) -> None:
                         tell(report)
                     continue
                 history.append(report.metrics)
-                sign = trainer.overfitting(history, len(validation.indices)) if part.objective.adversary else ""
-                if sign and world.rank == 0:
+                lasting, sign = (
+                    trainer.overfitting(seen, len(validation.indices)) if part.objective.adversary else ""
+                    for seen in (history[:-1], history)
+                )
+                new = sign.partition(":")[0] != lasting.partition(":")[0] or job.validation.on_overfitting != "warn"
+                if sign and new and world.rank == 0:
                     tell(Note(f"warning: {phase} epoch {report.epoch}: {sign}{DONE[job.validation.on_overfitting]}"))
                 if sign and job.validation.on_overfitting == "stop" and report.epoch < part.optim.epochs:
                     report.metrics[trainer.STOPPED] = 1.0

@@ -288,6 +288,15 @@ def test_overfitting_is_only_told_unless_more_is_asked_for(
     assert len(history(tmp_path / "run" / "robust", print)) == 3
 
 
+def test_overfitting_that_lasts_is_told_once(monkeypatch: pytest.MonkeyPatch, sorted_by_class: Path, work: Callable):
+    """Each time it begins; an epoch without it is the end of it, and another kind of it another beginning."""
+    signs = {2: "sudden: 9 %", 3: "sudden: 8 %", 5: "sudden: 7 %", 6: "slow: 6 %"}
+    monkeypatch.setattr(trainer, "overfitting", lambda history, images: signs.get(len(history), ""))
+    posted = work(train_job(sorted_by_class, optim__epochs=7, **OVERFITTING), sorted_by_class)
+    told = [one.text.removeprefix("warning: robust ") for one in posted if isinstance(one, Note)]
+    assert told == ["epoch 2: sudden: 9 %", "epoch 5: sudden: 7 %", "epoch 6: slow: 6 %"]
+
+
 def test_overfitting_ends_training_for_good_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sorted_by_class: Path, work: Callable
 ):

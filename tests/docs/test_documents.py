@@ -147,7 +147,11 @@ def test_every_field_of_a_job_that_is_named_is_one(name: str):
     top, every = fields()
     for code in inline(name):
         path = re.fullmatch(r"(\w+(?:\.\w+)+)(: .*)?", code)
-        if path and path[1].split(".")[0] in top and path[1].rpartition(".")[2] not in ("yaml", "md", "html", "json", "py"):
+        if (
+            path
+            and path[1].split(".")[0] in top
+            and path[1].rpartition(".")[2] not in ("yaml", "md", "html", "json", "py")
+        ):
             assert set(path[1].split(".")) <= every, f"{name}: {path[1]} is no field of a job"
 
 
