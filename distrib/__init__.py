@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 
 PUBLIC = {
     "threat": "L1 L2 Linf",
-    "attack": "FGSM PGD Adversary OfEpsilon",
+    "attack": "FGSM PGD Adversary OfEpsilon perturb",
     "noise": "Noise",
     "objective": "Fast Madry Mart Natural NFGSM Outcome Trades",
     "models": "CustomNet PaperCNN PreActResNet SmallCNN TimmNet TorchvisionNet WideResNet",
@@ -25,8 +25,9 @@ PUBLIC = {
     "step": "Sums update",
     "evaluation.attacks": "AutoAttack Evaluation Fgsm Pgd Square",
     "evaluation.card": "Card markdown",
-    "evaluation.judge": "judge",
+    "evaluation.judge": "evaluate judge",
     "evaluation.result": "Result",
+    "registry.loading": "load",
     "config.file": "read",
     "cli.dispatch": "run",
     "errors": "CheckpointError DataError DistribError InputError JobError "
@@ -52,7 +53,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equal to PUBLIC
-    from distrib.attack import FGSM, PGD, Adversary, OfEpsilon
+    from distrib.attack import FGSM, PGD, Adversary, OfEpsilon, perturb
     from distrib.cli.dispatch import run
     from distrib.config.file import read
     from distrib.data.arrays import pack
@@ -71,12 +72,13 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds these lines equ
     )
     from distrib.evaluation.attacks import AutoAttack, Evaluation, Fgsm, Pgd, Square
     from distrib.evaluation.card import Card, markdown
-    from distrib.evaluation.judge import judge
+    from distrib.evaluation.judge import evaluate, judge
     from distrib.evaluation.result import Result
     from distrib.models import CustomNet, PaperCNN, PreActResNet, SmallCNN, TimmNet, TorchvisionNet, WideResNet
     from distrib.noise import Noise
     from distrib.objective import NFGSM, Fast, Madry, Mart, Natural, Outcome, Trades
     from distrib.optim import SGD, Adam, Muon
+    from distrib.registry.loading import load
     from distrib.state import State
     from distrib.step import Sums, update
     from distrib.threat import L1, L2, Linf

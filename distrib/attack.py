@@ -217,6 +217,17 @@ class Adversary:
         return lambda logits, rows: -F.relu(away * margin(logits, label[rows]) + self.attack.kappa)
 
 
+def perturb(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack: PGD | None = None) -> Tensor:
+    """The worst images that ``attack`` finds in the threat around ``x``: float32 ``[B, C, H, W]`` in [0, 1], detached.
+
+    ``model`` takes ``x``, float32 in [0, 1], to logits, and is left as it was; ``y`` int64 ``[B]`` are true labels. The
+    attack is PGD-10, if none is given. Its random numbers follow from each image's place in ``x``: called again, it
+    gives the same.
+    """
+    noise = Noise.of(torch.arange(len(x), device=x.device), 0, "perturb")
+    return Adversary(threat, attack or PGD()).perturb(model, x, y, noise)
+
+
 def predicted(logits: Tensor) -> Tensor:
     """The class of each row of ``logits``, ``[B]`` int64; -1 where it holds NaN or its largest is infinite."""
     largest, label = logits.max(dim=1)  # NaN counts as the largest here

@@ -9,7 +9,6 @@ import distrib
 digits = load_digits()
 x = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]  # pixels in [0, 1], [N, 1, 8, 8]
 y = torch.tensor(digits.target)
-index = torch.arange(len(y))
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
@@ -19,8 +18,7 @@ for _ in range(60):  # ordinary training, on all images at once
     nn.functional.cross_entropy(model(x), y).backward()
     optimiser.step()
 
-adversary = distrib.Adversary(distrib.Linf(epsilon=0.1), distrib.PGD(num_steps=20))
-x_adv = adversary.perturb(model, x, y, distrib.Noise.of(index, 0, "example"))  # max over delta in S
+x_adv = distrib.perturb(model, x, y, distrib.Linf(epsilon=0.1), distrib.PGD(num_steps=20))  # max over delta in S
 
 for name, images in (("clean", x), ("PGD-20", x_adv)):
     accuracy = (model(images).argmax(dim=1) == y).float().mean()

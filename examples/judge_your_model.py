@@ -20,10 +20,9 @@ for _ in range(60):
     optimiser.step()
 
 # quick: FGSM and PGD-20. A figure to publish wants tier="standard" (AutoAttack) or "paranoid", and every test image.
-evaluation = distrib.Evaluation(threat=distrib.Linf(epsilon=0.1), tier="quick")
-card = distrib.judge(model, x_test, y_test, evaluation)
+card = distrib.evaluate(model, x_test, y_test, distrib.Linf(epsilon=0.1), "quick")
 
-print(distrib.markdown(card))
-low, high = card.claim.interval
-print(f"robust accuracy {card.claim.robust_accuracy:.1%}, between {low:.1%} and {high:.1%}")
+print(card)
+low, high = card.interval
+print(f"robust accuracy {card.robust_accuracy:.1%}, between {low:.1%} and {high:.1%}")
 print(f"not to be used: {', '.join(card.blocking)}" if card.blocking else "no flag forbids its use")

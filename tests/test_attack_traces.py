@@ -1,4 +1,4 @@
-"""What an attack leaves in the model: nothing. And what it asks of BatchNorm."""
+"""What an attack leaves in the model: nothing. What it asks of BatchNorm; and the attack in one call."""
 
 import hashlib
 
@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from adversaries import adversary, but, draws, images, noise
 from torch import Tensor, nn
 
-from distrib.attack import FGSM, Adversary, undisturbed
+from distrib.attack import FGSM, PGD, Adversary, perturb, undisturbed
+from distrib.noise import Noise
 from distrib.threat import Linf
 
 
@@ -124,3 +125,14 @@ def test_undisturbed_takes_no_weight_gradients():
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
         assert not model(torch.rand(2, 1, 8, 8)).requires_grad
+
+
+def test_perturb_in_one_call_is_the_adversary_s_and_the_same_again():
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.rand(5, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    threat = Linf(epsilon=0.1)
+    for attack in (None, PGD(num_steps=3, restarts=2)):
+        x_adv = perturb(model, x, y, threat, attack)
+        noise = Noise.of(torch.arange(5), 0, "perturb")
+        assert torch.equal(x_adv, Adversary(threat, attack or PGD()).perturb(model, x, y, noise))
+        assert torch.equal(x_adv, perturb(model, x, y, threat, attack)) and not torch.equal(x_adv, x)

@@ -115,7 +115,7 @@ def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarr
     return quickened(task.model.load(task.device)), batch, np.arange(start, start + len(order))
 
 
-def evaluate(
+def in_rounds(
     task: EvaluationTask, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int], None]
 ) -> Judged:
     """Judges every shard. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).

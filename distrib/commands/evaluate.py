@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from distrib import __version__
-from distrib.cluster.evaluate import EvaluationTask, Judged, evaluate
+from distrib.cluster.evaluate import EvaluationTask, Judged, in_rounds
 from distrib.commands.opened import OpenRun, opened
 from distrib.commands.tensors import read_tensors
 from distrib.config.job import Evaluate, digest, dump
@@ -126,7 +126,7 @@ def evaluated(run: OpenRun[Any], model: StoredModel, title: str) -> Evaluated:
         detail = f"{done} of {count} images, {time.perf_counter() - began:.0f} s"
         run.display.advance(f"evaluating {title}", done, count, detail)
 
-    judged = evaluate(task, run.folder / "evaluation", key, cluster, progress)
+    judged = in_rounds(task, run.folder / "evaluation", key, cluster, progress)
     run.display.end()
     return Evaluated(model, plan, judged, conclude(judged.evidence), contents, key)
 

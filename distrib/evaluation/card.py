@@ -20,6 +20,7 @@ from distrib import __version__
 from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, Square, Stored, Transfer
 from distrib.evaluation.evidence import Evidence, worst_case
+from distrib.evaluation.flags import Flag
 from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
 from distrib.evaluation.result import Result
@@ -120,6 +121,33 @@ class Card(Value):
         """As JSON values, the schema first."""
         dumped = self.model_dump(mode="json")
         return {"schema": dumped.pop("schema_"), **dumped}
+
+    def __str__(self) -> str:
+        return markdown(self)
+
+    def _repr_html_(self) -> str:
+        """The claim, the table and the flags, as a notebook shows them."""
+        return _page("card_short.html.j2", self, {})
+
+    @property
+    def clean_accuracy(self) -> float:
+        """The share of the images that are classified rightly as they are."""
+        return self.claim.clean_accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The share of the images that are classified rightly under every attack."""
+        return self.claim.robust_accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the robust accuracy (Wilson)."""
+        return self.claim.interval
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What was found that makes the figure doubtful."""
+        return self.claim.flags
 
     @property
     def blocking(self) -> tuple[str, ...]:

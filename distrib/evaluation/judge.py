@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from distrib import __version__
@@ -11,13 +12,32 @@ from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.data.order import chosen
 from distrib.errors import DataError
-from distrib.evaluation.attacks import Evaluation, EvaluationPlan, Stored, Transfer
+from distrib.evaluation.attacks import Evaluation, EvaluationAttack, EvaluationPlan, Stored, Tier, Transfer
 from distrib.evaluation.card import Card, Origin
 from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
 from distrib.evaluation.model_flags import needs_harder_attacks
 from distrib.evaluation.result import conclude
 from distrib.evaluation.shard import attack_shard, score_images
+from distrib.threat import Threat
+
+
+def evaluate(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, tier: Tier | Sequence[EvaluationAttack] = "standard"
+) -> Card:
+    """How many of the images ``x`` the ``model`` classifies rightly, under every attack of the tier: its card.
+
+    ``x`` float32 ``[N, C, H, W]`` in [0, 1], ``y`` int64 ``[N]``, both on the model's device. A tier is quick, paper,
+    standard (AutoAttack) or paranoid, or one's own list of attacks. In a notebook the card shows itself; printed, it is
+    a page of text. :func:`judge` takes more settings. Raises :class:`DataError`.
+    """
+    named = {"tier": tier} if isinstance(tier, str) else {"attacks": tuple(tier)}
+    try:
+        evaluation = Evaluation.model_validate({"threat": threat, **named}, strict=True)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
+    return judge(model, x, y, evaluation)
 
 
 def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classes: Sequence[str] = ()) -> Card:

@@ -49,8 +49,13 @@ class MayRunCode(ValueError):
 
 
 def load_program(content: bytes) -> nn.Module:
-    """The module of a program, on the device that it was exported on. Raises :class:`MayRunCode`."""
-    return torch.export.load(io.BytesIO(checked(content))).module(check_guards=False)
+    """The module of a program, on the device that it was exported on. Raises :class:`MayRunCode`.
+
+    Its ``eval()`` and ``train()`` change nothing (torch's own raise an error): it is in evaluation mode for good.
+    """
+    module = torch.export.load(io.BytesIO(checked(content))).module(check_guards=False)
+    module.train = module.eval = lambda mode=True: module  # pyright: ignore[reportAttributeAccessIssue]
+    return module
 
 
 def checked(content: bytes) -> bytes:

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from distrib.config.job import AnyRun
 from distrib.errors import CheckpointError, InputError, JobError, RegistryError
 from distrib.evaluation.models import MODEL_TYPE, Exported, Pickled, in_folder
+from distrib.models import Model
 from distrib.models.definition import definition
+from distrib.models.layers import ImageShape
 from distrib.registry.cards import fetch
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
@@ -150,7 +152,7 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
         raise InputError(f"{folder}: is there already; name a new or empty folder")
     import mlflow.artifacts
 
-    with _fetched(address, uri, folder.absolute().parent) as (room, found):
+    with fetched_version(address, uri, folder.absolute().parent) as (room, found):
         aside = room / "whole"
         aside.mkdir()
         exported = any((room / "model").rglob("*.pt2"))
@@ -183,15 +185,24 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
     return json.loads(card.read_text()) if card.exists() else {}
 
 
+def network_of(folder: Path) -> tuple[Model, ImageShape, int]:
+    """(the network, the shape C, H, W of its images, the number of classes) of what :func:`pull` brought.
+
+    Raises OSError, KeyError or ValueError where the files do not say it.
+    """
+    card, job = (json.loads((folder / name).read_text()) for name in ("card.json", "job.json"))
+    channels, height, width = (int(card["image"][side]) for side in ("channels", "height", "width"))
+    return MODEL_TYPE.validate_python(job["model"], strict=False), (channels, height, width), len(card["classes"])
+
+
 def _write_definition(folder: Path, say: Callable[[str], None]) -> None:
     """Writes ``model.py``, or says why not."""
-    card, job = (json.loads((folder / name).read_text()) for name in ("card.json", "job.json"))
-    tensors = load_file(folder / "weights.safetensors")
-    channels, height, width = (card["image"][side] for side in ("channels", "height", "width"))
-    mean, std = (tensors.get(f"normalise.{part}", torch.ones(channels)).flatten().tolist() for part in ("mean", "std"))
     try:
-        model = MODEL_TYPE.validate_python(job["model"], strict=False)
-        text = definition(model, (channels, height, width), len(card["classes"]), mean, std)
+        model, image, num_classes = network_of(folder)
+        tensors = load_file(folder / "weights.safetensors")
+        ones = torch.ones(image[0])  # of a network that does not scale
+        mean, std = (tensors.get(f"normalise.{part}", ones).flatten().tolist() for part in ("mean", "std"))
+        text = definition(model, image, num_classes, mean, std)
     except (KeyError, ValueError, JobError) as error:
         say(f"no model.py: {error}")
     else:
@@ -215,13 +226,13 @@ def _copy(source: Path, target: Path) -> None:
 def fetch_subject(address: str, uri: str, trusted: bool, say: Callable[[str], None]) -> tuple[Exported | Pickled, dict]:
     """(the model of a version, its card or {}). Raises :class:`RegistryError`, :class:`CheckpointError`."""
     say(f"model: fetching {address}")
-    with _fetched(address, uri, Path(tempfile.gettempdir())) as (room, _):
+    with fetched_version(address, uri, Path(tempfile.gettempdir())) as (room, _):
         card = room / "model" / "extra_files" / "card.json"
         return _subject(address, room, trusted), json.loads(card.read_text()) if card.exists() else {}
 
 
 @contextmanager
-def _fetched(address: str, uri: str, near: Path) -> Iterator[tuple[Path, Any]]:
+def fetched_version(address: str, uri: str, near: Path) -> Iterator[tuple[Path, Any]]:
     """A temporary folder beside ``near``'s other files, with the version's files in ``model``; removed afterwards."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException

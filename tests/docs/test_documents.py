@@ -181,9 +181,9 @@ def test_the_blocks_of_python_run_in_their_order(tmp_path: Path, monkeypatch: py
     for block in blocks:
         named = set(re.findall(r"distrib\.(\w+)", block))
         assert named <= set(distrib.__all__), f"{sorted(named)} are not all public"
-        if not re.search(r"mlflow|digits-model|jobs/", block):  # these need a run of the default job
+        if not re.search(r"mlflow|digits-model|models:/|jobs/", block):  # these need a run of the default job
             exec(block.replace("epochs=20", "epochs=1").replace("range(20)", "range(1)"), given)
-    assert "x_adv" in given and "card" in given and given["state"].step == 1 and len(blocks) == 7
+    assert "x_adv" in given and "card" in given and given["state"].step == 1 and len(blocks) == 9
     assert (tmp_path / "train.safetensors").exists()
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from distrib.errors import DataError
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Stored, Transfer
-from distrib.evaluation.judge import judge
+from distrib.evaluation.judge import evaluate, judge
 from distrib.threat import Linf
 
 EPSILON = 0.05
@@ -75,3 +75,34 @@ def test_what_cannot_be_judged_is_refused_first(
 ):
     with pytest.raises(DataError, match=told):
         judge(linear, x, y, evaluation)
+
+
+def test_a_tier_or_a_list_of_attacks_is_asked_for_in_one_call(linear: nn.Module, images: Tensor):
+    with torch.no_grad():
+        y = linear(images).argmax(dim=1)
+    card = evaluate(linear, images, y, BALL, LISTED.attacks)
+    assert card.claim.attacks == judge(linear, images, y, LISTED).claim.attacks
+    assert (card.robust_accuracy, card.interval, card.flags) == (
+        card.claim.robust_accuracy, card.claim.interval, card.claim.flags
+    )  # fmt: skip
+    named = evaluate(linear, images[:8], y[:8], BALL, "quick")
+    assert named.claim.tier == "quick" and set(named.claim.attacks) == {"fgsm", "pgd-20"}
+    with pytest.raises(DataError, match=r"^tier: .*'quick', 'paper', 'standard' or 'paranoid', not 'thorough'"):
+        evaluate(linear, images, y, BALL, "thorough")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_card_shows_itself(linear: nn.Module, images: Tensor):
+    """As text and in a notebook: the figure, the table, and what forbids its use."""
+    y = torch.zeros(40, dtype=torch.int64)
+    card = evaluate(nn.Sequential(linear, Constant()), images, y, BALL, LISTED.attacks)
+    page, cell = str(card), card._repr_html_()
+    assert card.blocking and f"**Do not use this figure**: {', '.join(card.blocking)}" in page
+    assert f"Do not use this figure: {', '.join(card.blocking)}." in cell and "<td>pgd-10</td>" in cell
+    assert f"{card.robust_accuracy:.2%}" in cell and "<html" not in cell and "<style" not in cell
+
+
+class Constant(nn.Module):
+    """Says the first class, and lets no gradient through."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return torch.stack([torch.ones(len(logits)), torch.zeros(len(logits))], dim=1)

@@ -1,5 +1,7 @@
 """Every example runs in a process of its own, as a reader would start it, and says what it should."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -37,6 +39,23 @@ def test_a_card_is_printed_of_a_plain_module(tmp_path: Path):
     assert "pgd-20" in done.stdout and "robust accuracy" in done.stdout and "no flag forbids its use" in done.stdout
 
 
+def test_the_notebook_runs_from_top_to_bottom_and_its_cells_show_cards():
+    """Cell after cell, as a kernel does: what the last line of a cell gives is shown."""
+    notebook = json.loads((EXAMPLES / "distrib.ipynb").read_text())
+    given, cards = {}, []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "kept without what it shows"
+            tree = ast.parse("".join(cell["source"]))
+            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, "cell", "exec"), given)
+            if last is not None:
+                shown = eval(compile(ast.Expression(last.value), "cell", "eval"), given)
+                cards += [shown] if hasattr(shown, "_repr_html_") else []
+    natural, robust = cards
+    assert robust.robust_accuracy > natural.robust_accuracy and "pgd-20" in robust._repr_html_()
+
+
 def test_every_example_is_run_here():
     here = Path(__file__).read_text()
-    assert all(path.name in here for path in EXAMPLES.glob("*.py"))
+    assert all(path.name in here for path in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")])
