@@ -53,6 +53,13 @@ def write_fraction(number: float) -> float | str:
     return number
 
 
+def shown_radius(number: float) -> str:
+    """A radius for people: 8/255 also where the number was rounded to six digits; else as short as it is."""
+    numerator = round(number * 255)
+    near = numerator > 0 and abs(numerator / 255 - number) < 1e-6 and len(f"{number:.6g}") > 5
+    return f"{numerator}/255" if near else f"{number:.4g}"
+
+
 Radius = Annotated[
     float,
     BeforeValidator(parse_fraction),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import Field, ValidationError
 
-from distrib.values import Radius, Value, parse_fraction, write_fraction
+from distrib.values import Radius, Value, parse_fraction, shown_radius, write_fraction
 
 
 class Inner(Value):
@@ -146,3 +146,12 @@ def test_a_value_is_strict(document: dict, kind: str):
 def test_values_compare_by_content_and_can_be_keys():
     assert Outer(number=2) == Outer(number=2) != Outer(number=3)
     assert len({Outer(number=2), Outer(number=2), Outer(number=3)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(8 / 255, "8/255"), (0.0313725, "8/255"), (0.3, "0.3"), (0.1, "0.1"), (0.0, "0"), (1.0, "1"), (12.0, "12"),
+     (0.2, "0.2"), (0.123456, "0.1235"), (4 / 255, "4/255"), (16 / 255, "16/255"), (128 / 255, "128/255")],
+)  # fmt: skip
+def test_a_radius_is_shown_as_people_write_it(number: float, shown: str):
+    assert shown_radius(number) == shown

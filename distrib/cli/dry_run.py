@@ -18,7 +18,7 @@ from distrib.data.packing import folder_of
 from distrib.errors import InputError, RegistryError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import EvaluationAttack, Stored, Transfer
-from distrib.registry import versions
+from distrib.registry import listing
 from distrib.search import space
 from distrib.search.space import must_suffice_for_all
 from distrib.tracking import client
@@ -101,7 +101,7 @@ def _found(whole: Run, models: Sequence[str]) -> Iterator[str]:
         elif unseen := _unseen(uri):
             yield f"model: {address} was not looked for: {unseen}"
         else:
-            yield f"model: {address} is version {versions.find(pins.get(address, address), uri)[1].version}"
+            yield f"model: {address} is version {listing.find(pins.get(address, address), uri)[1].version}"
 
 
 def _unseen(uri: str) -> str:

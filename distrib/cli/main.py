@@ -25,6 +25,9 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status is 0 (done), 1 (the run failed) or 2 (the input is wrong)."""
     options = parser().parse_args(arguments)
+    if options.verb is None:
+        parser().print_help()
+        return 0
     from distrib.tracking.client import in_words  # not before: help is quick
 
     signal.signal(signal.SIGTERM, _terminated)

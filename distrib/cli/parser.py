@@ -1,10 +1,15 @@
 """The command line: its verbs, their arguments, and what the help says of them."""
 
 import argparse
+import difflib
 import os
+import re
 from pathlib import Path
+from typing import NoReturn
 
 from distrib import __version__
+
+MODEL = "NAME/VERSION or NAME@ALIAS (champion, latest-robust)"
 
 Options = argparse.Namespace
 """What was asked for: ``verb``, and that verb's arguments."""
@@ -16,19 +21,29 @@ Distributed training of image classifiers that withstand adversarial attack.
 Everything that can be run is a job file (see jobs/): data -> FFCV beton -> Ray Train workers running PGD adversarial
 training -> honest end evaluation -> a version in the MLflow registry."""
 
+MEANT = {
+    "train": "run", "start": "run", "fit": "run", "eval": "evaluate", "judge": "evaluate", "ls": "models",
+    "list": "models", "get": "pull", "download": "pull", "card": "show", "status": "runs", "new": "init",
+}  # fmt: skip
+"""What other tools call our commands."""
+
 EPILOG = """\
 examples:
-  distrib run jobs/digits.yaml                            train, judge and register in minutes
+  distrib init digits                                     a job file to begin with, here
+  distrib run digits.yaml                                 train, judge and register in minutes
   distrib run jobs/mnist.yaml --set data.root=/data       the same with fields of the job set here
   distrib run jobs/mnist.yaml --dry-run                   what it would do, without doing it
   distrib fields optim.schedule                           what a job file may say there
+  distrib runs                                            what ran here, how far it came, when it will be done
+  distrib evaluate digits@champion --tier quick           judge a model, without a job file
   distrib submit jobs/mnist.yaml --address http://head:8265 --directory /shared    the same on a Ray cluster
   distrib jobs --address http://head:8265                 what was submitted there
   distrib logs mnist --address http://head:8265 --follow    what it prints, until it ends
   distrib stop mnist --address http://head:8265           stop it; submit it again, and it goes on
   distrib models                                          what is registered, and how robust it is
-  distrib pull models:/digits@champion digits-model       bring a model here
-  distrib compare models:/digits/2 models:/digits@champion   image by image, with a significance test
+  distrib show digits@champion                            the robustness card of a model
+  distrib pull digits@champion digits-model               bring a model here
+  distrib compare digits/2 digits@champion                image by image, with a significance test
   distrib export runs/digits digits-adversarial           a frozen adversarial test set for others
   distrib doctor                                          what this machine lacks, and what to do about it
 
@@ -37,12 +52,29 @@ exit status: 0 done, 1 the run failed, 2 the input is wrong"""
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command; it imports nothing heavy, so that help is quick."""
-    root = argparse.ArgumentParser("distrib", description=ABOUT, epilog=EPILOG, formatter_class=RAW)
+    root = _Parser("distrib", description=ABOUT, epilog=EPILOG, formatter_class=RAW)
     root.add_argument("--version", action="version", version=f"distrib {__version__}")
-    verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for add in (_run, _fields, _submit, _jobs, _logs, _stop, _doctor, _models, _pull, _compare, _export):
+    verbs = root.add_subparsers(dest="verb", metavar="COMMAND")
+    for add in (
+        _run, _init, _fields, _schema, _runs, _evaluate, _models, _show, _pull, _compare, _export, _submit, _jobs,
+        _logs, _stop, _doctor,
+    ):  # fmt: skip
         add(verbs)
     return root
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that tells which command may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong, in a line, and where the help is; exits with 2."""
+        unknown = re.search(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if unknown is not None:
+            verbs = [name.strip(" '") for name in unknown[2].split(",")]
+            near = difflib.get_close_matches(unknown[1], [*verbs, *MEANT], n=1)
+            meant = f"did you mean {MEANT.get(near[0], near[0])}?" if near else f"they are {', '.join(verbs)}"
+            message = f"there is no command {unknown[1]!r}; {meant}"
+        self.exit(2, f"distrib: {message} (see {self.prog} --help)\n")
 
 
 def _tracked() -> argparse.ArgumentParser:
@@ -57,10 +89,17 @@ def _tracked() -> argparse.ArgumentParser:
 def _described() -> argparse.ArgumentParser:
     """The arguments of verbs that take a job file."""
     described = argparse.ArgumentParser(add_help=False)
-    described.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
-    described.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                           help="set a field of the job, such as optim.epochs=3 (may be repeated)")  # fmt: skip
+    described.add_argument("job", type=Path, metavar="JOB", help="a job file, or the name of one that distrib brings")
+    _settable(described)
     return described
+
+
+def _settable(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                      help="set a field of the job, such as optim.epochs=3 or evaluation.attacks[0].num_steps=50 "
+                      "(may be repeated)")  # fmt: skip
+    verb.add_argument("--unset", action="append", default=[], metavar="FIELD", dest="removals",
+                      help="take a field out of the job, so that it has its default (may be repeated)")  # fmt: skip
 
 
 def _remote() -> argparse.ArgumentParser:
@@ -97,6 +136,68 @@ def _fields(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     fields.add_argument("path", nargs="?", default="", metavar="PATH", help="a field, or a kind of job (default: all)")
     fields.add_argument("--markdown", action="store_true", help="as the page docs/jobs.md has it")
+
+
+def _init(verbs: argparse._SubParsersAction) -> None:
+    init = verbs.add_parser(
+        "init", help="write a job file to begin with", formatter_class=RAW,
+        description="Copies one of the jobs that distrib brings to a file here; without a name, lists them.",
+        epilog="examples:\n  distrib init\n  distrib init folder mine.yaml",
+    )  # fmt: skip
+    init.add_argument("name", nargs="?", metavar="NAME", help="the job, such as digits, mnist or folder")
+    init.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where to (default: NAME.yaml)")
+
+
+def _schema(verbs: argparse._SubParsersAction) -> None:
+    verbs.add_parser(
+        "schema", help="print the JSON schema of job files, for editors", formatter_class=RAW,
+        description="Prints the JSON schema of job files. An editor that has it completes and explains their fields.",
+        epilog="example:\n  distrib schema > distrib.schema.json\n"
+        "  and, as the first line of a job file:   # yaml-language-server: $schema=distrib.schema.json",
+    )  # fmt: skip
+
+
+def _runs(verbs: argparse._SubParsersAction) -> None:
+    runs = verbs.add_parser(
+        "runs", help="list the runs of this folder",
+        description="Lists every run: complete, running or stopped, how far it came, and when it will be done.",
+    )  # fmt: skip
+    runs.add_argument("--storage", type=Path, default=Path("runs"), metavar="DIR",
+                      help="the folder that they are in (default: runs)")  # fmt: skip
+    runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+
+
+def _evaluate(verbs: argparse._SubParsersAction) -> None:
+    evaluate = verbs.add_parser(
+        "evaluate", help="judge a model, without a job file", formatter_class=RAW, parents=[_tracked()],
+        description="Judges a model on a test split, as a job of kind: evaluate does. Of a registered model, data and\n"
+        "threat are those of its card, if nothing else is said.",
+        epilog="examples:\n  distrib evaluate digits@champion --tier quick\n"
+        "  distrib evaluate net.pt2 --data images --epsilon 8/255 --n 500\n"
+        "  distrib evaluate digits/1 --epsilon 0.3 --set cluster.num_workers=4",
+    )  # fmt: skip
+    evaluate.add_argument("model", metavar="MODEL", help=f"{MODEL}, a checkpoint folder, or a .pt2 file")
+    evaluate.add_argument("--data", metavar="DATA", help="digits, mnist, cifar10 or cifar100, a folder that holds "
+                          "train and test, or the mapping of a job file: '{source: mnist, root: /data}'")  # fmt: skip
+    evaluate.add_argument("--norm", choices=("linf", "l2", "l1"), help="of the change (default: the card's, or linf)")
+    evaluate.add_argument("--epsilon", help="its size, in pixel units: 8/255 or 0.3 (default: the card's)")
+    evaluate.add_argument("--tier", choices=("quick", "paper", "standard", "paranoid"), default="standard",
+                          help="the attacks (default: standard, with AutoAttack)")  # fmt: skip
+    evaluate.add_argument("--n", type=int, help="how many test images (default: all)")
+    evaluate.add_argument("--name", help="of the run (default: made of the model's name and all of this)")
+    _settable(evaluate)
+    evaluate.add_argument("--dry-run", action="store_true", help="print the job and what it would need; touch nothing")
+    evaluate.add_argument("--json", action="store_true", help="the last line on stdout is the result as a JSON object")
+
+
+def _show(verbs: argparse._SubParsersAction) -> None:
+    show = verbs.add_parser(
+        "show", help="show the robustness card of a registered model", parents=[_tracked()],
+        description="Shows the robustness card of a registered version.",
+    )  # fmt: skip
+    show.add_argument("address", metavar="MODEL", help=MODEL)
+    show.add_argument("--tier", help="of the evaluation (default: the best one)")
+    show.add_argument("--json", action="store_true", help="card.json instead")
 
 
 def _submit(verbs: argparse._SubParsersAction) -> None:
@@ -162,6 +263,9 @@ def _models(verbs: argparse._SubParsersAction) -> None:
         parents=[_tracked()],
         description="Lists every registered version with its robustness.",
     )
+    models.add_argument("name", nargs="?", metavar="NAME", help="of this model alone")
+    models.add_argument("--sort", choices=("name", "robust", "clean", "date"), default="name",
+                        help="the best, or the newest, first (default: by name, the newest version first)")  # fmt: skip
     models.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     models.add_argument("--history", metavar="NAME", help="every decision about champion of this model, oldest first")
 
@@ -171,9 +275,7 @@ def _pull(verbs: argparse._SubParsersAction) -> None:
         "pull", help="bring a registered model here", parents=[_tracked()],
         description="Brings a version to a new folder: MLflow model, weights, card, job, an example of use.",
     )  # fmt: skip
-    pull.add_argument(
-        "address", metavar="MODEL", help="models:/NAME/VERSION or models:/NAME@ALIAS (champion, latest-robust)"
-    )
+    pull.add_argument("address", metavar="MODEL", help=MODEL)
     pull.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
 
 
@@ -184,7 +286,7 @@ def _compare(verbs: argparse._SubParsersAction) -> None:
         "Versions that were judged on another threat, attacks, data or images are refused.",
     )  # fmt: skip
     for one in ("a", "b"):
-        compare.add_argument(one, metavar=one.upper(), help="models:/NAME/VERSION or models:/NAME@ALIAS")
+        compare.add_argument(one, metavar=one.upper(), help=MODEL)
     compare.add_argument("--tier", help="of the cards to compare (default: each version's best)")
     compare.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 

@@ -20,7 +20,9 @@ def carry_out_remote(options: Options) -> int:
     from distrib.cluster.submit import Remote
     from distrib.config.file import read
 
-    job = read(options.job, options.overrides) if options.verb == "submit" else None  # wrong input before any network
+    job = (
+        read(options.job, options.overrides, options.removals) if options.verb == "submit" else None
+    )  # wrong input before any network
     if not options.address:
         raise JobError("--address: is missing; name the cluster's dashboard, such as http://HEAD:8265")
     remote = Remote(options.address)

@@ -1,15 +1,25 @@
 """Results as text for a person."""
 
+from __future__ import annotations
+
+import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
-from distrib.config.fields import JobField, Section, Variant
+from distrib.config.brought import summary_of
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:  # it takes a second to import
+    from distrib.config.fields import JobField, Section, Variant
 
 
 def table(result: dict, options: str = "") -> str:
@@ -23,7 +33,9 @@ def table(result: dict, options: str = "") -> str:
         return _search(result, options)
     natural = result.get("natural")
     grid = Table(
-        box=box.SIMPLE, title=f"{result['norm']} epsilon {result['epsilon']:.4g}, test split", title_justify="left"
+        box=box.SIMPLE,
+        title=f"{result['norm']} epsilon {shown_radius(result['epsilon'])}, test split",
+        title_justify="left",
     )
     grid.add_column("attack")
     grid.add_column("robust model" if natural else "accuracy", justify="right")
@@ -73,7 +85,8 @@ def _search(result: dict, options: str) -> str:
         f"{result['seconds']:.0f} s",
         "",
         f"  best: trial {best['number']}, validation robust {best['robust_accuracy']:.2%} (clean "
-        f"{best['clean_accuracy']:.2%}) by {score['attack']} at {score['norm']} epsilon {score['epsilon']:.4g}",
+        f"{best['clean_accuracy']:.2%}) by {score['attack']} at {score['norm']} epsilon "
+        f"{shown_radius(score['epsilon'])}",
         *(f"    {path} = {value}" for path, value in best["settings"].items()),
         *(
             [f"  no trial kept a clean accuracy of {score['min_clean_accuracy']:.2%}"]
@@ -107,9 +120,8 @@ def comparison(result: dict) -> str:
         )  # fmt: skip
     terms = result["terms"]
     lines = [_rendered(grid).rstrip(), ""]
-    lines.append(
-        f"  {terms['norm']} epsilon {terms['epsilon']:.4g}, {result['robust']['n']} images, {terms['attacks']}"
-    )
+    threat = f"{terms['norm']} epsilon {shown_radius(float(terms['epsilon']))}"
+    lines.append(f"  {threat}, {result['robust']['n']} images, {terms['attacks']}")
     for key in ("a", "b"):
         if result[f"flags_{key}"]:
             lines.append(f"  flags of {result[key]}: {', '.join(result[f'flags_{key}'])}")
@@ -156,21 +168,62 @@ def submissions(attempts: list) -> str:
     return _rendered(grid).rstrip()
 
 
-def models_table(rows: list[dict], uri: str) -> str:
+def models_table(rows: list[dict], uri: str, name: str | None = None) -> str:
     """The registered versions as a table."""
     if not rows:
-        return f"no models in {uri}; distrib run jobs/digits.yaml makes one"
+        return f"no model {name} in {uri}" if name else f"no models in {uri}; distrib run jobs/digits.yaml makes one"
     grid = Table(box=box.SIMPLE)
-    for heading in ("model", "aliases", "clean", "robust", "threat", "attacks", "n", "flags"):
-        grid.add_column(heading, justify="right" if heading in ("clean", "robust", "n") else "left")
+    right = ("clean", "robust", "n", "parameters")
+    for heading in ("model", "aliases", "clean", "robust", "threat", "tier", "n", "flags", "data", "network",
+                    "parameters", "made (UTC)"):  # fmt: skip
+        grid.add_column(heading, justify="right" if heading in right else "left")
     for row in rows:
         known = row["robust_accuracy"] is not None
         grid.add_row(
-            row["model"], ", ".join(row["aliases"]), f"{row['clean_accuracy']:.2%}" if known else "?",
-            f"{row['robust_accuracy']:.2%}" if known else "?", f"{row['norm']} {row['epsilon']:.4g}" if known else "?",
-            ", ".join(row["attacks"]), str(row["n"] or "?"), row["flags"] or "?",
+            row["model"].removeprefix("models:/"), ", ".join(row["aliases"]),
+            f"{row['clean_accuracy']:.2%}" if known else "?", f"{row['robust_accuracy']:.2%}" if known else "?",
+            f"{row['norm']} {shown_radius(row['epsilon'])}" if known else "?", row["tier"] or "?",
+            str(row["n"] or "?"), row["flags"] or "?", row["data"] or "?", row["arch"] or "?",
+            f"{row['parameters']:,}" if row["parameters"] else "?", row["created"],
         )  # fmt: skip
     return _rendered(grid).rstrip()
+
+
+def print_page(page: str) -> None:
+    """Prints Markdown: set for a terminal, else as it is."""
+    if sys.stdout.isatty():
+        Console().print(Markdown(page))
+    else:
+        print(page.rstrip())
+
+
+def runs_table(rows: list[dict], storage: Path) -> str:
+    """The runs of a storage as a table."""
+    if not rows:
+        return f"no runs in {storage}; distrib run digits makes one"
+    grid = Table(box=box.SIMPLE)
+    for heading in ("run", "kind", "state", "done", "clean", "robust", "on", "ends in", "changed"):
+        grid.add_column(heading, justify="right" if heading in ("done", "clean", "robust", "ends in") else "left")
+    for row in rows:
+        shares = [f"{row[key]:.2%}" if row[key] is not None else "" for key in ("clean_accuracy", "robust_accuracy")]
+        eta = row["eta_seconds"]
+        grid.add_row(
+            row["name"], row["kind"], row["state"], f"{row['done']} of {row['of']}" if row["of"] else row["done"],
+            *shares, row["on"], "" if eta is None else f"about {eta // 60 + 1} min", row["changed"],
+        )  # fmt: skip
+    return _rendered(grid).rstrip()
+
+
+def jobs_table(jobs: Mapping[str, Path]) -> str:
+    """The job files that distrib brings, and what each says of itself."""
+    grid = Table(box=box.SIMPLE)
+    for heading in ("job", "what it does"):
+        grid.add_column(heading)
+    for name, path in jobs.items():
+        grid.add_row(name, textwrap.shorten(summary_of(path), 110, placeholder=" ..."))
+    return (
+        _rendered(grid).rstrip() + "\n\n  distrib init NAME [FILE] writes one here; distrib run NAME runs it as it is"
+    )
 
 
 FIELDS_PAGE = """\

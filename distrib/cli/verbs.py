@@ -3,15 +3,21 @@
 Every verb imports what it needs where it needs it: help and errors of usage are quick.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distrib.cli.parser import Options
 from distrib.cli.remote import carry_out_remote
+
+if TYPE_CHECKING:  # it takes a second to import
+    from distrib.config.job import AnyJob
 
 
 def carry_out(options: Options) -> int:
@@ -19,14 +25,26 @@ def carry_out(options: Options) -> int:
     match options.verb:
         case "run":
             return _run(options)
+        case "evaluate":
+            from distrib.cli.asked import evaluation_of
+
+            return _carried(evaluation_of(options), options)
+        case "init":
+            return _init(options)
         case "fields":
             return _fields(options)
+        case "schema":
+            return _schema()
+        case "runs":
+            return _runs(options)
         case "submit" | "jobs" | "logs" | "stop":
             return carry_out_remote(options)
         case "doctor":
             return _doctor(options)
         case "models":
             return _models(options)
+        case "show":
+            return _show(options)
         case "pull":
             return _pull(options)
         case "compare":
@@ -38,7 +56,11 @@ def carry_out(options: Options) -> int:
 def _run(options: Options) -> int:
     from distrib.config.file import read
 
-    job = read(options.job, options.overrides)
+    return _carried(read(options.job, options.overrides, options.removals), options)
+
+
+def _carried(job: AnyJob, options: Options) -> int:
+    """Carries a job out, or plans it; the exit status."""
     if options.dry_run:
         from distrib.cli.dry_run import plan
 
@@ -67,6 +89,35 @@ def _stopping(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _init(options: Options) -> int:
+    from distrib.cli.text import jobs_table
+    from distrib.config.brought import brought, copy_of
+
+    if options.name is None:
+        print(jobs_table(brought()))
+        return 0
+    file = options.file or Path(f"{options.name}.yaml")
+    copy_of(options.name, file)
+    print(f"{file} is written; change it, and: distrib run {file}")
+    return 0
+
+
+def _schema() -> int:
+    from distrib.config.job import JOB
+
+    print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **JOB.json_schema()}, indent=1))
+    return 0
+
+
+def _runs(options: Options) -> int:
+    from distrib.cli.text import runs_table
+    from distrib.commands.runs import list_runs
+
+    rows = list_runs(options.storage)
+    print(json.dumps(rows) if options.json else runs_table(rows, options.storage))
+    return 0
+
+
 def _fields(options: Options) -> int:
     from distrib.cli.text import fields_markdown, fields_text
     from distrib.config.fields import sections
@@ -86,27 +137,46 @@ def _doctor(options: Options) -> int:
 
 def _models(options: Options) -> int:
     from distrib.cli.text import decisions, models_table
-    from distrib.registry import champion, versions
+    from distrib.registry import listing
     from distrib.tracking import client
 
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
     if options.history:
+        from distrib.registry import champion
+
         found = champion.decision_history(options.history, uri)
         print(json.dumps(found) if options.json else decisions(found, options.history))
         return 0
-    rows = versions.list_versions(uri)
-    print(json.dumps(rows) if options.json else models_table(rows, uri))
+    rows = listing.ordered(listing.list_versions(uri, options.name), options.sort)
+    print(json.dumps(rows) if options.json else models_table(rows, uri, options.name))
     return 0
 
 
-def _pull(options: Options) -> int:
+def _show(options: Options) -> int:
+    from distrib.cli.asked import as_address
+    from distrib.cli.text import print_page
     from distrib.registry import versions
     from distrib.tracking import client
 
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
-    versions.pull(options.address, options.folder, uri)
+    card, page = versions.fetch_page(as_address(options.address), uri, options.tier)
+    if options.json:
+        print(json.dumps(card))
+    else:
+        print_page(page)
+    return 0
+
+
+def _pull(options: Options) -> int:
+    from distrib.cli.asked import as_address
+    from distrib.registry import versions
+    from distrib.tracking import client
+
+    uri = client.address(options.tracking_uri)
+    client.must_exist(uri)
+    versions.pull(as_address(options.address), options.folder, uri)
     print(f"{options.address} is in {options.folder}: {_names(options.folder)}")
     if (options.folder / "example.py").exists():
         print(f"try it: python {options.folder / 'example.py'}")
@@ -119,13 +189,14 @@ def _pull(options: Options) -> int:
 
 
 def _compare(options: Options) -> int:
+    from distrib.cli.asked import as_address
     from distrib.cli.text import comparison
     from distrib.registry.compare import compare
     from distrib.tracking import client
 
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
-    result = compare(options.a, options.b, uri, options.tier)
+    result = compare(as_address(options.a), as_address(options.b), uri, options.tier)
     print(json.dumps(result) if options.json else comparison(result))
     return 0
 

@@ -6,12 +6,15 @@ what was expected, and the nearest valid name.
 
 import json
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from distrib.config.brought import located
 from distrib.config.explain import explain
 from distrib.config.job import JOB, AnyJob, Job, dump
 from distrib.config.moved import moves
@@ -112,20 +115,26 @@ def job_yaml(job: Value) -> str:
     return yaml.dump(dump(job), Dumper=_Dumper, sort_keys=False)
 
 
-def read(path: str | Path, overrides: list[str] | None = None) -> AnyJob:
-    """The job in the YAML file ``path``, with ``overrides`` such as ``optim.epochs=3``.
+def read(path: str | Path, overrides: Sequence[str] = (), removals: Sequence[str] = ()) -> AnyJob:
+    """The job in the YAML file ``path``, or the one that distrib brings along under that name (``digits``).
 
-    Raises :class:`JobError` with everything that is wrong with it.
+    ``overrides`` set fields of it, such as ``optim.epochs=3``; ``removals`` take some out. Raises :class:`JobError`
+    with everything that is wrong with it.
     """
-    return parse(_document(Path(path)), overrides or [], str(path), Path(path).parent)
+    place = located(Path(path))
+    return parse(_document(place), overrides, str(path), place.parent, removals)
 
 
-def parse(document: object, overrides: list[str], origin: str, folder: Path | None = None) -> AnyJob:
+def parse(
+    document: object, overrides: Sequence[str], origin: str, folder: Path | None = None, removals: Sequence[str] = ()
+) -> AnyJob:
     """The job in a document already read from YAML; ``origin`` names it in errors, ``folder`` holds its file."""
     if not isinstance(document, dict):
         raise JobError(f"{origin}: a job is a mapping that begins with kind: prepare, train, evaluate, study or tune")
     plain: dict = _plain(document, origin)
     _must_be_in_place(plain, origin)
+    for removal in removals:
+        _remove(plain, removal)
     for override in overrides:
         _override(plain, override)
         _must_be_in_place(plain, f"--set {override}")
@@ -157,10 +166,10 @@ def _document(path: Path) -> object:
         raise JobError(f"{path}: not UTF-8 text") from None
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from None
-    return _yaml(text, str(path))
+    return yaml_value(text, str(path))
 
 
-def _yaml(text: str, origin: str) -> object:
+def yaml_value(text: str, origin: str) -> Any:
     """What the YAML ``text`` says. Raises :class:`JobError` with the line and column."""
     try:
         return yaml.load(text, _Loader)
@@ -182,18 +191,52 @@ def _plain(document: Any, origin: str) -> Any:
 
 def _override(document: dict, override: str) -> None:
     path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
+    keys = _keys(path.strip(), f"--set {override}")
+    if not equals or not keys:
         raise JobError(f"--set {override}: write it as path.to.field=value, such as optim.epochs=3")
-    if len(keys) > DEEPEST:
-        raise JobError(f"--set {override}: nested too deeply: more than {DEEPEST} levels")
     try:
-        value = _yaml(text, "")
+        value = yaml_value(text, "")
     except JobError:
         raise JobError(f"--set {override}: {text!r} is no value; quote it if it is text") from None
-    value = _plain(value, f"--set {override}")
-    for key in keys[:-1]:
-        document = document.setdefault(key, {})
-        if not isinstance(document, dict):
-            raise JobError(f"--set {override}: {key} is no mapping, so it has no fields")
-    document[keys[-1]] = value
+    *above, last = keys
+    place = _place(document, [*above, last], f"--set {override}", make=True)
+    place[last] = _plain(value, f"--set {override}")
+
+
+def _remove(document: dict, removal: str) -> None:
+    *above, last = _keys(removal, f"--unset {removal}") or [""]
+    place = _place(document, [*above, last], f"--unset {removal}", make=False)
+    if isinstance(place, dict) and last not in place:
+        raise JobError(f"--unset {removal}: the job does not say it; there is nothing to take out")
+    del place[last]
+
+
+def _keys(path: str, said: str) -> list[str | int]:
+    """The steps of ``evaluation.attacks[0].num_steps``; none where it is written otherwise, or too deep."""
+    keys: list[str | int] = []
+    for part in path.split("."):
+        found = re.fullmatch(r"([^\[\]]+)((?:\[\d{1,4}\])*)", part)
+        if found is None:
+            return []
+        keys += [found[1], *(int(number) for number in re.findall(r"\d+", found[2]))]
+    if len(keys) > DEEPEST:
+        raise JobError(f"{said}: nested too deeply: more than {DEEPEST} levels")
+    return keys
+
+
+def _place(document: Any, keys: Sequence[Any], said: str, make: bool) -> Any:
+    """The mapping or list that the last of ``keys`` is, or would be, in; mappings are made, if asked for."""
+    for key, following in pairwise(keys):
+        if make and isinstance(document, dict):
+            document.setdefault(key, {})
+        document = document.get(key, {}) if isinstance(document, dict) else document[key]
+        if isinstance(following, int):
+            count = len(document) if isinstance(document, list) else None
+            if count is None or following >= count:
+                what = "is no list" if count is None else f"has {count}, counted from 0"
+                raise JobError(f"{said}: there is no {key}[{following}]: {key} {what}")
+        elif isinstance(document, list):
+            raise JobError(f"{said}: {key} is a list; name one of its elements, such as {key}[0]")
+        elif not isinstance(document, dict):
+            raise JobError(f"{said}: {key} is no mapping, so it has no fields")
+    return document

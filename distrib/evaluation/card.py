@@ -25,7 +25,7 @@ from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
 from distrib.evaluation.result import Result
 from distrib.threat import other_norms
-from distrib.values import Value
+from distrib.values import Value, shown_radius
 
 SCHEMA = "distrib/robustness-card/1"
 
@@ -184,7 +184,7 @@ class Card(Value):
 def _tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:
     kinds = {type(attack) for attack in evaluation.attacks}
     steps = "many steps beat one, " if {Fgsm, Pgd} <= kinds else ""
-    ball = f"{result.norm} perturbations up to {result.epsilon:.4g} of pixels in [0, 1]"
+    ball = f"{result.norm} perturbations up to {shown_radius(result.epsilon)} of pixels in [0, 1]"
     return (
         f"{ball}, by {', '.join(result.attacks)}",
         "whether every stored image lies in the ball and in [0, 1], and is classified again as it was",
@@ -198,8 +198,9 @@ def _tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:
 def _not_tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:
     other = other_norms(result.norm)
     kinds = {type(attack) for attack in evaluation.attacks}
+    beyond = f"epsilon above {shown_radius(result.epsilon)}"
     lines = [
-        f"other threats: {other} balls, epsilon above {result.epsilon:.4g}, rotations, blur, patches, corruptions",
+        f"other threats: {other} balls, {beyond}, rotations, blur, patches, corruptions",
         "attacks written for this very model: the figure is an upper bound, for a stronger attack may find more",
     ]
     if "autoattack" not in result.attacks:
@@ -241,6 +242,7 @@ def _page(template: str, card: Card, plots: dict[str, str]) -> str:
         loader=PackageLoader("distrib", "evaluation"), autoescape=select_autoescape(["html.j2"], default=False),
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["radius"] = shown_radius
     return (
         environment.get_template(template).render(card=card, result=card.claim, rows=rows(card.claim), plots=plots)
         + "\n"

@@ -34,6 +34,11 @@ class Weights:
         """The weights ``path`` of a model trained on the data of ``card``."""
         return cls(model, card.image, len(card.classes), path)
 
+    @property
+    def title(self) -> str:
+        """What the network is called: its architecture, with the name that a library or a module has for it."""
+        return " ".join(str(self.model[key]) for key in ("arch", "name", "factory") if self.model.get(key))
+
     def content(self) -> bytes:
         """The bytes whose hash identifies the model."""
         return self.path.read_bytes()

@@ -96,16 +96,14 @@ def _identity(card: dict) -> str:
         return card["attacks_sha256"]
 
 
-def fetch(run_id: str) -> tuple[dict, str]:
-    """(the card of an MLflow run, its examples as CSV). Raises :class:`RegistryError`."""
+def fetch(run_id: str, beside: str = "examples.csv") -> tuple[dict, str]:
+    """(the card of an MLflow run, the text of a file beside it). Raises :class:`RegistryError`."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        card, examples = (
-            mlflow.artifacts.load_text(f"runs:/{run_id}/card/{file}") for file in ("card.json", "examples.csv")
-        )
-        return json.loads(card), examples
+        card, text = (mlflow.artifacts.load_text(f"runs:/{run_id}/card/{file}") for file in ("card.json", beside))
+        return json.loads(card), text
     except (MlflowException, OSError, ValueError) as error:  # OSError: also what a server's HTTP raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RegistryError(f"the card of the run {run_id} cannot be fetched ({reason})") from None

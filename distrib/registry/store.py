@@ -23,7 +23,7 @@ from distrib.errors import RunError
 from distrib.evaluation.card import Card
 from distrib.evaluation.models import Weights
 from distrib.registry.champion import promote
-from distrib.registry.versions import find
+from distrib.registry.listing import find
 from distrib.tracking import limits
 from distrib.tracking.artifacts import STORED, listing
 from distrib.tracking.client import connect
@@ -132,7 +132,10 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
             raise RunError(f"{info.artifact_path}: does not keep what was stored there ({', '.join(lost)}); not usable")
         _check(room, module, entry.batch)
     with redirect_stderr(io.StringIO()):
-        mine = {"weights_sha256": entry.card.weights_sha256, STORED: json.dumps(stored)}
+        mine = {
+            "weights_sha256": entry.card.weights_sha256, STORED: json.dumps(stored), "data": entry.card.data,
+            "arch": entry.subject.title, "parameters": str(sum(one.numel() for one in module.parameters())),
+        }  # fmt: skip
         return str(mlflow.register_model(info.model_uri, name, tags=limits.version_tags(mine)).version)
 
 

@@ -21,11 +21,10 @@ from distrib.models import Model
 from distrib.models.definition import definition
 from distrib.models.layers import ImageShape
 from distrib.registry.cards import fetch
+from distrib.registry.listing import find
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
-from distrib.tracking.client import connect, is_there, or_none
 from distrib.tracking.folder import kept_pins, with_versions
-from distrib.values import MODEL_ADDRESS
 
 DATA = (".json", ".md", ".html", ".csv", ".safetensors")
 """Of the files that are pulled with a model."""
@@ -60,6 +59,15 @@ def tag(address: str, tags: dict[str, str], uri: str) -> None:
 
 def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
     """(a version's card, its examples as CSV); ``tier`` None: of its best evaluation. Raises :class:`RegistryError`."""
+    return _of_card(address, uri, tier, "examples.csv")
+
+
+def fetch_page(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
+    """(a version's card, the same as Markdown); as :func:`fetch_card`."""
+    return _of_card(address, uri, tier, "card.md")
+
+
+def _of_card(address: str, uri: str, tier: str | None, file: str) -> tuple[dict, str]:
     _, found = find(address, uri)
     run = found.tags.get("card_run" if tier is None else f"card.{tier}")
     if run is None:
@@ -69,76 +77,9 @@ def fetch_card(address: str, uri: str, tier: str | None) -> tuple[dict, str]:
             "(kind: evaluate)"
         )
     try:
-        return fetch(run)
+        return fetch(run, file)
     except RegistryError as error:
         raise RegistryError(f"{address}: {error}") from None
-
-
-def find(address: str, uri: str):
-    """(client, model version) of ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``. Raises :class:`RegistryError`.
-
-    Where ``uri`` is a SQLite file that is not there, none is made.
-    """
-    parts = MODEL_ADDRESS.match(address)
-    if parts is None:
-        raise RegistryError(
-            f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS"
-        )
-    if not is_there(uri):
-        raise _absent(address, uri, [])
-    registry, name = connect(uri), parts["name"]
-    number, alias = parts["version"], parts["alias"]
-    found = or_none(
-        lambda: registry.get_model_version(name, number) if number else registry.get_model_version_by_alias(name, alias)
-    )
-    if found is None:
-        raise _absent(address, uri, sorted(model.name for model in _models(registry)))
-    return registry, found
-
-
-def _absent(address: str, uri: str, names: list[str]) -> RegistryError:
-    there = f"registered there: {', '.join(names)}" if names else "nothing is registered there"
-    return RegistryError(f"{address}: not in {uri}; {there} (see distrib models)")
-
-
-def _models(registry) -> Iterator[Any]:
-    """Every registered model; the server gives a hundred at a time."""
-    page = registry.search_registered_models()
-    yield from page
-    while page.token:
-        page = registry.search_registered_models(page_token=page.token)
-        yield from page
-
-
-def list_versions(uri: str) -> list[dict]:
-    """Every version of every model with its robustness, newest first within a model."""
-    registry = connect(uri)
-    rows = []
-    for model in _models(registry):
-        aliases: dict[str, list[str]] = {}
-        for alias, number in model.aliases.items():
-            aliases.setdefault(str(number), []).append(alias)
-        found = registry.search_model_versions(f"name = '{model.name}'")
-        for one in sorted(found, key=lambda one: -int(one.version)):
-            rows.append(
-                {
-                    "model": f"models:/{model.name}/{one.version}",
-                    "aliases": sorted(aliases.get(str(one.version), [])),
-                    "clean_accuracy": _number(one.tags.get("clean_accuracy")),
-                    "robust_accuracy": _number(one.tags.get("robust_accuracy")),
-                    "norm": one.tags.get("norm"),
-                    "epsilon": _number(one.tags.get("epsilon")),
-                    "attacks": (one.tags.get("attacks") or "").split(",") if one.tags.get("attacks") else [],
-                    "n": int(one.tags["n"]) if "n" in one.tags else None,
-                    "flags": one.tags.get("flags"),
-                    "run_id": one.run_id,
-                }
-            )
-    return rows
-
-
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
 
 
 def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = print) -> dict:

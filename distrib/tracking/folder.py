@@ -23,6 +23,7 @@ STORAGE/NAME/
 This module reads and writes every file but those with tensors: checkpoints, and the shards of an evaluation.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -75,6 +76,18 @@ def run_folder(job: Run) -> Iterator[Path]:
         if _of_another(job, folder):
             _clear(folder)
         yield folder
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process runs the job of this folder now, as far as this machine can tell."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def must_be_its_own(job: Run, folder: Path) -> None:

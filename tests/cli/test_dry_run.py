@@ -57,7 +57,7 @@ def test_every_job_s_plan_is_the_resolved_job_again_and_touches_nothing(
         (tmp_path / "data" / file).parent.mkdir(parents=True)
         (tmp_path / "data" / file).touch()
     monkeypatch.setattr("torch.cuda.device_count", lambda: 64)
-    monkeypatch.setattr("distrib.registry.versions.find", lambda *_: (None, SimpleNamespace(version=3)))
+    monkeypatch.setattr("distrib.registry.listing.find", lambda *_: (None, SimpleNamespace(version=3)))
     monkeypatch.setattr("distrib.cli.dry_run.stored_at", lambda *_: None)
     before = listing(tmp_path)
     text = plan(one)

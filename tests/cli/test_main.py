@@ -19,15 +19,43 @@ ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and i
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["train"], ["run"], ["run", "a.yaml", "b.yaml"], ["run", "a.yaml", "--sets", "x=1"],
-     ["run", "a.yaml", "--set"], ["pull", "models:/m/1"], ["pull"], ["models", "x"], ["--nothing"]],
+    [["train"], ["run"], ["run", "a.yaml", "b.yaml"], ["run", "a.yaml", "--sets", "x=1"],
+     ["run", "a.yaml", "--set"], ["pull", "models:/m/1"], ["pull"], ["models", "x", "y"], ["--nothing"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_usage_is_told_on_stderr(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
     with pytest.raises(SystemExit) as caught:
         main.main(arguments)
     told = capsys.readouterr()
-    assert (caught.value.code, told.out) == (2, "") and told.err.startswith("usage: distrib") and nothing_made(tmp_path)
+    assert (caught.value.code, told.out) == (2, "") and nothing_made(tmp_path)
+    assert told.err.startswith("distrib: ") and told.err.count("\n") == 1 and "(see distrib" in told.err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("rnu", "run"),
+        ("trian", "run"),
+        ("train", "run"),
+        ("evalaute", "evaluate"),
+        ("ls", "models"),
+        ("modles", "models"),
+    ],
+)
+def test_a_word_that_is_no_command_leads_to_the_one_that_is_meant(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main.main([word])
+    assert (
+        capsys.readouterr().err
+        == f"distrib: there is no command {word!r}; did you mean {meant}? (see distrib --help)\n"
+    )
+
+
+def test_without_a_command_the_help_is_told(capsys: pytest.CaptureFixture[str]):
+    assert main.main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: distrib [-h]")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda kind: kind.__name__)

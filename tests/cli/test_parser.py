@@ -1,5 +1,6 @@
 """The command line: its help is complete, and what it says can be typed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from distrib import __version__
 from distrib.cli import main, parser
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-VERBS = ["run", "fields", "submit", "jobs", "logs", "stop", "doctor", "models", "pull", "compare", "export"]
+VERBS = [
+    "run", "init", "fields", "schema", "runs", "evaluate", "models", "show", "pull", "compare", "export", "submit",
+    "jobs", "logs", "stop", "doctor",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: " ".join(verb) or "distrib")
@@ -22,7 +26,9 @@ def test_help_is_told_and_complete(verb: list[str], capsys: pytest.CaptureFixtur
     assert all(len(line) < 160 for line in told.out.splitlines())
     if not verb:
         assert all(f"\n    {name} " in told.out for name in VERBS) and "exit status: 0 done" in told.out
-        assert all(f"distrib {name}" in told.out for name in VERBS), "an example for each"
+        assert all(f"distrib {name}" in told.out for name in VERBS if name not in ("fields", "schema")), (
+            "an example for each"
+        )
 
 
 def test_every_argument_says_what_it_is_for():
@@ -43,9 +49,9 @@ def test_the_examples_in_the_help_are_commands(monkeypatch: pytest.MonkeyPatch):
     lines = [line.strip() for text in texts for line in text.splitlines() if line.startswith("  distrib ")]
     assert len(lines) >= 8
     for line in lines:
-        command = line.split("   ")[0].split(" 2>")[0].split(" | ")[0].split()
+        command = re.split("   | 2>| > | \\| ", line)[0].split()
         options = parser.parser().parse_args(command[1:])
-        if options.verb == "run":
+        if options.verb == "run" and options.job.name != "digits.yaml":  # which init wrote
             read(options.job, options.overrides)
 
 

@@ -85,17 +85,20 @@ def test_a_prepared_folder_is_told_with_its_counts():
 ROW = {
     "model": "models:/digits/1", "aliases": ["champion", "latest-robust"], "clean_accuracy": 0.95,
     "robust_accuracy": 0.5, "norm": "linf",
-    "epsilon": 8 / 255, "attacks": ["fgsm", "pgd-20"], "n": 450, "flags": "none",
+    "epsilon": 0.0313725, "tier": "quick", "n": 450, "flags": "none", "data": "digits", "arch": "small_cnn",
+    "parameters": 16246, "created": "2026-11-29 23:00",
 }  # fmt: skip
-STRANGE = dict.fromkeys(ROW) | {"model": "models:/foreign/3", "aliases": [], "attacks": []}
+STRANGE = dict.fromkeys(ROW) | {"model": "models:/foreign/3", "aliases": [], "created": "2026-11-29 22:00"}
 
 
 def test_registered_models_are_listed_with_what_is_known():
     text = models_table([ROW, STRANGE], "sqlite:///x.db")
-    assert row(text, "models:/digits/1") == (
-        ["champion,", "latest-robust", "95.00%", "50.00%", "linf", "0.03137", "fgsm,", "pgd-20", "450", "none"]
-    )
-    assert row(text, "models:/foreign/3") == ["?"] * 5
+    assert row(text, "digits/1") == [
+        "champion,", "latest-robust", "95.00%", "50.00%", "linf", "8/255", "quick", "450", "none", "digits",
+        "small_cnn", "16,246", "2026-11-29", "23:00",
+    ]  # fmt: skip
+    assert row(text, "foreign/3") == ["?"] * 9 + ["2026-11-29", "22:00"]
+    assert models_table([], "sqlite:///x.db", "m") == "no model m in sqlite:///x.db"
 
 
 def test_no_models_is_said_with_the_place_and_the_cure():

@@ -76,13 +76,14 @@ def test_models_are_a_table_or_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     rows = [{"model": "models:/m/1", "aliases": [], "clean_accuracy": 0.5, "robust_accuracy": 0.25, "norm": "linf",
-             "epsilon": 0.1, "attacks": ["fgsm"], "n": 4, "flags": "none"}]  # fmt: skip
+             "epsilon": 0.1, "tier": None, "n": 4, "flags": "none", "data": None, "arch": None, "parameters": None,
+             "created": "2026-11-29 23:00"}]  # fmt: skip
     (tmp_path / "m.db").touch()
-    monkeypatch.setattr("distrib.registry.versions.list_versions", lambda uri: rows)
+    monkeypatch.setattr("distrib.registry.listing.list_versions", lambda uri, name=None: rows)
     assert main.main(["models", "--json", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
     assert json.loads(capsys.readouterr().out) == rows
     assert main.main(["models", "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
-    assert "models:/m/1" in capsys.readouterr().out
+    assert "  m/1 " in capsys.readouterr().out
 
 
 def test_the_fields_at_a_path_are_told_and_a_wrong_path_is_refused(capsys: pytest.CaptureFixture[str]):

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from distrib.errors import RegistryError, RunError
 from distrib.evaluation.flags import Flag
 from distrib.registry.champion import decision_history
-from distrib.registry.versions import find
+from distrib.registry.listing import find
 from distrib.tracking.client import connect
 
 

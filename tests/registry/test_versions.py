@@ -20,7 +20,7 @@ from distrib.config.job import Evaluate
 from distrib.errors import InputError, JobError, RegistryError
 from distrib.evaluation.models import Weights
 from distrib.files import file_sha256, write_json
-from distrib.registry import champion, store, versions
+from distrib.registry import champion, listing, store, versions
 from distrib.tracking.client import connect
 from distrib.tracking.tracker import open_tracker
 
@@ -42,7 +42,7 @@ def test_a_version_says_what_it_is(uri: str):
     assert found.tags["norm"] == "linf" and found.tags["epsilon"] == "0.1" and found.tags["n"] == "100"
     assert "| autoattack (on what still stood) | 50.00% | 100 |" in found.description
     assert "40.38 to 59.62" in found.description and "None." in found.description
-    (row,) = [row for row in versions.list_versions(uri) if row["model"] == "models:/says/1"]
+    (row,) = [row for row in listing.list_versions(uri) if row["model"] == "models:/says/1"]
     assert row["robust_accuracy"] == 0.5 and row["attacks"] == ["autoattack", "fgsm", "pgd-20"]
 
 
@@ -50,7 +50,7 @@ def test_looking_for_a_model_makes_no_database(tmp_path: Path):
     own = f"sqlite:///{tmp_path}/mlflow.db"
     for address in ("models:/none/1", "models:/none@champion"):
         with pytest.raises(RegistryError, match=f"{address}: not in {own}; nothing is registered there"):
-            versions.find(address, own)
+            listing.find(address, own)
     assert not list(tmp_path.iterdir())
 
 
@@ -66,7 +66,7 @@ def test_no_model_is_left_out_of_a_long_list(
     for name in names:
         connect(own).create_registered_model(name)
         connect(own).create_model_version(name, source="file:///nowhere")
-    assert [row["model"] for row in versions.list_versions(own)] == [f"models:/{name}/1" for name in names]
+    assert [row["model"] for row in listing.list_versions(own)] == [f"models:/{name}/1" for name in names]
 
 
 def test_an_alias_is_pinned_when_a_job_begins(uri: str):
