@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distrib.errors import DataError
 from distrib.noise import Noise
 from distrib.threat import StepSchedule, Threat
 from distrib.values import Radius, Value
@@ -222,8 +223,12 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack: PGD 
 
     ``model`` takes ``x``, float32 in [0, 1], to logits, and is left as it was; ``y`` int64 ``[B]`` are true labels. The
     attack is PGD-10, if none is given. Its random numbers follow from each image's place in ``x``: called again, it
-    gives the same.
+    gives the same. Raises :class:`DataError` where these are no such images.
     """
+    if not x.is_floating_point() or x.ndim != 4 or (len(x) and (x.min() < 0 or x.max() > 1)):
+        raise DataError(
+            f"x: {x.dtype} {list(x.shape)}: expected pixels in [0, 1], [B, C, H, W]; of bytes x.float() / 255"
+        )
     noise = Noise.of(torch.arange(len(x), device=x.device), 0, "perturb")
     return Adversary(threat, attack or PGD()).perturb(model, x, y, noise)
 

@@ -15,6 +15,9 @@ Every message names the field or file that is wrong and the cure. Errors cross p
 them), so each takes its whole message as its one argument.
 """
 
+import difflib
+from collections.abc import Sequence
+
 WIDEST, MOST = 1500, 40
 
 
@@ -23,6 +26,12 @@ def bounded(text: str) -> str:
     lines = [line if len(line) <= WIDEST else f"{line[:1000]} [...] {line[-300:]}" for line in text.split("\n")]
     more = [f"... and {len(lines) - MOST} more lines"] if len(lines) > MOST else []
     return "\n".join(lines[:MOST] + more)
+
+
+def nearest(name: object, names: Sequence[str]) -> str:
+    """`` (did you mean x?)`` where one of ``names`` is close to ``name``, else nothing."""
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 class DistribError(Exception):

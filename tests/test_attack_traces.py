@@ -9,6 +9,7 @@ from adversaries import adversary, but, draws, images, noise
 from torch import Tensor, nn
 
 from distrib.attack import FGSM, PGD, Adversary, perturb, undisturbed
+from distrib.errors import DataError
 from distrib.noise import Noise
 from distrib.threat import Linf
 
@@ -125,6 +126,14 @@ def test_undisturbed_takes_no_weight_gradients():
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
         assert not model(torch.rand(2, 1, 8, 8)).requires_grad
+
+
+@pytest.mark.parametrize(
+    "x", [torch.rand(2, 1, 2, 2) * 255, torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.rand(2, 4)]
+)
+def test_perturb_in_one_call_refuses_what_are_no_pixels(x: Tensor):
+    with pytest.raises(DataError, match=r"^x: .*: expected pixels in \[0, 1\], \[B, C, H, W\]"):
+        perturb(nn.Flatten(), x, torch.zeros(2, dtype=torch.int64), Linf(epsilon=0.1))
 
 
 def test_perturb_in_one_call_is_the_adversary_s_and_the_same_again():

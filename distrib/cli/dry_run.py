@@ -8,7 +8,7 @@ from pathlib import Path
 from distrib import checkpoints
 from distrib.cluster.resources import address_of, must_fit
 from distrib.commands.models import stored_at
-from distrib.commands.prepare import must_be_there, must_suffice
+from distrib.commands.prepare import must_be_callable, must_be_there, must_suffice
 from distrib.commands.tensors import read_tensors
 from distrib.config.file import job_yaml
 from distrib.config.job import AnyJob, Evaluate, Prepare, Run, Study, Train, Tune, digest, with_data
@@ -124,6 +124,7 @@ def _sets(attacks: Sequence[EvaluationAttack]) -> Iterator[str]:
 
 def _data(whole: AnyJob) -> Iterator[str]:
     with with_data(whole) as job:
+        must_be_callable(job)
         yield f"loader: {resolve(job.loader)}"
         folder = folder_of(job.data)
         if not folder.is_dir():

@@ -23,7 +23,7 @@ from typing import Any, Generic
 from distrib.cluster.map import Workers
 from distrib.cluster.resources import Resources, must_fit
 from distrib.commands.models import ModelFinder
-from distrib.commands.prepare import prepared_for
+from distrib.commands.prepare import must_be_callable, prepared_for
 from distrib.config.job import AnyRun, digest, with_data
 from distrib.data.beton import Beton, open_split
 from distrib.registry import versions
@@ -57,6 +57,7 @@ class OpenRun(Generic[AnyRun]):
         must_fit(self.job.cluster, resuming(self.folder))
         must_answer(self.job.tracking)  # a wrong address is told now
         with self.clock.measure("prepare"), with_data(self.job) as part:
+            must_be_callable(part)
             self.data = prepared_for(part, self.folder, self.display)
 
     def join(self, dashboard: bool = False) -> None:

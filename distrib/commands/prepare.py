@@ -11,6 +11,7 @@ from distrib.data.packing import folder_of, prepare
 from distrib.data.source import DataSource, TorchvisionData
 from distrib.data.split import SPLITS
 from distrib.errors import DataError, JobError
+from distrib.models import CustomNet
 from distrib.tracking.display import Display
 from distrib.tracking.folder import nothing_done, read_data, read_record, write_data
 
@@ -66,6 +67,13 @@ def must_be_the_same(data: Path, folder: Path) -> None:
             f"data: the images ({', '.join(other)}) are not those that the run in {folder} began with; put those back, "
             "choose another name (--set name=...), or delete that folder"
         )
+
+
+def must_be_callable(part: object) -> None:
+    """Raises :class:`JobError` where the function that builds one's own network is not found. It imports its module."""
+    model = getattr(part, "model", None)
+    if isinstance(model, CustomNet):
+        model.function()
 
 
 def must_be_there(data: DataSource) -> None:

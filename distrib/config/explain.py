@@ -1,6 +1,5 @@
 """Validation errors of a job, in words: the path of the key, what was expected, the nearest valid name."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distrib.errors import InputError
+from distrib.errors import InputError, nearest
 
 KeyPath = tuple[str | int, ...]
 
@@ -64,12 +63,6 @@ def inside(place: str, part: type[BaseModel]) -> Iterator[None]:
         if not isinstance(error, InputError) and type(error) is not ValueError:  # pydantic's takes more than a message
             raise
         raise type(error)(_placed(str(error), place, [part])) from None
-
-
-def nearest(name: object, names: Sequence[str]) -> str:
-    """`` (did you mean x?)`` where one of ``names`` is close to ``name``, else nothing."""
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def in_letters(pattern: str) -> str:

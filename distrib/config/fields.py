@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
-from distrib.config.explain import in_letters, nearest
+from distrib.config.explain import in_letters
 from distrib.config.job import Job
-from distrib.errors import JobError
+from distrib.errors import JobError, nearest
 from distrib.values import Value, parse_fraction
 
 Mappings = tuple[type[Value], ...]

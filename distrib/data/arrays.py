@@ -27,16 +27,15 @@ def read_arrays(path: Path, field: str) -> tuple[np.ndarray, np.ndarray, tuple[s
     ``labels``, whole numbers ``[N]``; the names ``image`` and ``label`` serve as well. Raises :class:`DataError` that
     names ``field`` and the cure.
     """
-    found = {SINGULAR.get(name, name): array for name, array in _content(path, field).items()}
+    content, there = _content(path, field)
+    found = {SINGULAR.get(name, name): array for name, array in content.items()}
     missing = [name for name in ("images", "labels") if name not in found]
     if missing:
-        raise DataError(f"{field}: {path} has no {missing[0]}, but {', '.join(sorted(found)) or 'nothing'}; rename it")
+        held = ", ".join(sorted(there)) or "nothing"
+        raise DataError(f"{field}: {path} has no {' and no '.join(missing)}, but {held}; rename what is meant")
     images, labels = found["images"], found["labels"]
     if images.dtype != np.uint8:
-        raise DataError(
-            f"{field}: {path}: images are {images.dtype}, not uint8; for pixels in [0, 1] store "
-            "(images * 255).round().astype('uint8')"
-        )
+        raise DataError(f"{field}: {path}: images are {images.dtype}, not uint8; {_bytes_from(images)}")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images):
         raise DataError(
             f"{field}: {path}: labels are {labels.dtype} {list(labels.shape)} for {len(images)} images, not a whole "
@@ -46,15 +45,26 @@ def read_arrays(path: Path, field: str) -> tuple[np.ndarray, np.ndarray, tuple[s
     return _channels_last(images, path, field), labels.astype(np.int64), tuple(names) if names else None
 
 
-def _content(path: Path, field: str) -> dict[str, np.ndarray]:
+def _bytes_from(images: np.ndarray) -> str:
+    """How such pixels become bytes."""
+    most = float(images.max(initial=0)) if np.issubdtype(images.dtype, np.number) or images.dtype == bool else 256
+    if images.min(initial=0) < 0 or most > 255:
+        return "bring them to 0 .. 255 first"
+    return "store (images * 255).round().astype('uint8')" if most <= 1 else "store images.round().astype('uint8')"
+
+
+def _content(path: Path, field: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(the arrays that are asked for, the names of all that are there)."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            found = load_file(path)
+            return found, list(found)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             raise ValueError("it is one array alone")
         with loaded as file:
-            return {name: file[name] for name in file.files if name in ("images", "labels", NAMES, *SINGULAR)}
+            wanted = [name for name in file.files if name in ("images", "labels", NAMES, *SINGULAR)]
+            return {name: file[name] for name in wanted}, file.files
     except FileNotFoundError:
         raise DataError(f"{field}: there is no file {path}") from None
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, AttributeError, EOFError) as error:
@@ -75,31 +85,59 @@ def _channels_last(images: np.ndarray, path: Path, field: str) -> np.ndarray:
     )
 
 
-def pack(path: str | Path, images: Sequence[Any] | np.ndarray, labels: Sequence[int], classes: Sequence[str]) -> Path:
+def pack(
+    path: str | Path,
+    images: Any,
+    labels: Sequence[int] | np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
+) -> Path:
     """Writes a file for ``data: {source: arrays}`` from anything that has a length and is indexed by number.
 
     Each of ``images`` is uint8 ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` of 1 or 3 channels (an array, a tensor, a PIL
-    image), all of one shape; ``labels`` are places in ``classes``. ``path`` ends in .safetensors. Returns it. Raises
-    :class:`DataError`, and writes nothing, where one does not fit.
+    image), all of one shape; ``labels`` are places in ``classes``. Without labels each of ``images`` is an image and
+    its label, as a torch ``Dataset`` gives them. Without classes their names are ``images.classes``, if it has them, or
+    numbers. ``path`` ends in .safetensors. Returns it. Raises :class:`DataError`, and writes nothing, where one does
+    not fit.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise DataError(f"path: {path} must end in .safetensors")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"path: there is no folder {path.absolute().parent}")
+    if labels is None:
+        images, labels, classes = _pairs(images, classes)
     if len(images) != len(labels) or not len(images):
         raise DataError(f"images: {len(images)} for {len(labels)} labels; there must be one for each, and at least one")
     rows = [np.asarray(images[i]) for i in range(len(images))]
     odd = next((i for i, row in enumerate(rows) if row.dtype != np.uint8 or row.shape != rows[0].shape), None)
     if odd is not None:
-        raise DataError(
-            f"images: number {odd} is {rows[odd].dtype} {list(rows[odd].shape)}, not uint8 {list(rows[0].shape)} as "
-            "all must be; for pixels in [0, 1] give (images * 255).round().astype('uint8')"
-        )
-    numbers = np.asarray([int(labels[i]) for i in range(len(labels))], dtype=np.int64)
-    if numbers.min() < 0 or numbers.max() >= len(classes):
-        raise DataError(f"labels: must lie in 0 .. {len(classes) - 1}, places in classes")
-    if any("\n" in name for name in classes):
+        like = f"number {odd} is {rows[odd].dtype} {list(rows[odd].shape)}"
+        cure = "resize them alike" if rows[odd].dtype == np.uint8 else _bytes_from(rows[odd]).replace("store", "give")
+        raise DataError(f"images: {like}, not uint8 {list(rows[0].shape)} as all must be; {cure}")
+    numbers = np.asarray([np.asarray(labels[i]) for i in range(len(labels))])
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        each = f"{numbers.dtype} {list(numbers.shape[1:])}" if numbers.ndim > 1 else f"{numbers.dtype}"
+        raise DataError(f"labels: each is {each}, not a whole number; of one-hot rows give labels.argmax(1)")
+    names = [str(number) for number in range(int(numbers.max()) + 1)] if classes is None else classes
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"classes: {str(classes)[:60]} is no list of names")
+    if numbers.min() < 0 or numbers.max() >= len(names):
+        found = f"{numbers.min()} to {numbers.max()}"
+        raise DataError(f"labels: must lie in 0 .. {len(names) - 1}, places in classes; these are {found}")
+    if any("\n" in name for name in names):
         raise DataError("classes: a name has a line break in it")
     stacked = _channels_last(np.stack(rows), path, "images")
-    names = np.frombuffer("\n".join(classes).encode(), dtype=np.uint8)
-    write_bytes(path, save({"images": np.ascontiguousarray(stacked), "labels": numbers, NAMES: names}))
+    told = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
+    content = {"images": np.ascontiguousarray(stacked), "labels": numbers.astype(np.int64), NAMES: told}
+    write_bytes(path, save(content))
     return path
+
+
+def _pairs(dataset: Any, classes: Sequence[str] | None) -> tuple[list[Any], list[Any], Sequence[str] | None]:
+    """(images, labels, the classes' names) of what gives an image and its label for each number."""
+    pairs = [dataset[i] for i in range(len(dataset))]
+    odd = next((i for i, pair in enumerate(pairs) if not isinstance(pair, tuple | list) or len(pair) != 2), None)
+    if odd is not None:
+        raise DataError(f"labels: are missing, and images[{odd}] is no pair of an image and its label")
+    names = classes if classes is not None else getattr(dataset, "classes", None)
+    return [image for image, _ in pairs], [label for _, label in pairs], names

@@ -64,7 +64,8 @@ class Samples:
         if len(self.classes) < 2:
             raise DataError(f"{self.name}: {len(self.classes)} class, but a classifier needs at least 2")
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            raise DataError(f"{self.name}: labels must lie in 0 .. {len(self.classes) - 1}")
+            found = f"{self.labels.min()} .. {self.labels.max()}"
+            raise DataError(f"{self.name}: labels must lie in 0 .. {len(self.classes) - 1}, and lie in {found}")
         return self
 
 

@@ -268,6 +268,11 @@ class Arrays(Packed):
         """The images of one part."""
         images, labels, names = read_arrays(Path(self.train), "data.train")
         classes = self.classes or names or tuple(str(number) for number in range(int(labels.max(initial=1)) + 1))
+        if not (self.classes or names) and len(labels) and labels.min() > 0:
+            raise DataError(
+                f"data.train: {self.train}: labels lie in {labels.min()} .. {labels.max()}, and count from 0; subtract "
+                f"{labels.min()}, or say in data.classes what 0 is"
+            )
         if part == "test":
             images, labels, _ = read_arrays(Path(self.test), "data.test")
         return in_memory(self.train if part == "train" else self.test, images, labels, classes)

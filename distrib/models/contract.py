@@ -48,6 +48,8 @@ def _judged(net: nn.Module, x: Tensor, num_classes: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.shape != (len(x), num_classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise JobError(f"{NETWORK} returns {found} for {len(x)} images, not ({len(x)}, {num_classes}): a logit a class")
+    if num_classes > 1 and (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        raise JobError(f"{NETWORK} returns probabilities, through which gradients vanish; leave the last softmax out")
     if not torch.isfinite(logits).all():
         raise JobError(f"{NETWORK} returns logits that are not finite")
     some = (logits * torch.linspace(-1, 1, num_classes)).sum()

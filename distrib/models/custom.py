@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from distrib.errors import JobError
+from distrib.errors import JobError, nearest
 from distrib.files import file_sha256
 from distrib.models.layers import ImageShape
 from distrib.values import Value
@@ -47,6 +47,8 @@ class CustomNet(Value):
     @classmethod
     def _two_names(cls, factory: str) -> str:
         place, _, name = factory.partition(":")
+        if place.endswith(".py"):
+            raise ValueError(f"name the module without .py: {Path(place).stem}:{name or 'build'}")
         if not (name.isidentifier() and all(part.isidentifier() for part in place.split("."))):
             raise ValueError(f"expected MODULE:FUNCTION, such as my_models:build, not {factory!r}")
         return factory
@@ -57,7 +59,7 @@ class CustomNet(Value):
         Raises :class:`JobError` where it cannot be called, raises an error, or returns no torch module.
         """
         try:
-            net = self._function()(image, num_classes, **self.args)
+            net = self.function()(image, num_classes, **self.args)
             if isinstance(net, nn.Module) and any(map(is_lazy, net.state_dict(keep_vars=True).values())):
                 with torch.no_grad():
                     net.eval()(torch.zeros(1, *image))  # lazy layers take their size from it
@@ -71,15 +73,17 @@ class CustomNet(Value):
             raise JobError("model.batch_norm: is false, and the network has BatchNorm; leave it out")
         return net.train()
 
-    def _function(self) -> Callable[..., object]:
+    def function(self) -> Callable[..., object]:
+        """What is called. Raises :class:`JobError` where it is not there, or its module cannot be imported."""
         place, _, name = self.factory.partition(":")
         try:
             module = importlib.import_module(place) if self.source is None else _executed(place, self.source)
         except ModuleNotFoundError as error:
             if self.source is not None or error.name != place:
                 raise JobError(f"model.factory: {place} needs {error.name}, which is not installed") from error
+            near = nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
             raise JobError(
-                f"model.factory: there is no {place}.py beside the job file, and {place} is not installed"
+                f"model.factory: there is no {place}.py beside the job file, and {place} is not installed{near}"
             ) from error
         except Exception as error:  # as above
             raise JobError(f"model.factory: {place} cannot be imported: {reason_of(error)}") from error
@@ -90,7 +94,8 @@ class CustomNet(Value):
             )
         function = getattr(module, name, None)
         if not callable(function):
-            raise JobError(f"model.factory: {place} has no function {name}")
+            own = [key for key, one in vars(module).items() if callable(one) and not key.startswith("_")]
+            raise JobError(f"model.factory: {place} has no function {name}{nearest(name, own)}")
         return function
 
 

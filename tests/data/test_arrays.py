@@ -65,8 +65,11 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, words:
 
 def test_files_that_are_none_are_refused(tmp_path: Path):
     np.savez(tmp_path / "x.npz", pixels=COLOUR, labels=LABELS)
-    with pytest.raises(DataError, match=r"data\.test: .* has no images, but labels; rename it"):
+    with pytest.raises(DataError, match=r"data\.test: .* has no images, but labels, pixels; rename what is meant"):
         read_arrays(tmp_path / "x.npz", "data.test")
+    np.savez(tmp_path / "y.npz", x_train=COLOUR, y_train=LABELS)
+    with pytest.raises(DataError, match=r"has no images and no labels, but x_train, y_train; rename what is meant"):
+        read_arrays(tmp_path / "y.npz", "data.test")
     for name in ("bad.npz", "bad.safetensors", "other.npy"):
         (tmp_path / name).write_bytes(b"nothing")
         with pytest.raises(DataError, match=rf"data\.test: .*{name} cannot be read as"):
@@ -100,10 +103,20 @@ def test_whatever_is_indexable_is_packed(tmp_path: Path, images):
         ({"path": "a.npz"}, r"path: .*a\.npz must end in \.safetensors"),
         ({"labels": [0]}, "12 for 1 labels"),
         ({"images": [], "labels": []}, "at least one"),
-        ({"labels": [3] * 12}, r"labels: must lie in 0 \.\. 2"),
+        ({"path": "no/a.safetensors"}, "path: there is no folder .*no"),
+        ({"labels": [3] * 12}, r"labels: must lie in 0 \.\. 2, places in classes; these are 3 to 3"),
+        ({"labels": [0.5] * 12}, "labels: each is float64, not a whole number"),
+        ({"labels": ["cat"] * 12}, "labels: each is <U3, not a whole number"),
+        ({"labels": np.eye(12, 3)}, r"labels: each is float64 \[3\], not a whole number; of one-hot rows give"),
+        ({"labels": None}, r"labels: are missing, and images\[0\] is no pair"),
+        ({"classes": 3}, "classes: 3 is no list of names"),
+        ({"classes": [1, 2, 3]}, r"classes: \[1, 2, 3\] is no list of names"),
+        ({"classes": "abc"}, "classes: abc is no list of names"),
         ({"labels": [-1] * 12}, "labels: must lie"),
-        ({"images": [*COLOUR[:11], COLOUR[0, :3]]}, r"images: number 11 is uint8 \[3, 5, 3\], not uint8 \[6, 5, 3\]"),
-        ({"images": COLOUR / 255.0}, "images: number 0 is float64"),
+        ({"images": [*COLOUR[:11], COLOUR[0, :3]]}, r"images: number 11 is uint8 \[3, 5, 3\], .*; resize them alike"),
+        ({"images": COLOUR / 255.0}, r"number 0 is float64 .*give \(images \* 255\)\.round\(\)\.astype"),
+        ({"images": COLOUR.astype(float)}, r"number 0 is float64 .*; give images\.round\(\)\.astype\('uint8'\)"),
+        ({"images": COLOUR.astype(float) - 300}, r"number 0 is float64 .*; bring them to 0 \.\. 255 first"),
         ({"classes": ["a", "b\nc", "d"]}, "line break"),
     ],
 )
@@ -112,6 +125,40 @@ def test_what_cannot_be_packed_is_refused_and_nothing_is_written(tmp_path: Path,
     with pytest.raises(DataError, match=words):
         pack(tmp_path / given["path"], given["images"], given["labels"], given["classes"])
     assert not list(tmp_path.iterdir())
+
+
+class Pairs:
+    """What a torch Dataset gives."""
+
+    def __init__(self, classes: list[str] | None = None):
+        if classes:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(COLOUR)
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(COLOUR[i]), int(LABELS[i])
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "names"),
+    [(["cat", "cow", "dog"], None, ("cat", "cow", "dog")), (["cat", "cow", "dog"], list("abc"), ("a", "b", "c")),
+     (None, None, ("0", "1", "2"))],
+)  # fmt: skip
+def test_a_torch_dataset_is_packed_as_it_is(tmp_path: Path, own: list[str], given: list[str], names: tuple):
+    found = read_arrays(pack(tmp_path / "a.safetensors", Pairs(own), classes=given), "data.train")
+    assert np.array_equal(found[0], COLOUR) and np.array_equal(found[1], LABELS) and found[2] == names
+
+
+def test_labels_that_count_from_one_are_told(tmp_path: Path):
+    """Where nothing says what 0 is: it would be a class without an image."""
+    shifted = npz(tmp_path / "train.npz", images=np.tile(COLOUR, (5, 1, 1, 1)), labels=np.tile(LABELS, 5) + 1)
+    fields = {"train": str(shifted), "test": str(npz(tmp_path / "test.npz", images=COLOUR, labels=LABELS + 1))}
+    with pytest.raises(DataError, match=r"data\.train: .*labels lie in 1 \.\. 3, and count from 0; subtract 1"):
+        Arrays(source="arrays", **fields).open("train")
+    named = Arrays(source="arrays", classes=("none", "a", "b", "c"), **fields)
+    assert named.open("train").classes == ("none", "a", "b", "c")
 
 
 def source(tmp_path: Path, **fields: object) -> Arrays:

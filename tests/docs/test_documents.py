@@ -164,6 +164,7 @@ def test_every_job_in_a_block_is_sound(
     pictures(tmp_path / "images", [(8, 8)] * 2)
     for file in ("train.safetensors", "test.safetensors"):
         (tmp_path / file).write_bytes(b"")
+    (tmp_path / "my_models.py").write_text("def build(image, num_classes, hidden): ...")  # the page has it, in words
     job: dict = {}
     for part in map(yaml.safe_load, fenced(name, "yaml")):
         if "kind" in part or ("kind" in job and set(part) <= fields()[0]):

@@ -106,3 +106,22 @@ class Constant(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         return torch.stack([torch.ones(len(logits)), torch.zeros(len(logits))], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ("float", "labels", "x: is a str; give a torch tensor"),
+        (
+            torch.zeros(40, 1, 4, 4, dtype=torch.uint8),
+            None,
+            r"x: is torch\.uint8; give pixels in \[0, 1\]: x\.float\(\) / 255",
+        ),
+        (None, torch.full((40,), 0.5), r"y: is torch\.float32 from 0\.5; labels are whole numbers"),
+        (None, torch.arange(40) % 3, "y: holds the label 2, but a model of 2 logits knows none from there on"),
+        (None, torch.arange(40) % 2 - 1, r"y: is torch\.int64 from -1"),
+    ],
+)
+def test_what_are_no_images_or_labels_is_told(linear: nn.Module, images: Tensor, x: Tensor, y: Tensor, words: str):
+    with pytest.raises(DataError, match=words):
+        evaluate(linear, images if x is None else x, torch.arange(40) % 2 if y is None else y, BALL, "quick")

@@ -50,6 +50,16 @@ def test_classes_in_another_order_are_told():
     assert "80.0%, but 100.0%" in flag.detail
 
 
+def test_a_class_that_is_taken_for_another_one_is_no_other_order():
+    """An undertrained model calls 2 an 8, and 8 an 8: no renaming mends that; labels that count from 1 are one."""
+    places = range(200)
+    merged = [{2: 8}.get(place % 10, place % 10) for place in places]
+    assert flag_names(result_of(shard(**CALM | {"predicted": merged}))) == set()
+    ahead = {"label": [place % 9 + 1 for place in places], "predicted": [place % 9 for place in places]}
+    (flag,) = result_of(shard(**CALM | ahead)).flags
+    assert flag.name == "wrong_labels" and "1 -> 0, 2 -> 1" in flag.detail
+
+
 def test_logits_that_are_not_numbers_have_a_flag_of_their_own():
     nan, minus = [True] * 3 + [False] * 197, [True] * 10 + [False] * 190
     (flag,) = result_of(shard(**CALM, lost=nan, infinite=minus)).flags

@@ -86,6 +86,7 @@ class OfColour(Net):
         (FewClasses, r"returns \(3, 7\) for 3 images, not \(3, 10\): a logit a class"),
         (Pair, "returns tuple for 3 images"),
         (NotFinite, "logits that are not finite"),
+        (lambda: nn.Sequential(Net(), nn.Softmax(1)), "returns probabilities, .*; leave the last softmax out"),
         (Detached, "no gradient by the pixels"),
         (OfOneImage, "no gradient by the pixels"),
         (Counting, "changes asked when it is asked in evaluation mode"),

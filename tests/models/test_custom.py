@@ -73,6 +73,7 @@ def test_two_texts_are_two_modules_and_neither_hides_one_that_is_installed():
     ("fields", "words"),
     [
         ({"factory": "mine:nowhere"}, "mine has no function nowhere"),
+        ({"factory": "mine:biuld"}, r"mine has no function biuld \(did you mean build\?\)"),
         ({"factory": "mine:number"}, "mine has no function number"),
         ({"factory": "mine:wrong"}, "mine:wrong returned a str, not a torch module"),
         ({"factory": "mine:failing"}, "mine:failing failed: ValueError: no such size"),
@@ -103,6 +104,15 @@ def test_lazy_layers_have_their_size_and_the_same_draws():
 def test_other_forms_of_a_factory_are_refused(factory: str):
     with pytest.raises(ValidationError, match=r"expected MODULE:FUNCTION, such as my_models:build"):
         custom(factory=factory)
+
+
+def test_a_module_of_nearly_that_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_models.py").write_text(SOURCE)
+    with pytest.raises(JobError, match=r"my_model is not installed \(did you mean my_models\?\)"):
+        custom(factory="my_model:build", source=None).function()
+    with pytest.raises(ValidationError, match=r"name the module without \.py: my_models:build"):
+        custom(factory="my_models.py:build")
 
 
 def test_an_installed_module_needs_no_text():
