@@ -53,6 +53,11 @@ def write_fraction(number: float) -> float | str:
     return number
 
 
+def counted(number: int, noun: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown_radius(number: float) -> str:
     """A radius for people: 8/255 also where the number was rounded to six digits; else as short as it is."""
     numerator = round(number * 255)

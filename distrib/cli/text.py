@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from distrib.config.brought import summary_of
-from distrib.values import shown_radius
+from distrib.values import counted, shown_radius
 
 if TYPE_CHECKING:  # it takes a second to import
     from distrib.config.fields import JobField, Section, Variant
@@ -65,7 +65,7 @@ def table(result: dict, options: str = "") -> str:
         lines.append("  do not use this figure")
     if result["kind"] == "train":
         lines.append(
-            f"  {result['num_workers']} workers, {result['seconds']:.0f} s in all, training "
+            f"  {counted(result['num_workers'], 'worker')}, {result['seconds']:.0f} s in all, training "
             f"{result['train_seconds']:.0f} s at {result['images_per_second']:.0f} images/s"
         )
         name = result["model"].removeprefix("models:/").split("/")[0]

@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,11 +179,6 @@ def _pull(options: Options) -> int:
     print(f"{options.address} is in {options.folder}: {_names(options.folder)}")
     if (options.folder / "example.py").exists():
         print(f"try it: python {options.folder / 'example.py'}")
-    else:
-        print(
-            "no example: it has no card, or is a pickled module, which runs whatever code is in it when it is loaded",
-            file=sys.stderr,
-        )
     return 0
 
 

@@ -26,12 +26,16 @@ from distrib.commands.models import ModelFinder
 from distrib.commands.prepare import must_be_callable, prepared_for
 from distrib.config.job import AnyRun, digest, with_data
 from distrib.data.beton import Beton, open_split
+from distrib.data.split import SPLITS, Split
 from distrib.registry import versions
 from distrib.tracking import client
 from distrib.tracking.clock import Clock
 from distrib.tracking.display import Display
 from distrib.tracking.folder import kept_result, resuming, run_folder, write_files, write_result
 from distrib.tracking.tracker import Tracker, must_answer, tracked
+
+CONTEXTS: dict[Split, str] = {"train": "training", "validation": "validation", "test": "evaluation"}
+"""What each split is for, in MLflow's words."""
 
 
 class OpenRun(Generic[AnyRun]):
@@ -78,6 +82,11 @@ class OpenRun(Generic[AnyRun]):
         with self.clock.measure("mlflow_start"):
             found = tracked(self.job, self.folder, self.display, self.pins, self.resources.device)
             self.tracker = self.stack.enter_context(found)
+            with client.in_words(), with_data(self.job) as part:
+                for split in SPLITS:
+                    card = open_split(self.data, split, "evaluation").card
+                    name = f"{part.data.source} {split}"
+                    self.tracker.dataset(name, card.content_sha256, card.job.get("data", {}), CONTEXTS[split])
 
     @property
     def use_gpu(self) -> bool:
@@ -113,8 +122,10 @@ class OpenRun(Generic[AnyRun]):
             "seconds": self.clock.seconds, "job_digest": digest(self.job),
         }  # fmt: skip
         self.tracker.text(json.dumps(whole, indent=2), "result.json")
+        page = self.tracker.page()
         self.stack.close()
         write_result(self.folder, whole)
+        self.display.say(f"mlflow: {page}")
         return whole
 
 

@@ -28,6 +28,7 @@ from distrib.tracking import client
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog, metric_name
 from distrib.tracking.folder import NATURAL, ROBUST, read_start, write_files
+from distrib.values import counted
 from distrib.world import World
 
 
@@ -99,8 +100,8 @@ def train(run: OpenRun[Any], phases: dict[str, Train], init: Path | None = None)
                 if message.rank == 0:
                     mark("workers_start")
                     display.say(
-                        f"{phase} training: {message.ranks} workers on {message.device}, {message.precision}, "
-                        f"{message.loader} loader"
+                        f"{phase} training: {counted(message.ranks, 'worker')} on {message.device}, "
+                        f"{message.precision}, {message.loader} loader"
                         + (f", resumed after epoch {message.start_epoch}" if message.start_epoch else "")
                     )
             case Note():
@@ -115,6 +116,7 @@ def train(run: OpenRun[Any], phases: dict[str, Train], init: Path | None = None)
                 log.add(phase, message.epoch, message.metrics)
                 log.tell(phase, message.epoch, phases[phase].optim.epochs)
 
+    display.say(f"training: starting {counted(run.job.cluster.max_workers, 'worker')} ...")
     Thread(target=store.warm, daemon=True).start()  # beside the start of the workers, which leaves cores idle
     first = next(iter(phases.values()))
     with listening(listen) as mailbox:

@@ -115,7 +115,12 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
                 raise RegistryError(f"{address}: {error}") from None
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
             _copy(room / "card", aside)
-        if exported and all((aside / name).exists() for name in NEEDED):
+        lacking_parts = [name for name in NEEDED if not (aside / name).exists()]
+        if not exported:
+            say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
+        elif lacking_parts:
+            say(f"no example.py: this version was registered without {', '.join(lacking_parts)}")
+        else:
             _write_definition(aside, say)
             for name, text in EXAMPLE.items():
                 (aside / name).write_text(files("distrib.evaluation").joinpath(text).read_text())

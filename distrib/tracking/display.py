@@ -4,7 +4,8 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_SECONDS = 30
 """How often a plain line is printed within an epoch."""
@@ -37,10 +38,12 @@ class Display:
             self.end()
             self.title, self.began, self.shown, self.first = title, now, now, done
             if self.console.is_terminal:
-                columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+                whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
                 self.bar = Progress(
-                    *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-                    TextColumn("{task.fields[detail]}"), console=self.console, transient=True,
+                    TextColumn("{task.description} {task.percentage:>3.0f}%", table_column=whole), BarColumn(12),
+                    TextColumn("ETA", table_column=whole), TimeRemainingColumn(table_column=whole),
+                    TextColumn("{task.fields[detail]}", table_column=rest), console=self.console, transient=True,
+                    expand=True,
                 )  # fmt: skip
                 self.bar.start()
                 self.task = self.bar.add_task(title, total=total, detail=detail)

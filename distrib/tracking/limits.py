@@ -16,6 +16,8 @@ PARAMETER = 6000
 VERSION_TAG = 5000
 MODEL_TAG = 5000
 DESCRIPTION = 5000
+DATASET, DIGEST = 500, 36
+"""Of a data set's name, and of its digest."""
 
 
 def fitting_name(name: str) -> str:

@@ -5,6 +5,8 @@ answer is tried for some seconds at a time, with growing pauses, and holds nothi
 logged later, from the run's history. What must be told to MLflow at the end is tried for longer, within bounds.
 """
 
+import json
+import shlex
 import threading
 import time
 import warnings
@@ -149,6 +151,24 @@ class MLflowRun:
         """Sets tags of the run."""
         for name, value in _run_tags(tags).items():
             self.client.set_tag(self.run_id, name, value)
+
+    def dataset(self, name: str, digest: str, source: dict, context: str) -> None:
+        """Notes a data set that the run works on; one that is noted already stays once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        found = Dataset(limits.shortened(name, limits.DATASET), digest[: limits.DIGEST], "distrib", json.dumps(source))
+        self.client.log_inputs(self.run_id, [DatasetInput(found, [InputTag("mlflow.data.context", context)])])
+
+    def page(self) -> str:
+        """The address of the run's experiment on a server; of a file, the command that serves it, and the address.
+
+        MLflow opens on its pages for language models unless it is told otherwise.
+        """
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        path = f"#/experiments/{experiment}?workflowType=machine_learning"
+        if file_of(self.uri) is None and self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/{path}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}, then http://127.0.0.1:5000/{path}"
 
     def elsewhere(self) -> str | None:
         """Where the run's files go, if that is not beside its SQLite file; the database knows full addresses alone."""

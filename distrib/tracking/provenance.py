@@ -1,5 +1,6 @@
 """What a result was made with: the version of the code, the machine, every package."""
 
+import getpass
 import os
 import platform
 import subprocess
@@ -23,6 +24,15 @@ def code() -> dict[str, str]:
         "mlflow.source.git.commit": commit.stdout.strip(),
         "distrib.code_changed": str(bool(changed.stdout.strip())),
     }
+
+
+def starter(kind: str) -> dict[str, str]:
+    """Who started it, and by what, under MLflow's own names."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        user = str(os.getuid())
+    return {"mlflow.user": user, "mlflow.source.name": f"distrib run ({kind})", "mlflow.source.type": "LOCAL"}
 
 
 def environment() -> str:

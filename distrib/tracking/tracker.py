@@ -56,6 +56,14 @@ class Tracker(Protocol):
         """Stores a text with the run."""
         ...
 
+    def dataset(self, name: str, digest: str, source: dict, context: str) -> None:
+        """Notes a data set that the run works on: its name, its content's hash, its place, and what it is for."""
+        ...
+
+    def page(self) -> str:
+        """What opens the record in a browser, in words."""
+        ...
+
     def elsewhere(self) -> str | None:
         """Where the run's files go, if that is not where one would look for them."""
         ...
@@ -104,6 +112,7 @@ def open_tracker(
         "distrib.kind": job.kind,
         "distrib.version": __version__,
         **provenance.code(),
+        **provenance.starter(job.kind),
     }
     tracker: Tracker = MLflowRun(uri, job.tracking.experiment, job.name, known, tags)
     _fail_replaced(folder, tracker)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from cards import claim
 from documents import job
@@ -21,22 +22,27 @@ from distrib.tracking.display import Display
 def test_the_input_example_of_a_version_is_not_the_first_images_of_the_first_class(
     sorted_by_class: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The stored model is compared with the original on it."""
+    """The stored model is compared with the original on it. Beside it are test images, for whoever pulls the model."""
     examples: list[np.ndarray] = []
+    shown: list[dict[str, torch.Tensor]] = []
 
     def register(entry, name, tracker):
         examples.append(entry.batch)
+        shown.append(safetensors.torch.load(entry.files["test_images.safetensors"]))
         return train.store.Registered("t", "1", "champion")
 
     monkeypatch.setattr(train.store, "register", register)
     monkeypatch.setattr(train, "_weights", lambda *arguments: None)
-    run: Any = SimpleNamespace(job=job(), data=sorted_by_class, display=Display(), tracker=None)
-    nothing: dict = dict.fromkeys(("best", "card", "files"))
-    train._register(run, **nothing)
+    test = open_split(sorted_by_class, "test", "evaluation")
+    run: Any = SimpleNamespace(job=job(), data=sorted_by_class, display=Display(), tracker=None, test=test)
+    train._register(run, best=None, card=None, files={})  # pyright: ignore[reportArgumentType]
     reader = MemoryReader(open_split(sorted_by_class, "validation", "training"))
     images = reader.image.permute(0, 3, 1, 2).float() / 255
     labels = {int(reader.label[(images == image).flatten(1).all(1)][0]) for image in torch.from_numpy(examples[0])}
     assert len(examples[0]) == 4 and len(labels) > 1, labels
+    (kept,), held = shown, MemoryReader(test)
+    assert torch.equal(kept["image"], held.image[kept["index"]].permute(0, 3, 1, 2)) and len(kept["label"]) == 8
+    assert torch.equal(kept["label"], held.label[kept["index"]]) and len(set(kept["label"].tolist())) > 1
 
 
 @pytest.mark.parametrize(("ran", "told"), [([2.0, 1.0], 1), ([1.0, 2.0], 2), ([None, None], 4)])

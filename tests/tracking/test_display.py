@@ -1,6 +1,7 @@
 """What the person at the terminal sees: a bar on a terminal, now and then a line elsewhere."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -40,3 +41,20 @@ def test_another_title_begins_another_bar():
         first = display.bar
         display.advance("evaluating", 0, 9, "")
         assert display.bar is not first
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_share_and_time_left_are_never_cut(width: int):
+    """A long detail is, where the terminal is narrow."""
+    shown, kind = io.StringIO(), {"TERM": "xterm"}
+    console = Console(file=shown, force_terminal=True, highlight=False, soft_wrap=True, width=width, _environ=kind)
+    detail = "epoch 12.3, loss 1.234, 12345 images/s, clean 98.9%, robust 91.9% and more"
+    with Display(console) as display:
+        for done in (10, 45):
+            display.advance("robust training", done, 100, detail)
+        assert display.bar is not None
+        display.bar.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    line = [text for text in re.split(r"[\r\n]", plain) if "45%" in text][-1]
+    assert "robust training  45%" in line and re.search(r"ETA (0:00:\d\d|-:--:--)", line) and len(line) <= width
+    assert (detail in line) == (width == 200) and ("…" in line) == (width < 200)

@@ -1,5 +1,6 @@
 """One run of MLflow: it is found again, logs each point once, and is not held up by a server that is away."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -146,3 +147,25 @@ def test_a_run_that_ends_early_is_not_held_up_by_a_server_that_hangs(uri: str):
         tracker.close("KILLED")
     released.set()
     assert time.monotonic() - before < 60 and int(bounds[0]) <= 10
+
+
+def test_data_sets_are_noted_once_with_what_they_are_for(uri: str):
+    run = MLflowRun(uri, "data", "some", None, {})
+    for _ in range(2):
+        run.dataset("digits train", "a" * 64, {"source": "digits"}, "training")
+    run.dataset("digits test", "b" * 64, {"source": "digits"}, "evaluation")
+    found = run.client.get_run(run.run_id).inputs.dataset_inputs
+    assert sorted((one.dataset.name, one.dataset.digest, one.tags[0].value) for one in found) == [
+        ("digits test", "b" * 36, "evaluation"), ("digits train", "a" * 36, "training")
+    ]  # fmt: skip
+    assert json.loads(found[0].dataset.source) == {"source": "digits"}
+
+
+def test_a_run_says_how_a_browser_opens_it(uri: str, monkeypatch: pytest.MonkeyPatch):
+    """On MLflow's pages for training: it opens on others, where no metric is seen."""
+    run = MLflowRun(uri, "opened", "some", None, {})
+    experiment = run.client.get_run(run.run_id).info.experiment_id
+    path = f"/#/experiments/{experiment}?workflowType=machine_learning"
+    assert run.page() == f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{path}"
+    run.uri = "https://mlflow.team/"
+    assert run.page() == f"https://mlflow.team{path}"

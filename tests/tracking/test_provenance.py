@@ -1,12 +1,13 @@
 """What a result was made with is told in full, also where there is no git."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 
 import pytest
 
-from distrib.tracking.provenance import code, environment
+from distrib.tracking.provenance import code, environment, starter
 
 
 @pytest.mark.parametrize(("changed", "said"), [("", "False"), (" M distrib/step.py\n", "True")])
@@ -37,3 +38,16 @@ def test_the_environment_names_python_and_every_package():
     lines = environment().splitlines()
     assert lines[0] == f"python {platform.python_version()}" and lines[2].endswith(" cores")
     assert f"torch=={version('torch')}" in lines and len(lines) > 50
+
+
+def test_a_run_says_who_started_it_also_where_the_user_has_no_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert starter("train") == {
+        "mlflow.user": "ann", "mlflow.source.name": "distrib run (train)", "mlflow.source.type": "LOCAL"
+    }  # fmt: skip
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000860000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert starter("train")["mlflow.user"] == str(os.getuid())
