@@ -14,7 +14,7 @@ from distrib.errors import JobError, RegistryError
 from distrib.registry.versions import fetch_card
 from distrib.tracking import client
 
-SOURCES = ("digits", "mnist", "cifar10", "cifar100")
+SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
 
 
 def as_address(text: str) -> str:

@@ -177,7 +177,7 @@ def _evaluate(verbs: argparse._SubParsersAction) -> None:
         "  distrib evaluate digits/1 --epsilon 0.3 --set cluster.num_workers=4",
     )  # fmt: skip
     evaluate.add_argument("model", metavar="MODEL", help=f"{MODEL}, a checkpoint folder, or a .pt2 file")
-    evaluate.add_argument("--data", metavar="DATA", help="digits, mnist, cifar10 or cifar100, a folder that holds "
+    evaluate.add_argument("--data", metavar="DATA", help="a set by its name (mnist, cifar10, ...), a folder that holds "
                           "train and test, or the mapping of a job file: '{source: mnist, root: /data}'")  # fmt: skip
     evaluate.add_argument("--norm", choices=("linf", "l2", "l1"), help="of the change (default: the card's, or linf)")
     evaluate.add_argument("--epsilon", help="its size, in pixel units: 8/255 or 0.3 (default: the card's)")

@@ -48,7 +48,7 @@ class Prepare(Value):
 
 def grey(data: DataSource) -> bool:
     """Whether the images have one channel: the paper's tables differ (MNIST, CIFAR-10)."""
-    return data.source in ("digits", "mnist") or getattr(data, "grey", False)
+    return data.source in ("digits", "mnist", "fashion_mnist") or getattr(data, "grey", False)
 
 
 Attacking = TypeVar("Attacking", bound=Value)

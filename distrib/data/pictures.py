@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -78,6 +78,10 @@ class Tree:
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
         paths = tuple(os.path.join(*file) for files in found for file in files)
         return cls(root, tuple(entry.name for entry in classes), paths, labels.astype(np.int64), +left_out)
+
+    def part(self, chosen: np.ndarray) -> "Tree":
+        """Those of the images that are ``chosen``, places among all."""
+        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
 
     def file(self, i: int) -> tuple[str, str]:
         """(the path of image ``i``, as it can be printed)."""

@@ -9,147 +9,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from distrib.data.arrays import read_arrays
-from distrib.data.mix import Mixed
+from distrib.data.named import Digits, TorchvisionData
+from distrib.data.packed import Packed, Part
 from distrib.data.parquet import Tables, fetched, parquet_files
 from distrib.data.pictures import Pictures, Tree
 from distrib.data.samples import Samples, in_memory
+from distrib.data.split import stratified
 from distrib.errors import DataError
-from distrib.files import file_sha256, files_sha256
-from distrib.values import Value
-
-Part = Literal["train", "test"]
-
-READ_BY_TORCHVISION = {
-    "mnist": ("MNIST/raw/*-ubyte", "MNIST/processed/*.pt"),
-    "cifar10": ("cifar-10-batches-py/*batch*",),
-    "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
-}
-"""The files of each named set below its root."""
-
-
-class Packed(Value):
-    """What every source says about how it is cut and packed."""
-
-    store: str = "betons"
-    """The folder that keeps prepared betons; on a cluster, one that every machine sees."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The share of the train part that is held out, to choose the best checkpoint."""
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Draws which images of the train part are held out."""
-    limit: Annotated[int, Field(ge=10)] | None = None
-    """Use only so many images of the train part, the same share of every class; for trying things out."""
-    encoding: Literal["auto", "raw", "jpeg"] = "auto"
-    """How training images are packed: auto is jpeg for RGB images of over 128 x 128 pixels, else raw.
-
-    What is measured on (validation, test) is always raw."""
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """The quality of the encoding jpeg; 100 is the best."""
-    mix: tuple[Mixed, ...] = ()
-    """More images to train on, such as synthetic ones, each with its share of every batch. An epoch has as many steps
-    as without them. What is held out and what is tested on has none of them."""
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> Self:
-        if sum(one.share for one in self.mix) >= 1:
-            raise ValueError("mix: the shares leave nothing of every batch for the set's own images; lower them")
-        return self
-
-    @property
-    def cut(self) -> int | None:
-        """Side of the centre of each image that networks see; None: they see all that :meth:`open` gives."""
-        return None
-
-    def fingerprint(self) -> str:
-        """Changes when a file of the data does; empty where some are not on this machine, or none can change."""
-        own, mixed = self.of_files(), [one.fingerprint() for one in self.mix]
-        if not mixed:
-            return own
-        here = all(mixed) and (own or isinstance(self, Digits))
-        return hashlib.sha256(" ".join([own, *mixed]).encode()).hexdigest() if here else ""
-
-    def of_files(self) -> str:
-        """The fingerprint of the source's own files."""
-        return ""
-
-    def missing(self) -> str:
-        """What of the data is not in its place, and the cure; empty where all is, or may be fetched."""
-        gone = next((one.place for one in self.mix if not one.place.exists()), None)
-        return f"data.mix: {gone} is not there; put the images there, or name others" if gone else ""
-
-
-class Digits(Packed):
-    """The handwritten digits that come with scikit-learn: 1,797 real 8x8 grey images, no download.
-
-    The set has no test part of its own: every class's images are shuffled once, with a fixed seed, and a quarter of
-    them is the test part. Its 17 grey levels are spread over 0..255.
-    """
-
-    source: Literal["digits"]
-
-    def open(self, part: Part) -> Samples:
-        """The images of one part."""
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        bunch = load_digits()
-        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # pyright: ignore
-        labels = np.asarray(bunch.target, dtype=np.int64)  # pyright: ignore
-        chosen = train_test_split(np.arange(len(labels)), test_size=0.25, random_state=0, stratify=labels)
-        chosen = np.sort(chosen[part == "test"])
-        return in_memory(f"digits {part}", images[chosen], labels[chosen], [str(digit) for digit in range(10)])
-
-
-class TorchvisionData(Packed):
-    """A data set that torchvision reads from ``root``."""
-
-    source: Literal["mnist", "cifar10", "cifar100"]
-    root: str = "data"
-    """The folder that torchvision knows the set by (holding MNIST/raw, cifar-10-batches-py, ...)."""
-    download: bool = False
-    """Fetch the set if it is not there."""
-
-    def open(self, part: Part) -> Samples:
-        """The images of one part."""
-        from torchvision import datasets
-
-        name = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[self.source]
-        kind = getattr(datasets, name)
-        try:
-            found = kind(self.root, train=part == "train", download=self.download)
-        except Exception as error:  # its readers assert, unpickle and index: damage may raise anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(
-                f"data.root: no usable {name} in {self.root!r} ({reason}); put it there, or allow data.download: true"
-            ) from None
-        images = np.asarray(found.data)
-        images = images[..., None] if images.ndim == 3 else images
-        return in_memory(f"{self.source} {part}", images, np.asarray(found.targets, dtype=np.int64), found.classes)
-
-    def missing(self) -> str:
-        """See :class:`Packed`."""
-        if not self.download:
-            cure = "put the data there, or name another one, or allow data.download: true"
-            if not Path(self.root).is_dir():
-                return f"data.root: there is no folder {self.root}; {cure}"
-            files = READ_BY_TORCHVISION[self.source]
-            if not any(found for one in files for found in Path(self.root).glob(one)):
-                return f"data.root: {self.root} holds none of {', '.join(files)}; {cure}"
-        return super().missing()
-
-    def of_files(self) -> str:
-        """See :class:`Packed`: of the content of the files that torchvision reads, wherever they lie."""
-        paths = sorted(path for pattern in READ_BY_TORCHVISION[self.source] for path in Path(self.root).glob(pattern))
-        seen = hashlib.sha256()
-        try:
-            for path in paths:
-                seen.update(f"{path.relative_to(self.root)} {file_sha256(path)}\n".encode())
-        except OSError as error:
-            raise DataError(f"data.root: {error.filename} cannot be read ({error.strerror})") from None
-        return seen.hexdigest() if paths else ""
+from distrib.files import files_sha256
 
 
 class Pictured(Packed):
@@ -196,9 +66,14 @@ class Folder(Pictured):
     """The folder below root whose images are trained on and validated with."""
     test_part: str = "test"
     """The folder below root whose images the end evaluation is made on."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Where the class folders lie in root itself, ROOT/CLASS/*.jpg: this share of every class is the test part, drawn
+    by split_seed. The same images are tested on for as long as none is added or taken away."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Folder":
+        if self.test_share is not None and {"train_part", "test_part"} & self.model_fields_set:
+            raise ValueError("test_share: cuts the test part out of root itself; leave train_part and test_part out")
         train, test = os.path.normpath(self.train_part), os.path.normpath(self.test_part)
         if _inside(train, test) or _inside(test, train):
             raise ValueError(
@@ -226,6 +101,13 @@ class Folder(Pictured):
 
     def _tree(self, part: Part) -> Tree:
         """The files of one part. Raises :class:`DataError` where there are none, or both parts are one folder."""
+        if self.test_share is not None:
+            whole = Tree.of(Path(self.root))
+            try:
+                chosen = stratified(whole.labels, self.test_share, self.split_seed)[part == "test"]
+            except DataError as error:
+                raise DataError(str(error).replace("data.validation", "data.test_share")) from None
+            return whole.part(chosen)
         train, test = Path(self.root) / self.train_part, Path(self.root) / self.test_part
         root = train if part == "train" else test
         if not root.is_dir():

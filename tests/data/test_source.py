@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from distrib.data.packing import folder_of
 from distrib.data.source import DataSource, Digits, Folder, TorchvisionData
+from distrib.data.survey import split_samples
 from distrib.errors import DataError
 
 Pictures = Callable[..., Path]
-REAL = os.environ.get("DISTRIB_TEST_DATA")
 ODD_SIZES = [(8, 8), (9, 17), (31, 12), (40, 40)]
 
 
@@ -24,69 +24,6 @@ def folder(root: Path, **fields: object) -> Folder:
 
 
 # Digits
-
-
-def test_digits_are_whole_and_their_parts_disjoint():
-    """As multisets of (pixels, label) the two parts make up scikit-learn's set: nothing twice, nothing lost."""
-    from sklearn.datasets import load_digits
-
-    parts = {part: Digits(source="digits").open(part) for part in ("train", "test")}
-    for samples in parts.values():
-        assert samples.shape == (8, 8, 1) and samples.classes == tuple("0123456789")
-        assert samples.labels.dtype == np.int64 and set(samples.labels) == set(range(10))
-    assert {part: len(samples) for part, samples in parts.items()} == {"train": 1347, "test": 450}
-    bunch = load_digits()
-    greys = np.round(bunch.images * 255 / 16).astype(np.uint8)
-    whole = Counter((image.tobytes(), int(label)) for image, label in zip(greys, bunch.target, strict=True))
-    found = Counter((samples[i][0].tobytes(), samples[i][1]) for samples in parts.values() for i in range(len(samples)))
-    assert found == whole
-    assert greys.max() == 255
-
-
-def test_the_test_part_of_the_digits_is_fixed_and_holds_a_quarter_of_every_class():
-    train, test = (Digits(source="digits").open(part) for part in ("train", "test"))
-    for field in ({"split_seed": 5}, {"limit": 50}, {"validation": 0.3}):  # what cuts the train part leaves it alone
-        again = Digits(source="digits", **field).open("test")
-        assert np.array_equal(again.labels, test.labels)
-        assert all(np.array_equal(again[i][0], test[i][0]) for i in range(0, 450, 7))
-    held, rest = np.bincount(test.labels), np.bincount(train.labels)
-    assert (np.abs(held / (held + rest) - 0.25) < 0.01).all()
-
-
-# torchvision
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
-def test_a_missing_torchvision_set_names_the_field_and_the_cure(tmp_path: Path, name: str):
-    for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=r"^data\.root: ") as raised:
-            TorchvisionData(source=name, root=str(root)).open("train")
-        assert name.upper() in str(raised.value) and repr(str(root)) in str(raised.value)
-        assert "data.download: true" in str(raised.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"\x00\x00\x08\x03" + b"\x00" * 12, b"\x00\x00\x08\x01"])
-def test_a_damaged_torchvision_set_is_refused(tmp_path: Path, content: bytes):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for kind in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (raw / f"{kind}-ubyte").write_bytes(content)
-    with pytest.raises(DataError):
-        TorchvisionData(source="mnist", root=str(tmp_path)).open("train")
-
-
-@pytest.mark.skipif(REAL is None, reason="DISTRIB_TEST_DATA is not set to a folder that holds MNIST/raw")
-def test_real_mnist_is_mnist():
-    source = TorchvisionData(source="mnist", root=str(REAL))
-    train, test = source.open("train"), source.open("test")
-    assert (len(train), len(test)) == (60_000, 10_000)
-    assert train.shape == test.shape == (28, 28, 1) and len(train.classes) == 10
-    assert [train[i][1] for i in range(5)] == [5, 0, 4, 1, 9] and [test[i][1] for i in range(4)] == [7, 2, 1, 0]
-    image, _ = train[0]
-    assert image.dtype == np.uint8 and image.max() == 255 and image[0].max() == 0
-    with pytest.raises(DataError, match=r"data\.root: no usable CIFAR10"):
-        TorchvisionData(source="cifar10", root=str(REAL)).open("train")
 
 
 # Folders of images
@@ -220,6 +157,34 @@ def test_a_folder_without_classes_or_images_is_refused(tmp_path: Path, pictures:
             folder(tmp_path / name).open("train")
     with pytest.raises(DataError, match="1 class, but a classifier needs at least 2"):
         folder(pictures(tmp_path / "one", [(8, 8)], classes=("cat",))).open("train")
+
+
+def test_a_part_of_one_tree_of_classes_is_tested_on(tmp_path: Path, pictures: Pictures):
+    """Of every class the same share, drawn once; nothing is in both parts, and nothing is lost."""
+    root = pictures(tmp_path, [(9, 8)] * 10, parts=("train",)) / "train"
+    fields = {"source": "folder", "root": str(root), "size": 8, "store": str(tmp_path / "store")}
+    data = Folder.model_validate(fields | {"test_share": 0.2})
+    train, test = data.open("train"), data.open("test")
+    assert (len(train), len(test), train.classes) == (16, 4, ("cat", "dog")) and np.bincount(test.labels).tolist() == [
+        2,
+        2,
+    ]
+    pixels = [[part[i][0].tobytes() for i in range(len(part))] for part in (train, test)]
+    assert len({*pixels[0], *pixels[1]}) == 20
+    again, other = (
+        Folder.model_validate(fields | {"test_share": 0.2, "split_seed": seed}).open("test") for seed in (0, 1)
+    )
+    assert [again[i][0].tobytes() for i in range(4)] == pixels[1] != [other[i][0].tobytes() for i in range(4)]
+    assert {split: len(part) for split, part in split_samples(data).items()} == {
+        "train": 14,
+        "validation": 2,
+        "test": 4,
+    }
+    assert folder_of(data) != folder_of(Folder.model_validate(fields | {"test_share": 0.3}))
+    with pytest.raises(DataError, match=r"data\.test_share: 0\.01 of the 10 images of class 0 leaves none"):
+        Folder.model_validate(fields | {"test_share": 0.01}).open("train")
+    with pytest.raises(ValidationError, match="test_share: cuts the test part out of root itself; leave train_part"):
+        Folder.model_validate(fields | {"test_share": 0.2, "test_part": "val"})
 
 
 def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path, pictures: Pictures):
