@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from distrib.errors import RegistryError
 from distrib.evaluation.card import Card, markdown
@@ -22,8 +23,11 @@ from distrib.registry.paired import Paired, paired
 from distrib.tracking import limits
 from distrib.tracking.client import connect, or_none
 from distrib.tracking.tracker import Tracker
+from distrib.values import shown_radius
 
 CHAMPION = "champion"
+WRITTEN_BY_US = "An image classifier trained by distrib to withstand adversarial attack."
+"""How a description begins that distrib wrote, and may write anew."""
 STRENGTH = {"custom": 0, "quick": 1, "paper": 2, "standard": 3, "paranoid": 4}
 """Tiers by what they are worth."""
 AT_LEAST = 50
@@ -92,6 +96,8 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
     decision = Decision(False, refusal) if refusal else _challenge(name, this, present, whole)
     if decision.promoted:
         registry.set_registered_model_alias(name, CHAMPION, number)
+    if decision.promoted or present is None:
+        _describe(registry, name, number if decision.promoted else "", card)
     record = {
         "version": number,
         "decision": "promoted" if decision.promoted else "refused",
@@ -144,6 +150,23 @@ def _worse(mine: dict[str, str], tags: dict[str, str]) -> bool:
         return True
     a, b = ((one["blocking"] == "none", float(one["robust_accuracy"])) for one in (mine, tags))
     return a <= b
+
+
+def _describe(registry: Any, name: str, best: str, card: Card) -> None:
+    """Says of a registered model what it is, which version is the best, and how to get it; a person's words stay."""
+    before = registry.get_registered_model(name).description or ""
+    if before and not before.startswith(WRITTEN_BY_US):
+        return
+    claim = card.claim
+    figure = (
+        f"{claim.robust_accuracy:.2%} of {claim.n} test images of {card.data} withstand every attack, {claim.norm} "
+    )
+    figure += f"up to {shown_radius(claim.epsilon)} (tier {claim.tier}); {claim.clean_accuracy:.2%} without one"
+    told = f"The best version is {best} (champion): {figure}." if best else "No version is champion yet."
+    alias = CHAMPION if best else "latest-robust"
+    get = f"    distrib pull {name}@{alias} DIR\n    net = distrib.load('models:/{name}@{alias}')"
+    text = f"{WRITTEN_BY_US} {told} Each version has its robustness card as description.\n\n{get}\n"
+    limits.describe_model(registry, name, text)
 
 
 def _description(card: Card, flags: Sequence[str]) -> str:

@@ -70,6 +70,11 @@ def describe_version(registry: Any, name: str, number: str, text: str, whole: st
     registry.update_model_version(name, number, shortened(text, DESCRIPTION, whole))
 
 
+def describe_model(registry: Any, name: str, text: str) -> None:
+    """Sets the description of a registered model."""
+    registry.update_registered_model(name, shortened(text, DESCRIPTION))
+
+
 def tag_model(registry: Any, name: str, tag: str, record: dict) -> None:
     """Sets a tag of a registered model to a record, as JSON."""
     registry.set_registered_model_tag(name, fitting_name(tag), compact(record, MODEL_TAG))

@@ -8,6 +8,7 @@ from cards import claim, register
 
 from distrib.evaluation.models import Weights
 from distrib.registry.listing import list_versions, ordered
+from distrib.tracking.client import connect
 
 
 def test_a_version_says_what_network_it_is_and_of_which_data(weights: Weights, uri: str):
@@ -36,3 +37,22 @@ def test_it_does_without_torch():
     code = "import sys, distrib.registry.listing, distrib.cli.verbs, distrib.cli.text; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_registered_model_says_what_it_is_and_how_to_get_its_best_version(weights: Weights, uri: str):
+    """Until a person writes something else there."""
+
+    def described() -> str:
+        return connect(uri).get_registered_model("told").description
+
+    register(weights, uri, claim(0.9, tier="quick"), name="told")
+    assert "No version is champion yet." in described() and "distrib pull told@latest-robust DIR" in described()
+    register(weights, uri, claim(0.5), name="told")
+    assert "The best version is 2 (champion): 50.00% of 100 test images of digits withstand" in described()
+    assert "linf up to 0.1 (tier standard); 90.00% without one" in described()
+    assert "distrib.load('models:/told@champion')" in described()
+    register(weights, uri, claim(0.4), name="told")
+    assert "The best version is 2" in described()
+    connect(uri).update_registered_model("told", "Ours, for the traffic lights.")
+    register(weights, uri, claim(0.7), name="told")
+    assert described() == "Ours, for the traffic lights."
