@@ -1,5 +1,7 @@
 """Whether two jobs are one: what of a recorded job would give another result."""
 
+import json
+
 from distrib.config.job import dump
 from distrib.values import Value
 
@@ -8,6 +10,10 @@ PLACEMENT = {"cluster", "tracking", "storage", "loader", "keep_checkpoints", "co
 DATA_PLACEMENT = {"root", "store", "download"}
 """Fields that say where its data lie: a named set may lie anywhere, its content is compared. A folder's root says which
 images are meant."""
+
+
+NAMING = ("label", "attack", "source")
+"""What an item of a list is called by."""
 
 
 def differences(job: Value, other: dict) -> list[str]:
@@ -34,6 +40,17 @@ def _differences(mine: object, theirs: object, path: str) -> list[str]:
         return [line for key in keys for line in _differences(mine.get(key), theirs.get(key), f"{path}.{key}")]
     if mine == theirs:
         return []
+    if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+        pairs = enumerate(zip(mine, theirs, strict=True))
+        return [line for i, (one, other) in pairs for line in _differences(one, other, f"{path}[{i}]")]
     if isinstance(mine, str) and "\n" in mine:  # of a module
         return [f"{path[1:]}: this text, not that of before"]
-    return [f"{path[1:]}: {mine}, not {theirs}"]
+    return [f"{path[1:]}: {_shown(mine)}, not {_shown(theirs)}"]
+
+
+def _shown(value: object) -> str:
+    """As a job file says it; of a list of mappings, what each is."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        names = [next((one[key] for key in NAMING if one.get(key)), "...") for one in value]
+        return f"[{', '.join(names)}]"
+    return value if isinstance(value, str) else json.dumps(value)

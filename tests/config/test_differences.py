@@ -26,14 +26,23 @@ DIFFERENCE = {
     EPSILON: ("4/255", "8/255, not 4/255"),
     "objective.attack.num_steps": (3, "10, not 3"),
     "model.width": (2.0, "1.0, not 2.0"),
-    "augment.flip": (True, "False, not True"),
+    "augment.flip": (True, "false, not true"),
     "data.validation": (0.2, "0.1, not 0.2"),
-    "evaluation.n": (5, "None, not 5"),
-    "compare_natural": (True, "False, not True"),
+    "evaluation.n": (5, "null, not 5"),
+    "compare_natural": (True, "false, not true"),
     "register_as": ("r", "t, not r"),
     "optim.schedule": ({"shape": "cosine"}, None),
     "evaluation.attacks": ([{"attack": "fgsm"}], None),
 }
+
+
+def test_lists_are_compared_one_by_one_and_named_where_one_is_longer():
+    attacks = [{"attack": "fgsm"}, {"attack": "pgd", "num_steps": 20}]
+    here = resolved({"evaluation.attacks": attacks})
+    other = resolved({"evaluation.attacks": [attacks[0], {"attack": "pgd", "num_steps": 40}]})
+    assert "evaluation.attacks[1].num_steps: 20, not 40" in differences(here, dump(other))
+    more = resolved({"evaluation.attacks": [*attacks, {"attack": "square"}]})
+    assert differences(more, dump(here)) == ["evaluation.attacks: [fgsm, pgd, square], not [fgsm, pgd]"]
 
 
 FOLLOWS = {
@@ -113,7 +122,7 @@ def test_a_field_that_an_old_record_lacks_or_has_beyond_is_a_difference():
     record = dump(resolved({}))
     del record["seed"], record["optim"]["lr"]
     assert differences(resolved({}), record | {"future": 1}) == [
-        "seed: 0, not None",
-        "optim.lr: 0.1, not None",
-        "future: None, not 1",
+        "seed: 0, not null",
+        "optim.lr: 0.1, not null",
+        "future: null, not 1",
     ]
