@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distrib.errors import InputError, nearest
+from distrib.models.libraries import library_of
 
 KeyPath = tuple[str | int, ...]
 
@@ -91,7 +92,8 @@ def _line(detail: ErrorDetails, annotation: Any, place: str, known: dict[str, li
         case "union_tag_invalid":
             names = [name.strip(" '") for name in str(context["expected_tags"]).split(",")]
             key = str(context["discriminator"]).strip("'")
-            return f"{key}: {context['tag']!r} is none of {', '.join(names)}{nearest(context['tag'], names)}"
+            meant = (library_of(str(context["tag"])) if key == "arch" else "") or nearest(context["tag"], names)
+            return f"{key}: {context['tag']!r} is none of {', '.join(names)}{meant}"
         case "literal_error":
             names = [name.strip(" '") for name in str(context["expected"]).replace(" or ", ", ").split(",")]
             return f"{found!r} is none of {', '.join(names)}{nearest(found, names)}"

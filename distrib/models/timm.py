@@ -37,6 +37,11 @@ def _timm() -> ModuleType:
     return timm
 
 
+def timm_names() -> list[str]:
+    """Of its classifiers, without tags. Raises :class:`JobError` where it is not installed."""
+    return _timm().list_models()
+
+
 class TimmNet(Value):
     """Any classifier of timm, untrained. It needs the extra distrib[timm]; what it registers is loaded without it."""
 

@@ -35,6 +35,12 @@ def zoo() -> ModuleType:
     return models
 
 
+def torchvision_names() -> list[str]:
+    """Of its classifiers. Raises :class:`JobError` where it is not installed."""
+    models = zoo()
+    return models.list_models(module=models)  # this module only: no detection, segmentation or video
+
+
 def _arguments(name: str, num_classes: int) -> dict[str, Any]:
     return {"weights": None, "num_classes": num_classes, **ARGUMENTS.get(name, {})}
 
@@ -70,8 +76,7 @@ class TorchvisionNet(Value):
     @classmethod
     def known(cls, name: str) -> str:
         """The name, if torchvision has a classifier of it; else :class:`JobError` with the nearest names."""
-        models = zoo()
-        names = models.list_models(module=models)  # this module only: no detection, segmentation or video
+        names = torchvision_names()
         if name not in names:
             near = difflib.get_close_matches(name, names, n=5, cutoff=0)
             raise JobError(f"torchvision has no classifier {name!r}; the nearest names are {', '.join(near)}")
