@@ -24,9 +24,14 @@ def command() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit status is 0 (done), 1 (the run failed) or 2 (the input is wrong)."""
-    options = parser().parse_args(arguments)
+    root = parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may follow, and waits
+        import argcomplete
+
+        argcomplete.autocomplete(root)
+    options = root.parse_args(arguments)
     if options.verb is None:
-        parser().print_help()
+        root.print_help()
         return 0
     from distrib.tracking.client import in_words  # not before: help is quick
 

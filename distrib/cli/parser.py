@@ -47,6 +47,7 @@ examples:
   distrib export runs/digits digits-adversarial           a frozen adversarial test set for others
   distrib doctor                                          what this machine lacks, and what to do about it
 
+completion in the shell: eval "$(register-python-argcomplete distrib)"
 exit status: 0 done, 1 the run failed, 2 the input is wrong"""
 
 

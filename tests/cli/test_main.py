@@ -150,3 +150,23 @@ main.command()
 """
     done = in_a_process(code, stdout=subprocess.PIPE)
     assert (done.stdout, done.stderr, done.returncode) == ("done closed", "", status)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("distrib ev", {"evaluate "}),
+        ("distrib evaluate --ti", {"--tier "}),
+        ("distrib evaluate --tier pa", {"paper", "paranoid"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_choices(line: str, offered: set[str], tmp_path: Path):
+    """As argcomplete's bash function asks: by variables, for words in a file."""
+    asked = {
+        "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_COMP_WORDBREAKS": " ",
+        "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "distrib.cli"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert set((tmp_path / "words").read_text().split("\n")) == offered
