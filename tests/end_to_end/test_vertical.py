@@ -92,7 +92,7 @@ def test_models_lists_the_version(finished: dict, workplace: Path):
     ]
     assert row["aliases"] == ["champion", "latest-robust"]
     assert row["robust_accuracy"] == pytest.approx(finished["robust_accuracy"], abs=1e-4) and row["n"] == 60
-    assert "models:/digits/1" in call_here(command("models"), workplace).stdout
+    assert "  digits/1 " in call_here(command("models"), workplace).stdout
 
 
 def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace: Path, test_images: Path):
