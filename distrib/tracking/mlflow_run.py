@@ -38,6 +38,7 @@ class MLflowRun:
         self.pause = self.again = 0.0
         self.client = connect(uri, experiment)
         self.run_id = self._reopen(run_id) or self._create(experiment, name, tags)
+        self.experiment_id = self.client.get_run(self.run_id).info.experiment_id
         self.monitor = None
 
     def _reopen(self, run_id: str | None) -> str | None:
@@ -164,8 +165,7 @@ class MLflowRun:
 
         MLflow opens on its pages for language models unless it is told otherwise.
         """
-        experiment = self.client.get_run(self.run_id).info.experiment_id
-        path = f"#/experiments/{experiment}?workflowType=machine_learning"
+        path = f"#/experiments/{self.experiment_id}?workflowType=machine_learning"
         if file_of(self.uri) is None and self.uri.startswith("http"):
             return f"{self.uri.rstrip('/')}/{path}"
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}, then http://127.0.0.1:5000/{path}"
