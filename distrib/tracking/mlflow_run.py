@@ -34,11 +34,10 @@ class MLflowRun:
 
     def __init__(self, uri: str, experiment: str, name: str, run_id: str | None, tags: dict[str, str]):
         """Raises :class:`RegistryError` if the server cannot be reached now."""
-        self.uri, self.warned = uri, False
+        self.uri, self.warned, self.experiment_id = uri, False, ""
         self.pause = self.again = 0.0
         self.client = connect(uri, experiment)
         self.run_id = self._reopen(run_id) or self._create(experiment, name, tags)
-        self.experiment_id = self.client.get_run(self.run_id).info.experiment_id
         self.monitor = None
 
     def _reopen(self, run_id: str | None) -> str | None:
@@ -49,6 +48,7 @@ class MLflowRun:
             return None
         with in_words():
             self.client.update_run(run_id, status="RUNNING")
+        self.experiment_id = run.info.experiment_id
         return run_id
 
     def _create(self, experiment: str, name: str, tags: dict[str, str]) -> str:
@@ -69,6 +69,7 @@ class MLflowRun:
                 identity = found.experiment_id  # another job has just made it
         else:
             identity = found.experiment_id
+        self.experiment_id = identity
         key = tags.get(RUN_KEY)
         same = self.client.search_runs([identity], f"tags.`{RUN_KEY}` = '{key}'", max_results=1) if key else []
         if same and (run_id := self._reopen(same[0].info.run_id)):  # a kill came before it was noted
