@@ -225,12 +225,26 @@ def perturb(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack: PGD 
     attack is PGD-10, if none is given. Its random numbers follow from each image's place in ``x``: called again, it
     gives the same. Raises :class:`DataError` where these are no such images.
     """
-    if not x.is_floating_point() or x.ndim != 4 or (len(x) and (x.min() < 0 or x.max() > 1)):
-        raise DataError(
-            f"x: {x.dtype} {list(x.shape)}: expected pixels in [0, 1], [B, C, H, W]; of bytes x.float() / 255"
-        )
+    must_be_images(x, y)
     noise = Noise.of(torch.arange(len(x), device=x.device), 0, "perturb")
     return Adversary(threat, attack or PGD()).perturb(model, x, y, noise)
+
+
+def must_be_images(x: Tensor, y: Tensor) -> None:
+    """Raises :class:`DataError` unless ``x`` is float32 ``[N, C, H, W]`` in [0, 1], and ``y`` int64 ``[N]``."""
+    for name, one in (("x", x), ("y", y)):
+        if not isinstance(one, Tensor):
+            raise DataError(f"{name}: is a {type(one).__name__}; give a torch tensor (torch.from_numpy)")
+    if x.dtype != torch.float32:
+        cure = "x.float()" if x.is_floating_point() else "pixels in [0, 1]: x.float() / 255"
+        raise DataError(f"x: is {x.dtype}, not torch.float32; give {cure}")
+    if x.ndim != 4 or y.ndim != 1 or len(x) != len(y):
+        told = f"x: {list(x.shape)} and y: {list(y.shape)}: expected images [N, C, H, W] and N labels"
+        raise DataError(f"{told}; of one-hot rows give y.argmax(1)" if y.ndim == 2 else told)
+    if len(x) and not (x.min() >= 0 and x.max() <= 1):
+        raise DataError(f"x: holds pixels from {x.min():g} to {x.max():g}; they lie in [0, 1]")
+    if y.dtype != torch.int64 or (len(y) and y.min() < 0):
+        raise DataError(f"y: is {y.dtype}{f' from {y.min()}' if len(y) else ''}; give whole numbers from 0: y.long()")
 
 
 def predicted(logits: Tensor) -> Tensor:

@@ -8,7 +8,16 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+)
 
 
 class Value(BaseModel):
@@ -65,11 +74,16 @@ def shown_radius(number: float) -> str:
     return f"{numerator}/255" if near else f"{number:.4g}"
 
 
+FRACTION = {"type": "string", "pattern": r"^[0-9.]+/[0-9.]+$"}
+IN_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, FRACTION]}
+"""What editors are told of a radius."""
+
 Radius = Annotated[
     float,
     BeforeValidator(parse_fraction),
     PlainSerializer(write_fraction, when_used="always"),
     Field(ge=0),
+    WithJsonSchema(IN_SCHEMA),
 ]
 """A length in pixel units (pixels lie in [0, 1]); written 0.3 or 8/255."""
 
@@ -82,7 +96,7 @@ def within_pixels(epsilon: float) -> float:
     return epsilon
 
 
-PixelRadius = Annotated[Radius, AfterValidator(within_pixels), Field(le=1)]
+PixelRadius = Annotated[Radius, AfterValidator(within_pixels), Field(le=1), WithJsonSchema(IN_SCHEMA)]
 """A change of single pixels."""
 
 Count = Annotated[int, Field(ge=1)]

@@ -10,11 +10,13 @@ from typing import Any
 from distrib.cli.parser import Options
 from distrib.config.file import parse, yaml_value
 from distrib.config.job import AnyJob
+from distrib.data.named import THEIR_NAMES
 from distrib.errors import JobError, RegistryError
+from distrib.registry.listing import find
 from distrib.registry.versions import fetch_card
 from distrib.tracking import client
 
-SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
+SOURCES = ("digits", *THEIR_NAMES)
 
 
 def as_address(text: str) -> str:
@@ -37,11 +39,13 @@ def evaluation_of(options: Options) -> AnyJob:
     threat = {"norm": options.norm or claim.get("norm", "linf"), "epsilon": epsilon}
     if options.norm is not None and options.epsilon is None and options.norm != claim.get("norm"):
         raise JobError("--epsilon: is missing; the card's is of another norm")
-    asked: dict[str, Any] = {"threat": threat, "tier": options.tier} | ({"n": options.n} if options.n else {})
+    asked: dict[str, Any] = {"threat": threat, "tier": options.tier} | ({} if options.n is None else {"n": options.n})
     document = {"kind": "evaluate", "model": model, "data": data, "evaluation": asked}
     if options.tracking_uri:
         document["tracking"] = {"uri": options.tracking_uri}
-    document["name"] = options.name or _name(model, options.tier, [document, options.overrides, options.removals])
+    version = find(model, client.address(options.tracking_uri))[1].version if model.startswith("models:") else None
+    terms = [document, str(version), options.overrides, options.removals]  # another champion is another question
+    document["name"] = options.name or _name(model, options.tier, terms)
     return parse(document, options.overrides, "distrib evaluate", Path.cwd(), options.removals)
 
 
@@ -71,6 +75,6 @@ def _data(text: str) -> dict[str, Any]:
 
 def _name(model: str, tier: str, terms: object) -> str:
     """A name of the run: another one for another question."""
-    mark = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:6]
+    mark = hashlib.sha256(json.dumps(terms, sort_keys=True, default=str).encode()).hexdigest()[:6]
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model.removeprefix("models:/").replace("/", "-")).stem).strip("-.")
     return f"evaluate-{plain[:30]}-{tier}-{mark}"

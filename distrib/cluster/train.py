@@ -129,9 +129,10 @@ def worker(config: dict) -> None:
                         tell(report)
                     continue
                 history.append(report.metrics)
+                before = max((n for n, one in enumerate(history[:-1], 1) if checkpoints.ROBUST in one), default=0)
                 lasting, sign = (
                     trainer.overfitting(seen, len(validation.indices)) if part.objective.adversary else ""
-                    for seen in (history[:-1], history)
+                    for seen in (history[:before], history)
                 )
                 new = sign.partition(":")[0] != lasting.partition(":")[0] or job.validation.on_overfitting != "warn"
                 if sign and new and world.rank == 0:

@@ -23,7 +23,7 @@ def list_runs(storage: Path) -> list[Row]:
         raise InputError(f"--storage: there is no folder {storage}; run a job first, or name the folder of its runs")
     rows = []
     for folder in storage.iterdir():
-        with suppress(InputError):  # damaged
+        with suppress(InputError, KeyError, TypeError, OSError):  # damaged, of another distrib, or just being changed
             record = read_record(folder)
             if record is not None:
                 rows.append(_row(folder, record["job"]))
@@ -35,13 +35,15 @@ def _row(folder: Path, job: Mapping[str, Any]) -> Row:
     state = "complete" if result is not None else "running" if in_use(folder) else "stopped"
     done, whole, accuracies, eta = "", "", {}, None
     if job["kind"] == "train":
-        robust = [*_history(folder / ROBUST), *_history(folder / NATURAL)] if result is None else []
+        phases = [_history(folder / phase) for phase in (ROBUST, NATURAL)] if result is None else [[]]
+        every = [one for phase in phases for one in phase]
         epochs = job["optim"]["epochs"] * (2 if job["compare_natural"] else 1)
-        done, whole = (str(len(robust)), str(epochs)) if result is None else (str(result["epochs"]), "")
-        last = next((one for one in reversed(robust) if checkpoints.ROBUST in one), {})
+        done, whole = (str(len(every)), str(epochs)) if result is None else (str(result["epochs"]), "")
+        main = next((phase for phase in phases if phase), [])  # the other one is its natural twin
+        last = next((one for one in reversed(main) if checkpoints.ROBUST in one), {})
         accuracies = {"clean": last.get(checkpoints.CLEAN), "robust": last.get(checkpoints.ROBUST)}
-        seconds = [one["train_seconds"] for one in robust]
-        eta = (epochs - len(robust)) * sum(seconds) / len(seconds) if seconds and state == "running" else None
+        seconds = [one["train_seconds"] for one in every]
+        eta = (epochs - len(every)) * sum(seconds) / len(seconds) if seconds and state == "running" else None
     elif job["kind"] == "tune":
         with suppress(InputError):
             done, whole = str(len(read_trials(folder))), str(job["search"]["num_trials"])
@@ -64,5 +66,9 @@ def _history(phase: Path) -> list[dict]:
 
 
 def _changed(folder: Path) -> str:
-    newest = max(path.stat().st_mtime for path in (folder, *folder.glob("*"), *folder.glob("*/epoch-*")))
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
+    """When something in the folder was; what is pruned meanwhile is left out."""
+    moments = [folder.stat().st_mtime]
+    for path in (*folder.glob("*"), *folder.glob("*/epoch-*")):
+        with suppress(OSError):
+            moments.append(path.stat().st_mtime)
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(max(moments)))

@@ -61,7 +61,8 @@ def must_keep_its_promises(run: OpenRun[Any]) -> None:
     with with_data(run.job) as part:
         if isinstance(part.model, CustomNet | TimmNet):
             split = open_split(run.data, "validation", "training")
-            (batch,) = shard(open_reader(split, part.loader), np.arange(3), 3, World())
+            few = np.arange(min(3, split.card.count))
+            (batch,) = shard(open_reader(split, part.loader), few, len(few), World())
             check_contract(_network(run, part), batch.x, len(split.card.classes))
 
 

@@ -17,7 +17,7 @@ def brought() -> dict[str, Path]:
 
 def located(path: Path) -> Path:
     """``path``, or the job that distrib brings, where ``path`` is its name and no file here."""
-    return path if os.path.exists(path) else brought().get(str(path), path)
+    return path if os.path.isfile(path) else brought().get(str(path), path)
 
 
 def copy_of(name: str, file: Path) -> None:

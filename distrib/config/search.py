@@ -2,15 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from distrib.attack import PGD, Adversary
 from distrib.threat import Threat
-from distrib.values import Count, Seed, Value, parse_fraction
+from distrib.values import FRACTION, Count, Seed, Value, parse_fraction
 
 FieldPath = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 """A field of the train job: objective.threat.epsilon, model.width."""
-Number = Annotated[float, BeforeValidator(parse_fraction)]
+Number = Annotated[float, BeforeValidator(parse_fraction), WithJsonSchema({"anyOf": [{"type": "number"}, FRACTION]})]
 """0.3 or 8/255."""
 Setting = bool | int | float | str | dict
 """What a field may be set to, as a job file would write it: also a whole mapping, such as a model."""

@@ -47,7 +47,9 @@ def read_arrays(path: Path, field: str) -> tuple[np.ndarray, np.ndarray, tuple[s
 
 def _bytes_from(images: np.ndarray) -> str:
     """How such pixels become bytes."""
-    most = float(images.max(initial=0)) if np.issubdtype(images.dtype, np.number) or images.dtype == bool else 256
+    if not np.issubdtype(images.dtype, np.number) and images.dtype != bool:
+        return "store arrays of pixels"
+    most = float(images.max(initial=0))
     if images.min(initial=0) < 0 or most > 255:
         return "bring them to 0 .. 255 first"
     return "store (images * 255).round().astype('uint8')" if most <= 1 else "store images.round().astype('uint8')"
@@ -95,7 +97,7 @@ def pack(
 
     Each of ``images`` is uint8 ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` of 1 or 3 channels (an array, a tensor, a PIL
     image), all of one shape; ``labels`` are places in ``classes``. Without labels each of ``images`` is an image and
-    its label, as a torch ``Dataset`` gives them. Without classes their names are ``images.classes``, if it has them, or
+    its label, as a torch ``Dataset`` gives them. Without classes their names are those that the dataset has, or
     numbers. ``path`` ends in .safetensors. Returns it. Raises :class:`DataError`, and writes nothing, where one does
     not fit.
     """
@@ -114,7 +116,10 @@ def pack(
         like = f"number {odd} is {rows[odd].dtype} {list(rows[odd].shape)}"
         cure = "resize them alike" if rows[odd].dtype == np.uint8 else _bytes_from(rows[odd]).replace("store", "give")
         raise DataError(f"images: {like}, not uint8 {list(rows[0].shape)} as all must be; {cure}")
-    numbers = np.asarray([np.asarray(labels[i]) for i in range(len(labels))])
+    try:
+        numbers = np.asarray([np.asarray(labels[i]) for i in range(len(labels))])
+    except ValueError:  # of several lengths
+        raise DataError("labels: are not all of one kind; give a whole number for each image") from None
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         each = f"{numbers.dtype} {list(numbers.shape[1:])}" if numbers.ndim > 1 else f"{numbers.dtype}"
         raise DataError(f"labels: each is {each}, not a whole number; of one-hot rows give labels.argmax(1)")

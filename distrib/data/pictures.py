@@ -79,9 +79,29 @@ class Tree:
         paths = tuple(os.path.join(*file) for files in found for file in files)
         return cls(root, tuple(entry.name for entry in classes), paths, labels.astype(np.int64), +left_out)
 
+    def drawn(self, share: float) -> np.ndarray:
+        """``share`` of every class, bool ``[N]``: those whose names' hashes are the smallest.
+
+        Raises :class:`DataError` where a class has no image left on one side.
+        """
+        found = np.zeros(len(self.paths), dtype=bool)
+        names = [os.fsencode(os.path.relpath(path, self.root)) for path in self.paths]
+        hashes = np.array([hashlib.sha256(name).hexdigest() for name in names])
+        for label, name in enumerate(self.classes):
+            members = np.flatnonzero(self.labels == label)
+            count = round(len(members) * share)
+            if not 0 < count < len(members):
+                raise DataError(
+                    f"data.test_share: {share:g} of the {len(members)} images of {name} leaves none on one side; "
+                    "choose another share, or leave the class out"
+                )
+            found[members[hashes[members].argsort()[:count]]] = True
+        return found
+
     def part(self, chosen: np.ndarray) -> "Tree":
-        """Those of the images that are ``chosen``, places among all."""
-        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
+        """Those of the images that are ``chosen``, bool ``[N]``."""
+        paths = tuple(path for path, one in zip(self.paths, chosen, strict=True) if one)
+        return replace(self, paths=paths, labels=self.labels[chosen])
 
     def file(self, i: int) -> tuple[str, str]:
         """(the path of image ``i``, as it can be printed)."""

@@ -17,7 +17,6 @@ from distrib.data.packed import Packed, Part
 from distrib.data.parquet import Tables, fetched, parquet_files
 from distrib.data.pictures import Pictures, Tree
 from distrib.data.samples import Samples, in_memory
-from distrib.data.split import stratified
 from distrib.errors import DataError
 from distrib.files import files_sha256
 
@@ -68,11 +67,11 @@ class Folder(Pictured):
     """The folder below root whose images the end evaluation is made on."""
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Where the class folders lie in root itself, ROOT/CLASS/*.jpg: this share of every class is the test part, drawn
-    by split_seed. The same images are tested on for as long as none is added or taken away."""
+    by the files' names, whatever split_seed is: images that are added later leave nearly all of it as it was."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Folder":
-        if self.test_share is not None and {"train_part", "test_part"} & self.model_fields_set:
+        if self.test_share is not None and (self.train_part, self.test_part) != ("train", "test"):
             raise ValueError("test_share: cuts the test part out of root itself; leave train_part and test_part out")
         train, test = os.path.normpath(self.train_part), os.path.normpath(self.test_part)
         if _inside(train, test) or _inside(test, train):
@@ -103,18 +102,17 @@ class Folder(Pictured):
         """The files of one part. Raises :class:`DataError` where there are none, or both parts are one folder."""
         if self.test_share is not None:
             whole = Tree.of(Path(self.root))
-            try:
-                chosen = stratified(whole.labels, self.test_share, self.split_seed)[part == "test"]
-            except DataError as error:
-                raise DataError(str(error).replace("data.validation", "data.test_share")) from None
-            return whole.part(chosen)
+            if {"train", "test"} <= set(whole.classes):
+                raise DataError(f"data.test_share: {self.root} holds train and test, so it is parted; leave it out")
+            return whole.part(whole.drawn(self.test_share) == (part == "test"))
         train, test = Path(self.root) / self.train_part, Path(self.root) / self.test_part
         root = train if part == "train" else test
         if not root.is_dir():
             near = [entry.name for entry in os.scandir(self.root) if entry.is_dir()] if os.path.isdir(self.root) else []
             found = f"; in {self.root} there are {sorted(near)}" if near else ""
             raise DataError(
-                f"data.root: there is no folder {root}{found}; set data.root, data.train_part, data.test_part"
+                f"data.root: there is no folder {root}{found}; set data.root, data.train_part, data.test_part, or, "
+                "where these are the classes, data.test_share"
             )
         real = [os.path.realpath(path) for path in (train, test)]
         if _inside(*real) or _inside(*reversed(real)):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from distrib import __version__
-from distrib.attack import undisturbed
+from distrib.attack import must_be_images, undisturbed
 from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.data.order import chosen
@@ -49,7 +49,9 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
     device; ``classes`` name the labels (their numbers, if not given). The same attacks, probes and flags as of a job,
     shard after shard. Raises :class:`DataError` where these are no such images, or a threat is missing.
     """
-    _must_be_images(x, y)
+    must_be_images(x, y)
+    if len(x) == 0:
+        raise DataError("x: holds no image")
     if any(isinstance(attack, Transfer | Stored) for attack in evaluation.attacks) or evaluation.sources:
         raise DataError("evaluation.attacks: transfer and stored take images from elsewhere; they need a job")
     try:
@@ -72,19 +74,6 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
     )  # fmt: skip
     weights = _digest(list(model.state_dict().values()))
     return Card.of(result, plan, card, Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, ""))
-
-
-def _must_be_images(x: Tensor, y: Tensor) -> None:
-    """Raises :class:`DataError` unless these are images and their labels."""
-    for name, one in (("x", x), ("y", y)):
-        if not isinstance(one, Tensor):
-            raise DataError(f"{name}: is a {type(one).__name__}; give a torch tensor (torch.from_numpy)")
-    if not x.is_floating_point():
-        raise DataError(f"x: is {x.dtype}; give pixels in [0, 1]: x.float() / 255")
-    if x.ndim != 4 or len(x) != len(y) or len(x) == 0 or x.min() < 0 or x.max() > 1:
-        raise DataError(f"x: {list(x.shape)} and y: {list(y.shape)}: expected images [N, C, H, W] in [0, 1], N labels")
-    if y.is_floating_point() or y.min() < 0:
-        raise DataError(f"y: is {y.dtype} from {y.min()}; labels are whole numbers from 0")
 
 
 def _evidence(model: nn.Module, x: Tensor, y: Tensor, evaluation: EvaluationPlan, num_classes: int) -> Evidence:

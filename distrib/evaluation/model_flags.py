@@ -81,7 +81,8 @@ def _labels(evidence: Evidence) -> Iterator[Flag]:
     size = counts.sum(axis=1)
     renamed = [(a, b) for a, b in zip(rows, columns, strict=True) if a != b and 2 * counts[a, b] > size[a]]
     for _ in renamed:  # a name that is taken from a class is free only if that class has another, or no images
-        free = {a for a, _ in renamed} | set(np.flatnonzero(size == 0))
+        weak = {a for a, b in zip(rows, columns, strict=True) if counts[a, b] > counts[a, a]}
+        free = {a for a, _ in renamed} | weak | set(np.flatnonzero(size == 0))
         renamed = [(a, b) for a, b in renamed if b in free]
     gain = sum(counts[a, b] - counts[a, a] for a, b in renamed) / len(evidence.label)
     if gain > 0.05:

@@ -6,6 +6,7 @@ import importlib.util
 import linecache
 import sys
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
@@ -49,7 +50,8 @@ class CustomNet(Value):
         place, _, name = factory.partition(":")
         if place.endswith(".py"):
             raise ValueError(f"name the module without .py: {Path(place).stem}:{name or 'build'}")
-        if not (name.isidentifier() and all(part.isidentifier() for part in place.split("."))):
+        words = [*place.split("."), name]
+        if not all(word.isidentifier() and not iskeyword(word) for word in words):
             raise ValueError(f"expected MODULE:FUNCTION, such as my_models:build, not {factory!r}")
         return factory
 
@@ -81,9 +83,8 @@ class CustomNet(Value):
         except ModuleNotFoundError as error:
             if self.source is not None or error.name != place:
                 raise JobError(f"model.factory: {place} needs {error.name}, which is not installed") from error
-            near = nearest(place, [path.stem for path in Path.cwd().glob("*.py")])
             raise JobError(
-                f"model.factory: there is no {place}.py beside the job file, and {place} is not installed{near}"
+                f"model.factory: there is no {place}.py beside the job file, and {place} is not installed"
             ) from error
         except Exception as error:  # as above
             raise JobError(f"model.factory: {place} cannot be imported: {reason_of(error)}") from error

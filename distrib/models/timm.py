@@ -116,8 +116,7 @@ class TimmNet(Value):
 
     def written(self, image: ImageShape, num_classes: int) -> str:
         """The call that makes the network, without what comes before it."""
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments(image, num_classes).items())
-        return f"timm.create_model({self.name!r}, {arguments})"
+        return f"timm.create_model({self.name!r}, **{self._arguments(image, num_classes)!r})"
 
     def _arguments(self, image: ImageShape, num_classes: int) -> dict[str, Any]:
         # What has a table of positions wants to know the size of an image; the others do not know the word.

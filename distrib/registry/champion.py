@@ -96,8 +96,9 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
     decision = Decision(False, refusal) if refusal else _challenge(name, this, present, whole)
     if decision.promoted:
         registry.set_registered_model_alias(name, CHAMPION, number)
-    if decision.promoted or present is None:
-        _describe(registry, name, number if decision.promoted else "", card)
+    best = decision.promoted or (present is not None and str(present.version) == number)
+    if present is None or decision.promoted or (best and taken):
+        _describe(registry, name, number if best else "", card)
     record = {
         "version": number,
         "decision": "promoted" if decision.promoted else "refused",
@@ -162,7 +163,8 @@ def _describe(registry: Any, name: str, best: str, card: Card) -> None:
         f"{claim.robust_accuracy:.2%} of {claim.n} test images of {card.data} withstand every attack, {claim.norm} "
     )
     figure += f"up to {shown_radius(claim.epsilon)} (tier {claim.tier}); {claim.clean_accuracy:.2%} without one"
-    told = f"The best version is {best} (champion): {figure}." if best else "No version is champion yet."
+    doubt = f" Do not use this figure: {', '.join(card.blocking)}." if card.blocking else ""
+    told = f"The best version is {best} (champion): {figure}.{doubt}" if best else "No version is champion yet."
     alias = CHAMPION if best else "latest-robust"
     get = f"    distrib pull {name}@{alias} DIR\n    net = distrib.load('models:/{name}@{alias}')"
     text = f"{WRITTEN_BY_US} {told} Each version has its robustness card as description.\n\n{get}\n"

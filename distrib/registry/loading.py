@@ -10,7 +10,7 @@ from torch import nn
 from distrib.errors import CheckpointError, JobError
 from distrib.evaluation.models import Weights, in_folder
 from distrib.models import CustomNet
-from distrib.registry.versions import fetched_version, network_of
+from distrib.registry.versions import fetched_version, network_of, subject_in
 from distrib.tracking import client
 
 
@@ -30,8 +30,12 @@ def load(address: str, tracking_uri: str | None = None) -> nn.Module:
     with found as (folder, _):
         if not folder.exists():
             raise CheckpointError(f"{folder}: there is no such model; name models:/NAME/VERSION, a folder, a .pt2 file")
-        kept = folder / "model" / "extra_files" if address.startswith("models:") else folder
-        stored = in_folder(folder, trusted=False)
+        if address.startswith("models:"):
+            kept, stored = folder / "model" / "extra_files", subject_in(address, folder, trusted=False)
+        elif (folder / "state.json").exists():
+            raise CheckpointError(f"{folder}: a checkpoint of a run; name the model that the run registered")
+        else:
+            kept, stored = folder, in_folder(folder, trusted=False)
         return _ordinary(kept) or stored.load(torch.device("cpu"))
 
 

@@ -28,8 +28,10 @@ from distrib.tracking.folder import kept_pins, with_versions
 
 DATA = (".json", ".md", ".html", ".csv", ".safetensors")
 """Of the files that are pulled with a model."""
-NEEDED = ("card.json", "job.json", "weights.safetensors", "test_images.safetensors")
-"""What a pulled model is used with."""
+NEEDED = ("card.json", "job.json", "weights.safetensors")
+"""What ``model.py`` is made of; the example needs test images, too."""
+IMPORTED = (".py", ".pyc", ".pyd", ".so")
+"""Of the files that Python would take for the module ``model``, or a part of it."""
 EXAMPLE = {"example.py": "pulled_example.py", "program.py": "program.py"}
 """The scripts that are written beside a pulled model, and distrib's own files of them."""
 
@@ -99,12 +101,15 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
         exported = any((room / "model").rglob("*.pt2"))
         if exported:
             try:
-                _subject(address, room, trusted=False)
+                subject_in(address, room, trusted=False)
             except RegistryError as error:
                 reason = str(error).replace(", or set trust_pickle: true if you trust its source", "")
                 raise RegistryError(
                     f"{reason}; if you trust its source, mlflow artifacts download -u {address} -d DIR brings it"
                 ) from None
+        for path in [*(room / "model").rglob("*")]:
+            if path.is_file() and path.suffix in IMPORTED:
+                path.unlink()
         (room / "model").rename(aside / "model")
         _copy(aside / "model" / "extra_files", aside)
         later = found.tags.get("card_run", found.run_id)
@@ -119,9 +124,10 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
         if not exported:
             say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
         elif lacking_parts:
-            say(f"no example.py: this version was registered without {', '.join(lacking_parts)}")
+            say(f"no model.py: this version was registered without {', '.join(lacking_parts)}")
         else:
             _write_definition(aside, say)
+        if exported and (aside / "card.json").exists() and (aside / "test_images.safetensors").exists():
             for name, text in EXAMPLE.items():
                 (aside / name).write_text(files("distrib.evaluation").joinpath(text).read_text())
         if folder.exists():
@@ -155,7 +161,8 @@ def _write_definition(folder: Path, say: Callable[[str], None]) -> None:
         (folder / "model.py").write_text(text)
 
 
-def _subject(address: str, room: Path, trusted: bool) -> Exported | Pickled:
+def subject_in(address: str, room: Path, trusted: bool) -> Exported | Pickled:
+    """The model that :func:`fetched_version` brought to ``room``. Raises :class:`RegistryError`."""
     try:
         return in_folder(room / "model", trusted)
     except CheckpointError as error:
@@ -174,7 +181,7 @@ def fetch_subject(address: str, uri: str, trusted: bool, say: Callable[[str], No
     say(f"model: fetching {address}")
     with fetched_version(address, uri, Path(tempfile.gettempdir())) as (room, _):
         card = room / "model" / "extra_files" / "card.json"
-        return _subject(address, room, trusted), json.loads(card.read_text()) if card.exists() else {}
+        return subject_in(address, room, trusted), json.loads(card.read_text()) if card.exists() else {}
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def run_folder(job: Run) -> Iterator[Path]:
         raise InputError(f"storage: {folder} cannot be written to ({error.strerror}); choose another folder") from None
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / ".lock", 0))
+            stack.enter_context(locked(folder / ".lock", 1))  # whoever looks whether it is in use holds it shortly
         except BlockingIOError:
             raise JobError(f"name: {job.name!r} is being run by another process ({folder})") from None
         except OSError as error:

@@ -74,3 +74,13 @@ def test_the_same_question_has_the_same_name_and_another_one_another():
     names = [asked("net.pt2", "--data", "digits", "--epsilon", "0.3", *more).name for more in terms]
     assert names[0] == names[1] and len(set(names)) == 4
     assert asked("net.pt2", "--data", "digits", "--epsilon", "0.3", "--name", "mine").name == "mine"
+
+
+def test_another_champion_is_another_question(weights: Weights, uri: str):
+    names = []
+    for robust in (0.5, 0.9):
+        register(weights, uri, claim(robust), name="moves")
+        names.append(asked("moves@champion", "--tracking-uri", uri).name)
+    assert names[0] != names[1]
+    with pytest.raises(JobError, match=r"evaluation\.n: expected .*, not 0"):
+        asked("moves@champion", "--tracking-uri", uri, "--n", "0")

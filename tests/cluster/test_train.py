@@ -297,6 +297,16 @@ def test_overfitting_that_lasts_is_told_once(monkeypatch: pytest.MonkeyPatch, so
     assert told == ["epoch 2: sudden: 9 %", "epoch 5: sudden: 7 %", "epoch 6: slow: 6 %"]
 
 
+def test_overfitting_that_lasts_is_told_once_where_not_every_epoch_is_validated(
+    monkeypatch: pytest.MonkeyPatch, sorted_by_class: Path, work: Callable
+):
+    signs = {2: "sudden: 9 %", 4: "sudden: 8 %"}
+    monkeypatch.setattr(trainer, "overfitting", lambda history, images: signs.get(len(history), ""))
+    posted = work(train_job(sorted_by_class, optim__epochs=5, validation__every=2, **OVERFITTING), sorted_by_class)
+    told = [one.text.removeprefix("warning: robust ") for one in posted if isinstance(one, Note)]
+    assert told == ["epoch 2: sudden: 9 %"]
+
+
 def test_overfitting_ends_training_for_good_where_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sorted_by_class: Path, work: Callable
 ):

@@ -59,6 +59,18 @@ def test_each_run_is_told_with_how_far_it_came(tmp_path: Path):
     assert sorted(str(path) for path in tmp_path.rglob("*")) == sorted([*before, str(live / ".lock")])
 
 
+def test_the_natural_twin_counts_and_its_accuracy_is_not_shown(tmp_path: Path):
+    files = {"robust/epoch-00002/state.json": epochs(2), "natural/epoch-00001/state.json": epochs(1)}
+    begin(tmp_path, "both", TRAIN | {"optim": TRAIN["optim"] | {"epochs": 2}, "compare_natural": True}, **files)
+    (row,) = list_runs(tmp_path)
+    assert (row["done"], row["of"], row["robust_accuracy"]) == ("3", "4", 0.1)
+
+
+def test_a_record_of_another_distrib_is_passed_over(tmp_path: Path):
+    (begin(tmp_path, "other", TRAIN) / "job.json").write_text(json.dumps({"job": {"kind": "train"}}))
+    assert [row["name"] for row in list_runs(tmp_path)] == []
+
+
 def test_a_checkpoint_that_is_being_written_is_passed_over(tmp_path: Path):
     folder = begin(tmp_path, "live", TRAIN, **{"robust/epoch-00001/state.json": epochs(1)})
     (folder / "robust" / "epoch-00002").mkdir()

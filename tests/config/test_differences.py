@@ -36,6 +36,14 @@ DIFFERENCE = {
 }
 
 
+def test_a_module_whose_hash_is_not_known_on_one_side_is_no_difference():
+    network = {"arch": "custom", "factory": "mine:build"}
+    known, other = (resolved({"model": network | {"sha256": mark}}) for mark in ("a" * 64, "b" * 64))
+    older = dump(resolved({"model": network}))
+    assert differences(known, older) == [] and differences(resolved({"model": network}), dump(known)) == []
+    assert differences(known, dump(other)) == [f"model.sha256: {'a' * 64}, not {'b' * 64}"]
+
+
 def test_lists_are_compared_one_by_one_and_named_where_one_is_longer():
     attacks = [{"attack": "fgsm"}, {"attack": "pgd", "num_steps": 20}]
     here = resolved({"evaluation.attacks": attacks})

@@ -109,6 +109,8 @@ def test_whatever_is_indexable_is_packed(tmp_path: Path, images):
         ({"labels": ["cat"] * 12}, "labels: each is <U3, not a whole number"),
         ({"labels": np.eye(12, 3)}, r"labels: each is float64 \[3\], not a whole number; of one-hot rows give"),
         ({"labels": None}, r"labels: are missing, and images\[0\] is no pair"),
+        ({"labels": [[0, 1], [2]] * 6}, "labels: are not all of one kind"),
+        ({"images": ["a.png"] * 12}, "images: number 0 is <U5 .*; give arrays of pixels"),
         ({"classes": 3}, "classes: 3 is no list of names"),
         ({"classes": [1, 2, 3]}, r"classes: \[1, 2, 3\] is no list of names"),
         ({"classes": "abc"}, "classes: abc is no list of names"),

@@ -165,26 +165,38 @@ def test_a_part_of_one_tree_of_classes_is_tested_on(tmp_path: Path, pictures: Pi
     fields = {"source": "folder", "root": str(root), "size": 8, "store": str(tmp_path / "store")}
     data = Folder.model_validate(fields | {"test_share": 0.2})
     train, test = data.open("train"), data.open("test")
-    assert (len(train), len(test), train.classes) == (16, 4, ("cat", "dog")) and np.bincount(test.labels).tolist() == [
-        2,
-        2,
-    ]
+    assert (len(train), len(test), train.classes) == (16, 4, ("cat", "dog"))
+    assert np.bincount(test.labels).tolist() == [2, 2]
     pixels = [[part[i][0].tobytes() for i in range(len(part))] for part in (train, test)]
     assert len({*pixels[0], *pixels[1]}) == 20
-    again, other = (
-        Folder.model_validate(fields | {"test_share": 0.2, "split_seed": seed}).open("test") for seed in (0, 1)
-    )
-    assert [again[i][0].tobytes() for i in range(4)] == pixels[1] != [other[i][0].tobytes() for i in range(4)]
-    assert {split: len(part) for split, part in split_samples(data).items()} == {
-        "train": 14,
-        "validation": 2,
-        "test": 4,
-    }
+    again = Folder.model_validate(fields | {"test_share": 0.2, "split_seed": 1}).open("test")
+    assert [again[i][0].tobytes() for i in range(4)] == pixels[1], "no training image becomes one to test on"
+    assert Folder.model_validate(data.model_dump(), strict=False) == data, "as a job is read from its record"
+    splits = {split: len(part) for split, part in split_samples(data).items()}
+    assert splits == {"train": 14, "validation": 2, "test": 4}
     assert folder_of(data) != folder_of(Folder.model_validate(fields | {"test_share": 0.3}))
-    with pytest.raises(DataError, match=r"data\.test_share: 0\.01 of the 10 images of class 0 leaves none"):
+    with pytest.raises(DataError, match=r"data\.test_share: 0\.01 of the 10 images of cat leaves none"):
         Folder.model_validate(fields | {"test_share": 0.01}).open("train")
     with pytest.raises(ValidationError, match="test_share: cuts the test part out of root itself; leave train_part"):
         Folder.model_validate(fields | {"test_share": 0.2, "test_part": "val"})
+
+
+def test_images_that_are_added_leave_the_test_part_as_it_was(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path, [(9, 8)] * 20, parts=("train",)) / "train"
+    data = Folder.model_validate({"source": "folder", "root": str(root), "size": 8, "test_share": 0.3})
+    before = {path for path in data._tree("test").paths}
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 9, 9)).save(root / "cat" / f"new{number}.png")
+    after = {path for path in data._tree("test").paths}
+    assert len(before) == 12 and len(before - after) <= 3 and len(after & before) >= 9
+
+
+def test_a_folder_that_is_parted_and_one_that_is_not_are_told_apart(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path, [(8, 8)] * 4)
+    with pytest.raises(DataError, match=r"data\.test_share: .* holds train and test, so it is parted; leave it out"):
+        Folder.model_validate({"source": "folder", "root": str(root), "test_share": 0.3}).open("train")
+    with pytest.raises(DataError, match=r"\['cat', 'dog'\]; .* or, where these are the classes, data\.test_share"):
+        Folder.model_validate({"source": "folder", "root": str(root / "train")}).open("train")
 
 
 def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path, pictures: Pictures):

@@ -60,6 +60,15 @@ def test_a_class_that_is_taken_for_another_one_is_no_other_order():
     assert flag.name == "wrong_labels" and "1 -> 0, 2 -> 1" in flag.detail
 
 
+def test_classes_in_another_order_are_told_also_where_one_is_seldom_right():
+    """2 and 5 swapped in the labels, by a model that knows 5 in nine of twenty cases."""
+    places = range(200)
+    label = [{2: 5, 5: 2}.get(place % 10, place % 10) for place in places]
+    predicted = [place % 10 if place % 10 != 5 or place // 10 < 9 else 7 for place in places]
+    (flag,) = result_of(shard(**CALM | {"label": label, "predicted": predicted})).flags
+    assert flag.name == "wrong_labels" and "5 -> 2" in flag.detail
+
+
 def test_logits_that_are_not_numbers_have_a_flag_of_their_own():
     nan, minus = [True] * 3 + [False] * 197, [True] * 10 + [False] * 190
     (flag,) = result_of(shard(**CALM, lost=nan, infinite=minus)).flags

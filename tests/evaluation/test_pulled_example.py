@@ -30,6 +30,7 @@ def lay_out(folder: Path, norm: str, epsilon: float) -> Path:
     claim = {"norm": norm, "epsilon": epsilon, "robust_accuracy": 0.5, "n": 100}
     card = {"image": {"channels": 2, "height": 3, "width": 4}, "classes": ["a", "b"], "claim": claim}
     (folder / "card.json").write_text(json.dumps(card))
+    (folder / "job.json").write_text(json.dumps({"model": {"arch": "small_cnn"}}))
     image = (torch.tensor(LIGHT).view(4, 1, 1, 1) * 255).round().byte().expand(4, 2, 3, 4).contiguous()
     save_file({"image": image, "label": torch.tensor([0, 1, 1, 0])}, folder / "test_images.safetensors")
     layer = nn.Linear(24, 2)
@@ -106,6 +107,15 @@ def test_it_says_whether_the_network_in_torch_is_the_program(
     (tmp_path / "model.py").write_text(f"import torch\none = torch.tensor([-1.0, 1.0])\n{text}")
     run(tmp_path, monkeypatch)
     assert capsys.readouterr().out.splitlines()[-1] == f"model.py: load() {words}"
+
+
+def test_it_calls_no_code_of_the_model_s_author(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    (lay_out(tmp_path, "linf", 0.1) / "model.py").write_text("raise SystemExit('called')")
+    (tmp_path / "job.json").write_text(json.dumps({"model": {"arch": "custom", "factory": "mine:build"}}))
+    run(tmp_path, monkeypatch)
+    assert "look at it before you do" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_it_refuses_a_model_that_could_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -106,11 +106,7 @@ def test_other_forms_of_a_factory_are_refused(factory: str):
         custom(factory=factory)
 
 
-def test_a_module_of_nearly_that_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_models.py").write_text(SOURCE)
-    with pytest.raises(JobError, match=r"my_model is not installed \(did you mean my_models\?\)"):
-        custom(factory="my_model:build", source=None).function()
+def test_a_file_name_in_the_place_of_a_module_is_told():
     with pytest.raises(ValidationError, match=r"name the module without \.py: my_models:build"):
         custom(factory="my_models.py:build")
 

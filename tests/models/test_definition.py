@@ -91,3 +91,14 @@ def test_what_cannot_be_built_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(JobError, match="timm cannot be imported"):
         definition(model, (3, 32, 32), 10, [0.5] * 3, [0.5] * 3)
+
+
+def test_what_a_job_says_is_never_code_in_it():
+    """Its record comes with the model, from whoever registered it."""
+    hostile = "x=__import__('os').abort(), y"
+    text = definition(TimmNet(name="convnext_atto", args={hostile: None}), (3, 32, 32), 10, [0.5] * 3, [0.5] * 3)
+    called = {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
+    assert not {name for name in called if "import" in name or "abort" in name}
+    for factory in ("class:build", "mine:def"):
+        with pytest.raises(ValueError, match="expected MODULE:FUNCTION"):
+            CustomNet(factory=factory)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import torch
-from cards import claim, register
+from cards import FLAGGED, attach, claim, register
 
 from distrib.evaluation.models import Weights
 from distrib.registry.listing import list_versions, ordered
@@ -53,6 +53,8 @@ def test_a_registered_model_says_what_it_is_and_how_to_get_its_best_version(weig
     assert "distrib.load('models:/told@champion')" in described()
     register(weights, uri, claim(0.4), name="told")
     assert "The best version is 2" in described()
+    attach(weights, uri, "models:/told/2", claim(0.2, flags=FLAGGED))
+    assert "20.00% of 100 test images" in described() and f"Do not use this figure: {FLAGGED[0].name}" in described()
     connect(uri).update_registered_model("told", "Ours, for the traffic lights.")
     register(weights, uri, claim(0.7), name="told")
     assert described() == "Ours, for the traffic lights."

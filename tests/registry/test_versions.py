@@ -156,7 +156,12 @@ def test_a_version_that_would_run_code_is_not_pulled(weights: Weights, uri: str,
     model = Path(local_file_uri_to_path(mlflow.artifacts.download_artifacts("models:/changed/1", tracking_uri=uri)))
     for name in ("torch.py", "example.py"):
         (model / "extra_files" / name).write_text("raise SystemExit('code from the registry')")
+    for name in ("__init__.py", "__init__.so", "data/hidden.pyc"):
+        (model / name).write_text("raise SystemExit('code from the registry')")
     versions.pull("models:/changed/1", tmp_path / "first", uri)
+    assert {path.name for path in tmp_path.rglob("*") if path.suffix in (".py", ".so", ".pyc")} == {
+        "model.py", "example.py", "program.py"
+    }  # fmt: skip
     assert not (tmp_path / "first" / "torch.py").exists()
     assert "code from the registry" not in (tmp_path / "first" / "example.py").read_text()
     program = model / "data" / "model.pt2"
