@@ -18,6 +18,7 @@ from documents import (
 )
 
 from distrib.config.file import LARGEST_FILE, parse, read
+from distrib.config.job import Train
 from distrib.errors import JobError
 from distrib.threat import L2
 
@@ -104,6 +105,8 @@ WRONG_OVERRIDES: dict[str, tuple] = {
     "no number": ("name=!!int ''", "--set name=!!int '': .* is no value"),
     "no mapping": ("name=!!map x", "--set name=!!map x: .* is no value"),
     "no date": ("name=!!timestamp x", "--set name=!!timestamp x: .* is no value"),
+    "an element of none": ("optim[0]=3", r"--set optim\[0\]=3: there is no optim\[0\]: optim is no list"),
+    "a bracket that is open": ("evaluation.attacks[0=3", r"--set evaluation.attacks\[0=3: write it as path"),
     "2000 levels": ("a." * 2000 + "b=1", "--set a.* nested too deeply"),
 }
 
@@ -113,6 +116,44 @@ def test_a_file_that_is_no_job_at_all(text: str | bytes, told: str, complain, tm
     file = tmp_path / "job.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert re.match(re.escape(str(file)) + told, complain(str(file)))
+
+
+LISTED = changed(TRAIN, {"evaluation.attacks": [{"attack": "fgsm"}, {"attack": "pgd", "num_steps": 20}]})
+
+
+def test_an_element_of_a_list_is_set_and_taken_out():
+    whole = parse(LISTED, ["evaluation.attacks[1].num_steps=50", "evaluation.attacks[0]={attack: square}"], "here")
+    assert isinstance(whole, Train)
+    assert [one.attack for one in whole.evaluation.attacks] == ["square", "pgd"]
+    assert getattr(whole.evaluation.attacks[1], "num_steps", None) == 50
+    less = parse(LISTED, [], "here", removals=["evaluation.attacks[0]"])
+    assert isinstance(less, Train) and [one.attack for one in less.evaluation.attacks] == ["pgd"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("evaluation.attacks[9].n=3", "there is no attacks[9]: attacks has 2, counted from 0"),
+        ("evaluation.attacks.n=3", "attacks is a list; name one of its elements, such as attacks[0]"),
+        ("evaluation.attacks[0][1]=3", "there is no 0[1]: 0 is no list"),
+    ],
+)
+def test_an_element_that_is_not_there_is_told(override: str, told: str):
+    with pytest.raises(JobError, match=f"^--set {re.escape(override)}: {re.escape(told)}"):
+        parse(LISTED, [override], "here")
+
+
+def test_a_field_that_is_taken_out_has_its_default():
+    job = parse(
+        changed(TRAIN, {"seed": 7, "augment.flip": True}),
+        ["augment.crop_padding=2"],
+        "here",
+        removals=["seed", "augment"],
+    )
+    assert isinstance(job, Train) and (job.seed, job.augment.flip, job.augment.crop_padding) == (0, False, 2)
+    for gone in ("optim.nothing", "nothing.at.all", "evaluation.attacks[7]", ""):
+        with pytest.raises(JobError, match=f"^--unset {re.escape(gone)}: "):
+            parse(LISTED, [], "here", removals=[gone])
 
 
 @pytest.mark.parametrize(("override", "told"), cases(WRONG_OVERRIDES, 2))
