@@ -120,16 +120,10 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
                 raise RegistryError(f"{address}: {error}") from None
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
             _copy(room / "card", aside)
-        lacking_parts = [name for name in NEEDED if not (aside / name).exists()]
-        if not exported:
-            say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
-        elif lacking_parts:
-            say(f"no model.py: this version was registered without {', '.join(lacking_parts)}")
+        if exported:
+            _write_scripts(aside, say)
         else:
-            _write_definition(aside, say)
-        if exported and (aside / "card.json").exists() and (aside / "test_images.safetensors").exists():
-            for name, text in EXAMPLE.items():
-                (aside / name).write_text(files("distrib.evaluation").joinpath(text).read_text())
+            say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
         if folder.exists():
             folder.rmdir()
         os.rename(aside, folder)
@@ -145,6 +139,20 @@ def network_of(folder: Path) -> tuple[Model, ImageShape, int]:
     card, job = (json.loads((folder / name).read_text()) for name in ("card.json", "job.json"))
     channels, height, width = (int(card["image"][side]) for side in ("channels", "height", "width"))
     return MODEL_TYPE.validate_python(job["model"], strict=False), (channels, height, width), len(card["classes"])
+
+
+def _write_scripts(folder: Path, say: Callable[[str], None]) -> None:
+    """Writes ``model.py`` and the example, or says what an older version was registered without."""
+    lacking_parts = [name for name in NEEDED if not (folder / name).exists()]
+    if lacking_parts:
+        say(f"no model.py and no example.py: this version was registered without {', '.join(lacking_parts)}")
+        return
+    _write_definition(folder, say)
+    if not (folder / "test_images.safetensors").exists():
+        say("no example.py: this version was registered without test images")
+        return
+    for name, text in EXAMPLE.items():
+        (folder / name).write_text(files("distrib.evaluation").joinpath(text).read_text())
 
 
 def _write_definition(folder: Path, say: Callable[[str], None]) -> None:

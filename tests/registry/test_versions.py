@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -136,6 +137,22 @@ def test_pull_is_whole_or_not_at_all(weights: Weights, uri: str, tmp_path: Path,
     assert sys.modules.pop("program").__file__ == str(tmp_path / "here" / "program.py")
     assert sys.modules.pop("model").__file__ == str(tmp_path / "here" / "model.py")
     assert capsys.readouterr().out.endswith("model.py: load() gives the same logits\n")
+
+
+def test_a_version_of_before_comes_without_what_it_does_not_keep(weights: Weights, uri: str, tmp_path: Path):
+    register(weights, uri, claim(0.5), name="older")
+    pulled = tmp_path / "pulled"
+    for lost, told, left in (
+        ("test_images.safetensors", "no example.py: this version was registered without test images", {"model.py"}),
+        ("job.json", "no model.py and no example.py: this version was registered without job.json", set()),
+    ):
+        said: list[str] = []
+        versions.pull("models:/older/1", pulled, uri)
+        for name in (lost, "model.py", "example.py", "program.py"):
+            (pulled / name).unlink()
+        versions._write_scripts(pulled, said.append)
+        assert said == [told] and {path.name for path in pulled.glob("*.py")} == left
+        shutil.rmtree(pulled)
 
 
 def test_a_new_card_takes_the_place_of_the_old_one_whole(weights: Weights, uri: str, tmp_path: Path):
