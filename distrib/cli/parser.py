@@ -23,7 +23,8 @@ training -> honest end evaluation -> a version in the MLflow registry."""
 
 MEANT = {
     "train": "run", "start": "run", "fit": "run", "eval": "evaluate", "judge": "evaluate", "ls": "models",
-    "list": "models", "get": "pull", "download": "pull", "card": "show", "status": "runs", "new": "init",
+    "list": "models", "get": "pull", "download": "pull", "upload": "push", "card": "show",
+    "status": "runs", "new": "init",
 }  # fmt: skip
 """What other tools call our commands."""
 
@@ -43,6 +44,7 @@ examples:
   distrib models                                          what is registered, and how robust it is
   distrib show digits@champion                            the robustness card of a model
   distrib pull digits@champion digits-model               bring a model here
+  distrib push digits-model --to http://mlflow:5000       and to another registry
   distrib compare digits/2 digits@champion                image by image, with a significance test
   distrib export runs/digits digits-adversarial           a frozen adversarial test set for others
   distrib doctor                                          what this machine lacks, and what to do about it
@@ -57,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"distrib {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="COMMAND")
     for add in (
-        _run, _init, _fields, _schema, _runs, _evaluate, _models, _show, _pull, _compare, _export, _submit, _jobs,
-        _logs, _stop, _doctor,
+        _run, _init, _fields, _schema, _runs, _evaluate, _models, _show, _pull, _push, _compare, _export, _submit,
+        _jobs, _logs, _stop, _doctor,
     ):  # fmt: skip
         add(verbs)
     return root
@@ -278,6 +280,22 @@ def _pull(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     pull.add_argument("address", metavar="MODEL", help=MODEL)
     pull.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+
+
+def _push(verbs: argparse._SubParsersAction) -> None:
+    push = verbs.add_parser(
+        "push", help="register a pulled model in another registry", formatter_class=RAW,
+        description="Registers what distrib pull brought, unchanged, as a new version that says where it came from.\n"
+        "A folder that is changed or not whole is refused; weights that are there already are found. No alias moves:\n"
+        "distrib evaluate NAME/VERSION, on the other registry, decides about champion.",
+        epilog="examples:\n  distrib push digits-model --to http://mlflow:5000\n"
+        "  distrib push digits-model digits-of-ours --to sqlite:////shared/team/mlflow.db",
+    )  # fmt: skip
+    push.add_argument("folder", type=Path, metavar="DIR", help="as distrib pull made it")
+    push.add_argument("name", nargs="?", metavar="NAME", help="of the registered model (default: as it was called)")
+    push.add_argument("--to", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else ./mlflow.db)")
+    push.add_argument("--experiment", metavar="NAME", default="distrib",
+                      help="of MLflow, in which a run keeps the files (default: distrib)")  # fmt: skip
 
 
 def _compare(verbs: argparse._SubParsersAction) -> None:

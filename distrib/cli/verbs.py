@@ -46,6 +46,8 @@ def carry_out(options: Options) -> int:
             return _show(options)
         case "pull":
             return _pull(options)
+        case "push":
+            return _push(options)
         case "compare":
             return _compare(options)
         case _:
@@ -179,6 +181,25 @@ def _pull(options: Options) -> int:
     print(f"{options.address} is in {options.folder}: {_names(options.folder)}")
     if (options.folder / "example.py").exists():
         print(f"try it: python {options.folder / 'example.py'}")
+    return 0
+
+
+def _push(options: Options) -> int:
+    from distrib.errors import RegistryError
+    from distrib.registry.push import push
+    from distrib.tracking import client
+
+    uri = client.address(options.to)
+    try:
+        found = push(options.folder, options.name, uri, options.experiment)
+    except RegistryError as error:  # which names the fields of a job
+        told = str(error).replace("tracking.uri", "--to").replace("tracking.experiment", "--experiment")
+        raise RegistryError(told) from None
+    name = found.address.removeprefix("models:/")
+    how = f"{options.folder} is registered" if found.new else "nothing to push: these weights are there already"
+    print(f"{how}: {found.address} in {uri}")
+    there = f" --tracking-uri {shlex.quote(uri)}" if options.to else ""
+    print(f"champion: {found.champion}{f' (distrib evaluate {name}{there})' if found.new else ''}")
     return 0
 
 

@@ -22,6 +22,7 @@ from distrib.models.definition import definition
 from distrib.models.layers import ImageShape
 from distrib.registry.cards import fetch
 from distrib.registry.listing import find
+from distrib.registry.pulled import ORIGIN, write_note
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
 from distrib.tracking.folder import kept_pins, with_versions
@@ -113,9 +114,10 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
         (room / "model").rename(aside / "model")
         _copy(aside / "model" / "extra_files", aside)
         later = found.tags.get("card_run", found.run_id)
-        if later != found.run_id:  # it was judged again since it was registered
+        # It was judged again since it was registered, or before it was pushed to this registry
+        if later != found.run_id or ORIGIN in found.tags:
             try:
-                fetch(later)
+                fetch(later, "card.json")  # one of before examples were kept has no others
             except RegistryError as error:
                 raise RegistryError(f"{address}: {error}") from None
             mlflow.artifacts.download_artifacts(run_id=later, artifact_path="card", dst_path=str(room))
@@ -124,6 +126,7 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
             _write_scripts(aside, say)
         else:
             say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
+        write_note(aside, found, uri)
         if folder.exists():
             folder.rmdir()
         os.rename(aside, folder)

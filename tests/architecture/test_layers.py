@@ -28,7 +28,7 @@ DOORS = {
     },
     "mlflow": {
         "tracking.client", "tracking.mlflow_run", "tracking.database", "registry.store", "registry.versions",
-        "registry.cards", "evaluation.frozen_validate",
+        "registry.cards", "registry.push", "evaluation.frozen_validate",
     },
     "torchvision": {"data.named", "models.torchvision"},
     "timm": {"models.timm"},

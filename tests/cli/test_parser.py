@@ -11,8 +11,8 @@ from distrib.cli import main, parser
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 VERBS = [
-    "run", "init", "fields", "schema", "runs", "evaluate", "models", "show", "pull", "compare", "export", "submit",
-    "jobs", "logs", "stop", "doctor",
+    "run", "init", "fields", "schema", "runs", "evaluate", "models", "show", "pull", "push", "compare", "export",
+    "submit", "jobs", "logs", "stop", "doctor",
 ]  # fmt: skip
 
 

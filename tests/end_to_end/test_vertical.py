@@ -95,6 +95,24 @@ def test_models_lists_the_version(finished: dict, workplace: Path):
     assert "  digits/1 " in call_here(command("models"), workplace).stdout
 
 
+def test_the_model_is_pushed_to_another_registry_and_pulled_from_there(workplace: Path, finished: dict, tmp_path: Path):
+    here, there = (["--tracking-uri", f"sqlite:///{folder}/mlflow.db"] for folder in (workplace, tmp_path))
+    for words in (
+        ["pull", "digits/1", "here", *here], ["push", "here", "theirs", "--to", there[1]],
+        ["pull", "theirs/1", "back", *there], ["show", "theirs/1", *there],
+    ):  # fmt: skip
+        done = call_here(command(*words), tmp_path)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "here", tmp_path / "back")
+    )
+    assert {str(name) for name in ours if ours[name] != theirs.get(name)} == {
+        "version.json", "model/MLmodel", "model/registered_model_meta"
+    }  # fmt: skip
+    assert ours.keys() == theirs.keys() and len(theirs[Path("examples.csv")].splitlines()) == 451
+
+
 def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace: Path, test_images: Path):
     pulled = workplace / "pulled"
     done = call_here(command("pull", "models:/digits@champion", pulled), workplace)
@@ -104,7 +122,7 @@ def test_the_model_is_pulled_and_used_without_distrib(finished: dict, workplace:
     assert card["schema"] == "distrib/robustness-card/1" and card["claim"]["tier"] == "standard"
     assert {path.name for path in pulled.iterdir()} == {
         "model", "weights.safetensors", "card.json", "card.md", "card.html", "examples.csv", "job.json", "example.py",
-        "program.py", "model.py", "test_images.safetensors",
+        "program.py", "model.py", "test_images.safetensors", "version.json",
     }  # fmt: skip
     assert len((pulled / "examples.csv").read_text().splitlines()) == 451
     example = call([sys.executable, "example.py"], pulled)

@@ -55,7 +55,8 @@ def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: Evalua
     batch = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
     whole = card(claimed, file_sha256(weights.path), data, suite)
     shown = {"image": np.zeros((2, 1, 8, 8), np.uint8), "label": np.array([3, 4]), "index": np.array([0, 1])}
-    return store.Entry(weights, whole, files(whole) | {"test_images.safetensors": save(shown)}, batch)
+    more = {"examples.csv": of(claimed).encode(), "test_images.safetensors": save(shown)}
+    return store.Entry(weights, whole, files(whole) | more, batch)
 
 
 def files(whole: Card) -> dict[str, bytes]:
