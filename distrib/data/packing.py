@@ -69,7 +69,7 @@ def _folder_of(data: DataSource, fingerprint: str) -> Path:
 def _base(data: DataSource) -> Path:
     elsewhere = {"store", "download"} if data.source in NOT_NAMED else {"store", "download", "root"}
     unused = {
-        field for field in ("mix", "resize", "test_share") if not getattr(data, field, None)
+        field for field in ("mix", "resize", "test_share", "labels") if not getattr(data, field, None)
     }  # as before there were any
     content = data.model_dump(mode="json", exclude=elsewhere | unused)
     for one in content.get("mix", ()):

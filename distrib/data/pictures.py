@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,10 +99,13 @@ class Tree:
             found[members[hashes[members].argsort()[:count]]] = True
         return found
 
-    def part(self, chosen: np.ndarray) -> "Tree":
-        """Those of the images that are ``chosen``, bool ``[N]``."""
-        paths = tuple(path for path, one in zip(self.paths, chosen, strict=True) if one)
-        return replace(self, paths=paths, labels=self.labels[chosen])
+    def parted(self, test: np.ndarray) -> tuple["Tree", "Tree"]:
+        """(train part, test part); ``test``, bool ``[N]``, chooses the second. What was left out is told of the first
+        alone: once."""
+        train = replace(self, paths=tuple(compress(self.paths, ~test)), labels=self.labels[~test])
+        return train, replace(
+            self, paths=tuple(compress(self.paths, test)), labels=self.labels[test], left_out=Counter()
+        )
 
     def file(self, i: int) -> tuple[str, str]:
         """(the path of image ``i``, as it can be printed)."""
@@ -142,6 +146,15 @@ def _below(folder: str, above: Sequence[tuple[int, int]], left_out: Counter[str]
             left_out["no regular files"] += 1
         else:
             yield folder, entry.name
+
+
+def images_below(root: Path) -> tuple[list[str], Counter[str]]:
+    """(the path of every image file below ``root``, how many files were left out, by the reason)."""
+    left_out: Counter[str] = Counter()
+    try:
+        return [os.path.join(*file) for file in _below(str(root), (), left_out)], left_out
+    except OSError as error:
+        raise DataError(f"data.root: {printed(str(error.filename))} cannot be read ({error.strerror})") from None
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -12,13 +12,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from distrib.data.arrays import read_arrays
+from distrib.data.labels import labelled
 from distrib.data.named import Digits, TorchvisionData
 from distrib.data.packed import Packed, Part
 from distrib.data.parquet import Tables, fetched, parquet_files
 from distrib.data.pictures import Pictures, Tree
 from distrib.data.samples import Samples, in_memory
 from distrib.errors import DataError
-from distrib.files import files_sha256
+from distrib.files import file_sha256, files_sha256
 
 
 class Pictured(Packed):
@@ -52,7 +53,8 @@ class Pictured(Packed):
 
 
 class Folder(Pictured):
-    """Images in a folder a class: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg, of every kind that Pillow reads.
+    """Images in a folder a class: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg, of every kind that Pillow reads; or
+    in one folder, with a CSV file of their labels.
 
     Of several frames the first is taken, EXIF orientation is applied, and what is transparent is put on white. Hidden
     files and folders are left out.
@@ -68,9 +70,15 @@ class Folder(Pictured):
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Where the class folders lie in root itself, ROOT/CLASS/*.jpg: this share of every class is the test part, drawn
     by the files' names, whatever split_seed is: images that are added later leave nearly all of it as it was."""
+    labels: str | None = None
+    """A CSV file in root (or a path of its own) with a row for every image below root, where folders mean nothing. Its
+    header is file,label,split: the image's path below root, its class, and train or test; without the column split,
+    test_share draws the test part."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Folder":
+        if self.labels is not None and (self.train_part, self.test_part) != ("train", "test"):
+            raise ValueError("labels: says which images are tested on; leave train_part and test_part out")
         if self.test_share is not None and (self.train_part, self.test_part) != ("train", "test"):
             raise ValueError("test_share: cuts the test part out of root itself; leave train_part and test_part out")
         train, test = os.path.normpath(self.train_part), os.path.normpath(self.test_part)
@@ -92,19 +100,25 @@ class Folder(Pictured):
         return super().missing()
 
     def of_files(self) -> str:
-        """See :class:`Packed`: of every image's path, size and time of change, through links."""
+        """See :class:`Packed`: of every image's path, size and time of change, through links, and of what labels hold.
+
+        Raises :class:`DataError` as :meth:`open` does.
+        """
         if not os.path.isdir(self.root):
             return ""
         both = self._tree("train").fingerprint() + self._tree("test").fingerprint()
-        return hashlib.sha256(both.encode()).hexdigest()
+        labels = "" if self.labels is None else file_sha256(Path(self.root) / self.labels)
+        return hashlib.sha256((both + labels).encode()).hexdigest()
 
     def _tree(self, part: Part) -> Tree:
         """The files of one part. Raises :class:`DataError` where there are none, or both parts are one folder."""
+        if self.labels is not None:
+            return self._labelled(self.labels)[part == "test"]
         if self.test_share is not None:
             whole = Tree.of(Path(self.root))
             if {"train", "test"} <= set(whole.classes):
                 raise DataError(f"data.test_share: {self.root} holds train and test, so it is parted; leave it out")
-            return whole.part(whole.drawn(self.test_share) == (part == "test"))
+            return whole.parted(whole.drawn(self.test_share))[part == "test"]
         train, test = Path(self.root) / self.train_part, Path(self.root) / self.test_part
         root = train if part == "train" else test
         if not root.is_dir():
@@ -121,6 +135,25 @@ class Folder(Pictured):
                 "on says nothing; name another folder"
             )
         return Tree.of(root)
+
+    def _labelled(self, labels: str) -> tuple[Tree, Tree]:
+        """(train part, test part), by the CSV file of labels. Raises :class:`DataError`."""
+        if not Path(self.root).is_dir():
+            raise DataError(f"data.root: there is no folder {self.root}; name the one that holds the images")
+        file = Path(self.root) / labels
+        whole, test = labelled(Path(self.root), file)
+        if test is not None and self.test_share is not None:
+            raise DataError(
+                f"data.test_share: {file} has a column split, which says the same; leave one of the two out"
+            )
+        if test is None:
+            if self.test_share is None:
+                raise DataError(
+                    f"data.test_share: is missing, and {file} has no column split; set it (0.2 is a fifth of every "
+                    "class), or add the column, with train or test in every row"
+                )
+            test = whole.drawn(self.test_share)
+        return whole.parted(test)
 
 
 class Arrays(Packed):

@@ -181,6 +181,14 @@ def test_a_part_of_one_tree_of_classes_is_tested_on(tmp_path: Path, pictures: Pi
         Folder.model_validate(fields | {"test_share": 0.2, "test_part": "val"})
 
 
+def test_what_is_left_out_of_one_tree_is_told_once(tmp_path: Path, pictures: Pictures):
+    root = pictures(tmp_path, [(8, 8)] * 10, parts=("train",)) / "train"
+    (root / "cat" / "notes.txt").write_text("no image")
+    data = Folder.model_validate({"source": "folder", "root": str(root), "validation": 0.25, "test_share": 0.2})
+    told = [part.remark() for part in split_samples(data).values()]
+    assert [text.count("left out: 1 of a kind that is not read (.txt)") for text in told] == [0, 1, 0]
+
+
 def test_images_that_are_added_leave_the_test_part_as_it_was(tmp_path: Path, pictures: Pictures):
     root = pictures(tmp_path, [(9, 8)] * 20, parts=("train",)) / "train"
     data = Folder.model_validate({"source": "folder", "root": str(root), "size": 8, "test_share": 0.3})
