@@ -7,8 +7,9 @@ images again and measures their distance from the test split: what does not agre
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distrib.cluster.map import Workers, map_tasks
+from distrib.cluster.messages import Attacking, post
 from distrib.config.cluster import Cluster
 from distrib.convolution import quickened
 from distrib.data.beton import open_split
@@ -52,6 +54,8 @@ class EvaluationTask:
     """The models that transfer attacks start from, by their address."""
     stage: str | None = None
     """The folder of a worker's own disk that the data are copied into."""
+    mailbox: Any = None
+    """Is told of every attack as it begins."""
     here: Path = field(default_factory=Path.cwd)
     """Where the paths of stored attacks begin: the driver's folder, which need not be that of a worker."""
 
@@ -84,7 +88,12 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
     def stored(path: str, index: Tensor) -> Tensor:
         return frozen.stored_images(task.here / path, index.cpu()).to(task.device)
 
-    result, worst = attack_shard(model, batch, positions, task.plan, AttackInputs(source, stored))
+    def began(name: str) -> None:
+        if task.mailbox is not None:
+            post(task.mailbox, str(start), Attacking(name))
+
+    result, worst = attack_shard(model, batch, positions, task.plan, AttackInputs(source, stored, began))
+    began("")
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
@@ -153,7 +162,7 @@ def in_rounds(
     for (start, _), margins in map_tasks(score_again, task, again, workers):
         disagree += done[start].disagreeing(margins)
     evidence = gather([done[start] for start in starts], task.plan, count, len(card.classes), disagree)
-    return Judged(evidence, [tensors[start] for start in starts])
+    return Judged(replace(evidence, classes=card.classes), [tensors[start] for start in starts])
 
 
 def kept_files(kept: Path, key: str) -> list[Path]:

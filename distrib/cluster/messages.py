@@ -40,6 +40,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Attacking:
+    """An attack of a shard begins. Its phase is the place of the shard's first image."""
+
+    name: str
+    """Empty where the last one has ended."""
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the person who watches."""
 
@@ -72,7 +80,8 @@ def post(mailbox: ActorHandle, phase: str, message: object) -> None:
 
 
 Listener = Callable[[str, object], None]
-"""Takes each phase and message that the workers post: Started, Note, trainer.Progress, trainer.EpochEnd.
+"""Takes each phase and message that the workers post: Started, Attacking, Note, trainer.Progress and
+trainer.EpochEnd.
 
 A Note without a phase is of the mailbox itself."""
 

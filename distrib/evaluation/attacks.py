@@ -152,6 +152,21 @@ WITHOUT_GRADIENT = (RandomNoise, Square, Transfer, Stored)
 """Attacks that do not use the judged model's gradient."""
 
 
+def rough_passes(attack: EvaluationAttack) -> int:
+    """About how often an attack asks the model of an image: enough to say how far a shard is."""
+    match attack:
+        case Pgd() | Transfer():
+            return 2 * attack.pgd.num_steps * attack.pgd.restarts
+        case Square():
+            return attack.queries
+        case RandomNoise():
+            return attack.draws
+        case AutoAttack():
+            return 5000
+        case _:
+            return 2
+
+
 def _labelled(name: str, label: str | None) -> str:
     return f"{name}-{label}" if label else name
 

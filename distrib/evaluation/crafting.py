@@ -24,6 +24,8 @@ class AttackInputs:
     """The model of an address, which a transfer attack starts from."""
     stored: Callable[[str, Tensor], Tensor]
     """The images of a stored set, for these indices. Raises :class:`InputError`."""
+    began: Callable[[str], None] = lambda name: None
+    """Is told the name of each attack as it begins."""
 
 
 def craft(

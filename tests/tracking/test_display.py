@@ -21,7 +21,7 @@ def test_a_file_gets_a_line_at_most_every_so_often(monkeypatch: pytest.MonkeyPat
     display, shown = display_on(terminal=False)
     for done in (0, 1, 30, 31):
         display.advance("training", done, 60, f"step {done}")
-    assert shown.getvalue() == f"training: 50%, ETA {LINE_SECONDS} s, step 30\n"
+    assert shown.getvalue() == f"training: 50%, ETA 0:00:{LINE_SECONDS}, step 30\n"
 
 
 def test_a_terminal_gets_a_bar_that_is_gone_at_the_end():
@@ -58,3 +58,19 @@ def test_share_and_time_left_are_never_cut(width: int):
     line = [text for text in re.split(r"[\r\n]", plain) if "45%" in text][-1]
     assert "robust training  45%" in line and re.search(r"ETA (0:00:\d\d|-:--:--)", line) and len(line) <= width
     assert (detail in line) == (width == 200) and ("…" in line) == (width < 200)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_left_is_about_so_much_while_nothing_is_finished(terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    moments = {"now": 0.0}
+    monkeypatch.setattr("distrib.tracking.display.time.monotonic", lambda: moments["now"])
+    display, shown = display_on(terminal)
+    with display:
+        for done, rough in ((0, True), (1, True), (2, False)):
+            moments["now"] = 3600.0 * done
+            display.advance("search", done, 4, "", rough)
+            if display.bar is not None:
+                display.bar.refresh()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue())
+    assert "ETA about 3:00:00" in plain and "ETA 2:00:00" in plain
+    assert not terminal or "ETA about -:--:--" in plain
