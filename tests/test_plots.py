@@ -1,24 +1,62 @@
-"""distrib.plots: a figure becomes a PNG of its size, in one style."""
+"""distrib.plots: every plot is an SVG in one style, which a dark screen shows dark."""
 
-import io
+import re
+import xml.etree.ElementTree as ElementTree
 
-from PIL import Image
+import matplotlib
+import pytest
 
-from distrib.plots import figure, grid_and_legend, heat, png
-
-
-def test_a_png_has_the_size_of_its_figure():
-    with Image.open(io.BytesIO(png(figure(3, 2)))) as picture:
-        assert (picture.format, picture.size) == ("PNG", (330, 220))
+from distrib.plots import COLOURS, DARK, INK, MARKS, PAPER, QUIET, drawn, figure, heat, legend_beside, whole_numbers
 
 
-def test_every_axes_gets_a_grid_and_its_own_legend():
-    both = figure(4, 2).subplots(1, 2)
-    for axes, label in zip(both, ("clean", "robust"), strict=True):
-        axes.plot([0, 1], label=label)
-    grid_and_legend(*both)
-    assert [[text.get_text() for text in axes.get_legend().get_texts()] for axes in both] == [["clean"], ["robust"]]
-    assert all(line.get_visible() for axes in both for line in axes.get_xgridlines())
+@drawn
+def plot(title: str):
+    made = figure(3, 2, title, "what was measured")
+    axes = made.subplots()
+    axes.plot([1, 2], label="one")
+    legend_beside(axes)
+    whole_numbers(axes)
+    return made
+
+
+def test_a_plot_is_an_svg_of_its_size_and_the_same_each_time():
+    root = ElementTree.fromstring(plot("some title"))
+    assert root.tag.endswith("svg") and (root.get("width"), root.get("height")) == ("216pt", "144pt")
+    assert plot("some title") == plot("some title") != plot("another")
+
+
+def test_the_style_stays_inside_and_the_plot_is_within_reach():
+    before = dict(matplotlib.rcParams)
+    plot("some title")
+    assert dict(matplotlib.rcParams) == before
+    made = plot.__wrapped__("some title")
+    assert made.get_suptitle() == "some title\n" and [text.get_text() for text in made.texts] == ["what was measured"]
+
+
+def test_every_colour_of_the_page_has_a_dark_one():
+    svg = plot("some title").decode()
+    rules = dict(re.findall(r'\[style\*="fill: (#\w+)"\]\{fill:(#\w+)!important\}', svg))
+    assert rules == DARK
+    for colour in (PAPER, INK, QUIET):
+        assert f"{colour}" in svg.partition("</style>")[2], "the rule is for a colour that is there"
+
+
+@pytest.mark.parametrize("paper", [PAPER, DARK[PAPER]])
+def test_colours_are_seen_on_both_papers_and_there_is_a_mark_for_each(paper: str):
+    assert len(COLOURS) == len(MARKS) == len(set(MARKS))
+    assert all(contrast(colour, paper) >= 3 for colour in COLOURS)
+    other = {PAPER: lambda colour: colour, DARK[PAPER]: DARK.get}[paper]
+    assert all(contrast(other(colour), paper) >= 4.5 for colour in (INK, QUIET))
+
+
+def contrast(one: str, other: str) -> float:
+    """Of WCAG 2.2: (lighter + 0.05) / (darker + 0.05), of relative luminance."""
+    luminances = []
+    for colour in (one, other):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
 
 
 def test_a_higher_value_has_a_brighter_colour_whatever_the_scale():

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,18 @@ from safetensors.torch import load_file
 from distrib import __version__
 from distrib.cluster.evaluate import EvaluationTask, Judged, in_rounds
 from distrib.commands.opened import OpenRun, opened
+from distrib.commands.progress import ShardProgress
 from distrib.commands.tensors import read_tensors
 from distrib.config.job import Evaluate, digest, dump
 from distrib.data.loader import open_reader, shard
 from distrib.errors import JobError
 from distrib.evaluation import frozen
 from distrib.evaluation.attacks import EvaluationPlan, Stored, Transfer
-from distrib.evaluation.card import Card, Origin, card_files
+from distrib.evaluation.card import Card, Origin, card_files, markdown
+from distrib.evaluation.made import Made, num_parameters
 from distrib.evaluation.models import StoredModel, Weights, fingerprint
 from distrib.evaluation.outcomes import BROKEN
+from distrib.evaluation.plots import Shown
 from distrib.evaluation.result import Result, conclude
 from distrib.files import file_sha256
 from distrib.models import Model
@@ -33,7 +35,7 @@ from distrib.tracking.display import Display
 from distrib.tracking.folder import judged_file, read_start
 from distrib.world import World
 
-SHARDS = 3
+SHARDS = 4
 """The form of kept shards: another one when what they hold, or how it is found, changes."""
 SHOWN = 8
 """Images that a card shows."""
@@ -51,12 +53,13 @@ def run_evaluate(job: Evaluate, display: Display) -> dict:
         found = evaluated(run, model, run.job.model)
         workers = run.resources.workers(run.job.cluster)
         with client.recorded(f"{run.job.model} is {in_figures(found.result, run.folder)}"):
-            card, files = card_of(run, found, run.job.model)
+            card, files = card_of(run, found, run.job.model, made=_made(run, model))
             kept = run.keep("card", files)
             decision = {}
             if run.job.attach and run.job.model.startswith("models:"):
                 decision = {"champion": store.attach(run.job.model, card, run.tracker)}
             run.tracker.results(metrics(found.result), 0)
+            run.tracker.describe(markdown(card), "card/card.html")
             seconds = max(sum(found.result.attack_seconds.values()), 1e-9)
             return run.finish(
                 {
@@ -108,7 +111,8 @@ def evaluated(run: OpenRun[Any], model: StoredModel, title: str) -> Evaluated:
     ``title`` is what the progress bar calls the model. Raises :class:`InputError` where an attack's source is not
     there, or is the judged model itself.
     """
-    began = time.perf_counter()
+    from distrib.cluster.messages import listening
+
     plan: EvaluationPlan = run.job.plan
     cluster, test = run.job.cluster, run.test.card
     sources = {one.source: run.models.at(one.source) for one in plan.attacks if isinstance(one, Transfer)}
@@ -122,11 +126,9 @@ def evaluated(run: OpenRun[Any], model: StoredModel, title: str) -> Evaluated:
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
 
-    def progress(done: int, count: int) -> None:
-        detail = f"{done} of {count} images, {time.perf_counter() - began:.0f} s"
-        run.display.advance(f"evaluating {title}", done, count, detail)
-
-    judged = in_rounds(task, run.folder / "evaluation", key, cluster, progress)
+    shown = ShardProgress(run.display, plan, f"evaluating {title}")
+    with listening(shown.hear) as mailbox:
+        judged = in_rounds(replace(task, mailbox=mailbox), run.folder / "evaluation", key, cluster, shown.judged)
     run.display.end()
     return Evaluated(model, plan, judged, conclude(judged.evidence), contents, key)
 
@@ -151,18 +153,31 @@ def metrics(result: Result) -> dict[str, float]:
     return found | {f"test/{name}": value for name, value in result.attacks.items()}
 
 
-def card_of(run: OpenRun[Any], found: Evaluated, model: str) -> tuple[Card, dict[str, bytes]]:
-    """The card of a model that was judged, and the card's files; ``model`` is what it is called there."""
+def card_of(run: OpenRun[Any], found: Evaluated, model: str, **more: Any) -> tuple[Card, dict[str, bytes]]:
+    """The card of a model that was judged, and the card's files.
+
+    ``model`` is what it is called there; ``more`` says of its :class:`Origin` what the job does not.
+    """
     weights = found.model
     sha256 = (
         file_sha256(weights.path) if isinstance(weights, Weights) else hashlib.sha256(weights.content()).hexdigest()
     )
-    origin = Origin(model, sha256, found.contents, dump(run.job), digest(run.job), read_start(run.folder))
-    card = Card.of(found.result, found.plan, run.test.card, origin)
+    said = Origin(model, sha256, found.contents, dump(run.job), digest(run.job), read_start(run.folder), **more)
+    card = Card.of(found.result, found.plan, run.test.card, said, found.judged.evidence)
     return card, card_files(card, found.judged.evidence, _shown(run, found))
 
 
-def _shown(run: OpenRun[Any], found: Evaluated) -> list[tuple]:
+def _made(run: OpenRun[Evaluate], model: StoredModel) -> Made:
+    """What is known of a model that others made: the registry's tags say more than its file."""
+    network, training = (model.title if isinstance(model, Weights) else "exported program"), ""
+    if run.job.model.startswith("models:"):
+        tags = store.tags_of(run.job.model, run.uri)
+        network, training = tags.get("arch", network), tags.get("training", "")
+    count = num_parameters(model.load(torch.device("cpu")))
+    return Made(network=network, parameters=count, training=training)
+
+
+def _shown(run: OpenRun[Any], found: Evaluated) -> list[Shown]:
     """A few images of the first shard with their worst ones: broken ones first."""
     evidence, first = found.judged.evidence, found.judged.evidence.shards[0]
     worst = load_file(found.judged.files[0])["x_adv"]
@@ -172,11 +187,10 @@ def _shown(run: OpenRun[Any], found: Evaluated) -> list[tuple]:
     if not rows:
         return []
     (batch,) = shard(open_reader(run.test, run.job.loader), evidence.index[rows], len(rows), World())
-    classes = run.test.card.classes
     return [
-        (
-            image.permute(1, 2, 0).numpy(), worst[i].permute(1, 2, 0).numpy(),
-            f"{classes[first.label[i]]}\n{first.worst[i]}{'' if i in broken else ' failed'}",
+        Shown(
+            image.permute(1, 2, 0).numpy(), worst[i].permute(1, 2, 0).numpy(), evidence.called(first.label[i]),
+            evidence.called(first.attacked[i]), first.worst[i],
         )
         for i, image in zip(rows, batch.x, strict=True)
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 
 from distrib import checkpoints
 from distrib.checkpoints import Checkpoint
@@ -20,7 +21,8 @@ from distrib.config.job import Train
 from distrib.data.beton import Beton, open_split
 from distrib.data.loader import Batch, open_reader, shard
 from distrib.data.order import chosen
-from distrib.evaluation.card import Card
+from distrib.evaluation.card import Card, markdown
+from distrib.evaluation.made import Made, Twin, num_parameters, training_of
 from distrib.evaluation.models import Weights
 from distrib.objective import Natural
 from distrib.registry import store
@@ -28,7 +30,7 @@ from distrib.tracking import client
 from distrib.tracking.display import Display
 from distrib.tracking.epochs import EpochLog, metric_name
 from distrib.tracking.folder import NATURAL, ROBUST, read_start, write_files
-from distrib.values import counted
+from distrib.values import counted, shown_radius
 from distrib.world import World
 
 
@@ -61,11 +63,11 @@ def run_train(job: Train, display: Display) -> dict:
             models = {phase: _judged(run, phase) for phase in phases}
         with client.recorded(f"the {main} model is {in_figures(models[main].found.result, run.folder)}", "registered"):
             with run.clock.measure("register"):
-                card, files = card_of(run, models[main].found, run.job.model_name)
+                card, files = card_of(run, models[main].found, run.job.model_name, **_origin(run, main, models))
                 kept = run.keep("card", files)
                 log.settle()
                 registered = _register(run, models[main].best, card, files)
-            _log_results(run, models, models[main].best.epoch, registered.uri)
+            _log_results(run, models, card, registered.uri)
             result = _figures(run, main, models)
             return run.finish(
                 {"model": registered.uri, "champion": registered.champion, **result, "card": str(kept / "card.html")}
@@ -82,7 +84,7 @@ def train(run: OpenRun[Any], phases: dict[str, Train], init: Path | None = None)
     from distrib.trainer import EpochEnd, Progress
 
     display, clock = run.display, run.clock
-    log = EpochLog(run.tracker, display)
+    log = EpochLog(run.tracker, display, next((one for one in phases if one in (ROBUST, NATURAL)), ""))
     for phase in phases:
         log.catch_up(phase, checkpoints.history(run.folder / phase, display.say))
     if all(log.ended(phase, part.optim.epochs) for phase, part in phases.items()):
@@ -140,6 +142,22 @@ def _weights(run: OpenRun[Train], best: Checkpoint) -> Weights:
     return Weights.of(run.job.model.model_dump(mode="json"), card, best.judged)
 
 
+def _origin(run: OpenRun[Train], main: str, models: dict[str, Trained]) -> dict:
+    """What the card of the main model says of it beside its figures."""
+    one, twin = models[main], models.get(NATURAL) if main != NATURAL else None
+    assert isinstance(one.found.model, Weights)
+    made = Made(
+        network=one.found.model.title,
+        parameters=num_parameters(one.found.model.load(torch.device("cpu"))),
+        training=training_of(run.job.objective, len(one.history), one.best.epoch),
+    )
+    beside = None
+    if twin is not None:
+        result = twin.found.result
+        beside = Twin(clean_accuracy=result.clean_accuracy, robust_accuracy=result.robust_accuracy, n=result.n)
+    return {"made": made, "natural": beside}
+
+
 def _register(run: OpenRun[Train], best: Checkpoint, card: Card, files: dict[str, bytes]) -> store.Registered:
     batch = _few(run, open_split(run.data, "validation", "training"), 4)
     shown = _few(run, run.test, 8)
@@ -182,13 +200,24 @@ def _figures(run: OpenRun[Train], main: str, models: dict[str, Trained]) -> dict
     }
 
 
-def _log_results(run: OpenRun[Train], models: dict[str, Trained], best_epoch: int, version: str) -> None:
-    """Stores the end evaluation and the curves with the MLflow run."""
+def _log_results(run: OpenRun[Train], models: dict[str, Trained], card: Card, version: str) -> None:
+    """Stores the end evaluation and the curves with the MLflow run, whose description is the card."""
+    main = next(iter(models))
     for phase, one in models.items():
         values = metrics(one.found.result)
-        run.tracker.results({metric_name(phase, name): value for name, value in values.items()}, best_epoch)
-    curves = training_curves({phase: one.history for phase, one in models.items()})
-    for path in write_files(run.folder, {"training_curves.png": curves}):
+        run.tracker.results(
+            {metric_name(name, phase, main): value for name, value in values.items()}, models[main].best.epoch
+        )
+    result = models[main].found.result
+    about = f"{version} · {result.norm} {shown_radius(result.epsilon)} · run {run.job.name}"
+    curves = training_curves(
+        {phase: one.history for phase, one in models.items()},
+        models[main].best.epoch,
+        about,
+        run.job.examiner.attack.name,
+    )
+    for path in write_files(run.folder, {"training_curves.svg": curves}):
         run.tracker.file(path, "plots")
-    result = next(iter(models.values())).found.result
     run.tracker.tags({"model": version, "norm": result.norm, "epsilon": f"{result.epsilon:.6g}"})
+    described = markdown(card.model_copy(update={"model": version}))
+    run.tracker.describe(described, "card/card.html", "plots/training_curves.svg")

@@ -19,10 +19,20 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from distrib import __version__
 from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, Square, Stored, Transfer
+from distrib.evaluation.by_class import ClassFigures, figures_by_class, images_in_words
 from distrib.evaluation.evidence import Evidence, worst_case
 from distrib.evaluation.flags import Flag
+from distrib.evaluation.made import Made, Twin
 from distrib.evaluation.outcomes import NOT_ASKED, STOOD
-from distrib.evaluation.plots import plot_epsilon_curve, plot_images, plot_restarts
+from distrib.evaluation.plots import (
+    LARGEST_TABLE,
+    Shown,
+    plot_confusion,
+    plot_epsilon_curve,
+    plot_images,
+    plot_restarts,
+)
+from distrib.evaluation.published import Published, published
 from distrib.evaluation.result import Result
 from distrib.threat import other_norms
 from distrib.values import Value, shown_radius
@@ -56,6 +66,10 @@ class Origin:
     job_digest: str
     init: dict[str, str] | None = None
     """The weights that its training began with, and their sha256; None: random ones, or it is not known."""
+    made: Made | None = None
+    """What the model is, and how it was trained; None where it is not known."""
+    natural: Twin | None = None
+    """The same network trained without an adversary, where the run has one."""
 
 
 class Card(Value):
@@ -89,10 +103,21 @@ class Card(Value):
     job_digest: str
     init: dict[str, str] | None = None
     """The weights that its training began with, and their sha256; None: random ones, or it is not known."""
+    made: Made | None = None
+    """What the model is, and how it was trained; None where it is not known."""
+    natural: Twin | None = None
+    """The same network trained without an adversary, where the run has one."""
+    by_class: tuple[ClassFigures, ...] = ()
+    """What became of each class, of the images that every attack was asked for."""
 
     @classmethod
-    def of(cls, result: Result, evaluation: EvaluationPlan, test: DataCard, origin: Origin) -> "Card":
-        """The card of a result of ``evaluation`` (a resolved one) on the test split ``test``."""
+    def of(
+        cls, result: Result, evaluation: EvaluationPlan, test: DataCard, origin: Origin, evidence: Evidence | None
+    ) -> "Card":
+        """The card of a result of ``evaluation`` (a resolved one) on the test split ``test``.
+
+        The ``evidence`` of the result tells what became of each class.
+        """
         height, width, channels = test.image
         return cls(
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -115,6 +140,9 @@ class Card(Value):
             job=origin.job,
             job_digest=origin.job_digest,
             init=origin.init,
+            made=origin.made,
+            natural=origin.natural,
+            by_class=() if evidence is None else figures_by_class(evidence),
         )  # fmt: skip
 
     def plain(self) -> dict:
@@ -127,7 +155,7 @@ class Card(Value):
 
     def _repr_html_(self) -> str:
         """The claim, the table and the flags, as a notebook shows them."""
-        return _page("card_short.html.j2", self, {})
+        return _page("card_short.html.j2", self)
 
     @property
     def clean_accuracy(self) -> float:
@@ -229,24 +257,61 @@ def rows(result: Result) -> list[tuple[str, str, int]]:
 
 def markdown(card: Card) -> str:
     """The card for readers of the registry."""
-    return _page("card.md.j2", card, {})
+    return _page("card.md.j2", card)
 
 
-def html(card: Card, plots: dict[str, bytes]) -> str:
-    """The card as a page; ``plots`` are PNG files by their title."""
-    return _page("card.html.j2", card, {title: base64.b64encode(png).decode() for title, png in plots.items()})
+def html(card: Card, plots: dict[str, bytes], images: dict[int, str] | None = None) -> str:
+    """The card as a page; ``plots`` are SVG files by their title, ``images`` say of test images what they are."""
+    inside = {title: base64.b64encode(svg).decode() for title, svg in plots.items()}
+    return _page("card.html.j2", card, plots=inside, images=images or {})
 
 
-def _page(template: str, card: Card, plots: dict[str, str]) -> str:
+def about(card: Card) -> str:
+    """What was measured, in a line: model, threat, images."""
+    result = card.claim
+    return f"{card.model} · {result.norm} {shown_radius(result.epsilon)} · {result.n:,} test images of {card.data}"
+
+
+def weakest(card: Card) -> list[ClassFigures]:
+    """The classes that a card has room for, the least robust first."""
+    return sorted(card.by_class, key=lambda one: (one.robust_accuracy, one.clean_accuracy))[:LARGEST_TABLE]
+
+
+def standing_among(card: Card) -> list[Published]:
+    """Published figures and this card's, the strongest first.
+
+    Empty where the threat is not a known one. A figure that AutoAttack had no part in has no place among them: last.
+    """
+    result = card.claim
+    others = published(card.data, result.norm, result.epsilon)
+    if not others:
+        return []
+    mine = Published(card.model, 100 * result.clean_accuracy, 100 * result.robust_accuracy, "")
+    if "autoattack" not in result.attacks:
+        return [*others, mine]
+    return sorted([*others, mine], key=lambda one: -one.robust)
+
+
+def model_address(card: Card) -> str | None:
+    """Where the model can be had, as far as is known before it is registered; None where it is in no registry."""
+    if card.model.startswith("models:/"):
+        return card.model
+    name = card.job.get("register_as")
+    return f"models:/{name}/VERSION" if name else None
+
+
+def _page(template: str, card: Card, **more: object) -> str:
     environment = Environment(
         loader=PackageLoader("distrib", "evaluation"), autoescape=select_autoescape(["html.j2"], default=False),
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["radius"] = shown_radius
-    return (
-        environment.get_template(template).render(card=card, result=card.claim, rows=rows(card.claim), plots=plots)
-        + "\n"
-    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
+    known = {
+        "card": card, "result": card.claim, "rows": rows(card.claim), "weakest": weakest(card),
+        "among": standing_among(card), "address": model_address(card),
+    }  # fmt: skip
+    return environment.get_template(template).render(**known, **more) + "\n"
 
 
 def examples(evidence: Evidence) -> str:
@@ -266,17 +331,22 @@ def examples(evidence: Evidence) -> str:
     return text.getvalue()
 
 
-def card_files(card: Card, evidence: Evidence, shown: list[tuple]) -> dict[str, bytes]:
-    """The files of a card, by name; ``shown`` are (image, worst image, caption), arrays ``[H, W, C]`` in [0, 1]."""
-    result = card.claim
-    plots = {"Accuracy as epsilon grows": plot_epsilon_curve(result.epsilon_curve, result.epsilon, len(card.classes))}
-    if result.restarts:
-        plots["Images broken after each restart"] = plot_restarts(result.restarts)
+def card_files(card: Card, evidence: Evidence, shown: list[Shown]) -> dict[str, bytes]:
+    """The files of a card, by name."""
+    result, told = card.claim, about(card)
+    plots = {}
     if shown:
-        plots["Test images, and the worst that was found for each"] = plot_images(shown)
+        plots["Test images, and the worst that was found for each"] = plot_images(shown, told)
+    if 1 < len(card.by_class) <= LARGEST_TABLE:
+        plots["What the images of each class are taken for under attack"] = plot_confusion(card.by_class, told)
+    probed = f"{card.model} · {result.norm} · the first {max(n for _, _, n in result.epsilon_curve):,} of them"
+    curve = plot_epsilon_curve(result.epsilon_curve, result.epsilon, len(card.classes), probed)
+    plots["Accuracy as epsilon grows"] = curve
+    if result.restarts:
+        plots["Images broken after each restart"] = plot_restarts(result.restarts, told)
     return {
         "card.json": (json.dumps(card.plain(), indent=2) + "\n").encode(),
         "card.md": markdown(card).encode(),
-        "card.html": html(card, plots).encode(),
+        "card.html": html(card, plots, images_in_words(evidence)).encode(),
         "examples.csv": examples(evidence).encode(),
     }

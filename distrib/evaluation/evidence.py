@@ -22,10 +22,18 @@ class Evidence:
     label: np.ndarray
     predicted: np.ndarray
     """Classes without an attack; -1 where there is none."""
+    attacked: np.ndarray
+    """Classes of the worst images that were found; -1 where there is none."""
     outcomes: dict[str, np.ndarray]
     """For each attack: STOOD, BROKEN, NOT_ASKED or SPARED."""
     disagree: np.ndarray
     """Images whose stored worst image scored differently when it was loaded again."""
+    classes: tuple[str, ...] = ()
+    """Their names, where they have any."""
+
+    def called(self, label: int) -> str:
+        """The name of a class; its number where it has none."""
+        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
 
     @property
     def clean(self) -> np.ndarray:
@@ -57,6 +65,7 @@ def gather(
         index=index,
         label=np.array([one for shard in shards for one in shard.label]),
         predicted=np.array([one for shard in shards for one in shard.predicted]),
+        attacked=np.array([one for shard in shards for one in shard.attacked]),
         outcomes={
             name: np.array([one for shard in shards for one in shard.outcomes[name]])
             for name in _names(shards, evaluation)

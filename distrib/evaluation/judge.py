@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from distrib.evaluation.attacks import Evaluation, EvaluationAttack, EvaluationP
 from distrib.evaluation.card import Card, Origin
 from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
+from distrib.evaluation.made import Made, num_parameters
 from distrib.evaluation.model_flags import needs_harder_attacks
 from distrib.evaluation.result import conclude
 from distrib.evaluation.shard import attack_shard, score_images
@@ -65,7 +67,7 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
             f"y: holds the label {y.max()}, but a model of {logits.shape[1]} logits knows none from there on"
         )
     names = tuple(classes) or tuple(str(label) for label in range(int(y.max()) + 1))
-    result = conclude(_evidence(model, x, y, plan, len(names)))
+    evidence = replace(_evidence(model, x, y, plan, len(names)), classes=names)
     data = _digest([x, y])
     card = DataCard(
         distrib_version=__version__, job={}, job_digest="", split="test", count=len(x), classes=names,
@@ -73,7 +75,9 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, evaluation: Evaluation, classe
         content_sha256=data, mean=(), std=(), fingerprint="",
     )  # fmt: skip
     weights = _digest(list(model.state_dict().values()))
-    return Card.of(result, plan, card, Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, ""))
+    made = Made(network=type(model).__name__, parameters=num_parameters(model))
+    origin = Origin(type(model).__name__, weights, {}, {"data": {"source": "arrays"}}, "", made=made)
+    return Card.of(conclude(evidence), plan, card, origin, evidence)
 
 
 def _evidence(model: nn.Module, x: Tensor, y: Tensor, evaluation: EvaluationPlan, num_classes: int) -> Evidence:

@@ -71,7 +71,8 @@ def _labels(evidence: Evidence) -> Iterator[Flag]:
     usual, said = classes[counts.argmax()], counts.max() / len(evidence.label)
     others = int((evidence.label != usual).sum())
     if (said == 1 and others >= 3) or (said >= 0.98 and others >= 0.05 * len(evidence.label) and others >= 10):
-        detail = f"{said:.1%} of the images are classified as {usual}, and {others} are not: the model has collapsed"
+        one = evidence.called(usual)
+        detail = f"{said:.1%} of the images are classified as {one}, and {others} are not: the model has collapsed"
         yield Flag(name="constant_output", blocking=True, detail=detail)
         return
     counts = np.zeros((evidence.num_classes, evidence.num_classes), dtype=int)
@@ -86,7 +87,7 @@ def _labels(evidence: Evidence) -> Iterator[Flag]:
         renamed = [(a, b) for a, b in renamed if b in free]
     gain = sum(counts[a, b] - counts[a, a] for a, b in renamed) / len(evidence.label)
     if gain > 0.05:
-        pairs = ", ".join(f"{a} -> {b}" for a, b in renamed)[:200]
+        pairs = ", ".join(f"{evidence.called(a)} -> {evidence.called(b)}" for a, b in renamed)[:200]
         detail = f"clean accuracy {share:.1%}, but {share + gain:.1%} if classes are renamed ({pairs})"
         yield Flag(name="wrong_labels", blocking=True, detail=detail)
     elif share < 1 / evidence.num_classes + 0.05 * (1 - 1 / evidence.num_classes):

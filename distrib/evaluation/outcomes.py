@@ -30,6 +30,8 @@ class ShardResult:
     """For each attack: STOOD, BROKEN, NOT_ASKED or SPARED."""
     worst: list[str]
     """The attack that found the stored image: the one with the lowest margin; "" where there is none."""
+    attacked: list[int]
+    """The class of the stored image; -1 where it has none."""
     parts: list[str]
     """The parts of AutoAttack that could be run, in their order; none where it was not asked for."""
     stage: list[str]

@@ -1,42 +1,111 @@
-"""The plots of a robustness card, as PNG."""
+"""The plots of a robustness card."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from distrib.plots import figure, grid_and_legend, png
+import numpy as np
+
+from distrib.evaluation.by_class import ClassFigures
+from distrib.plots import COLOURS, MARKS, QUIET, drawn, figure, whole_numbers
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:
+    from distrib.plots import Figure
+
+WIDTH = 5.4
+"""Inches: on a phone the letters are still read."""
+LARGEST_TABLE = 20
+"""Classes: of more, a confusion table cannot be read."""
 
 
-def plot_epsilon_curve(curve: Sequence[tuple[float, float, int]], epsilon: float, num_classes: int) -> bytes:
+class Shown(NamedTuple):
+    """A test image and the worst one that was found for it: arrays ``[H, W, C]`` in [0, 1]."""
+
+    image: np.ndarray
+    worst: np.ndarray
+    label: str
+    """The true class."""
+    taken_for: str
+    """The class of the worst image."""
+    attack: str
+    """What found it."""
+
+
+@drawn
+def plot_epsilon_curve(
+    curve: Sequence[tuple[float, float, int]], epsilon: float, num_classes: int, about: str
+) -> "Figure":
     """Accuracy against epsilon, with chance and the evaluated epsilon marked."""
-    drawn = figure(7, 3.5)
-    axes = drawn.subplots()
-    axes.plot([point[0] for point in curve], [100 * point[1] for point in curve], "o-")
-    axes.axhline(100 / num_classes, color="grey", linestyle=":", label="chance")
-    axes.axvline(epsilon, color="tab:red", linestyle="--", label="evaluated epsilon")
-    axes.set(xlabel="epsilon", ylabel="accuracy under PGD-40, %", ylim=(-3, 103), xscale="log")
-    grid_and_legend(axes)
-    return png(drawn)
+    made = figure(WIDTH, 3.4, "Accuracy as epsilon grows, PGD-40 on the margin", about)
+    axes = made.subplots()
+    axes.plot([point[0] for point in curve], [100 * point[1] for point in curve], "o-", label="accuracy")
+    axes.axhline(100 / num_classes, color=QUIET, linestyle=":", label="chance")
+    axes.axvline(epsilon, color=COLOURS[1], linestyle="--", label="evaluated epsilon")
+    axes.set(xlabel="epsilon", ylabel="accuracy, %", ylim=(-3, 103), xscale="log")
+    axes.set_xticks([point[0] for point in curve], [shown_radius(point[0]) for point in curve])
+    axes.minorticks_off()
+    made.legend(loc="outside lower center", ncols=3)
+    return made
 
 
-def plot_restarts(curves: dict[str, tuple[float, ...]]) -> bytes:
+@drawn
+def plot_restarts(curves: dict[str, tuple[float, ...]], about: str) -> "Figure":
     """The share of images that each attack had broken after each of its starts."""
-    drawn = figure(7, 3.5)
-    axes = drawn.subplots()
-    for name, shares in curves.items():
-        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], "o-", markersize=3, label=name)
+    made = figure(WIDTH, 3.4, "Images broken after each random start", about)
+    axes = made.subplots()
+    for i, (name, shares) in enumerate(curves.items()):
+        mark = MARKS[i % len(MARKS)]
+        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], marker=mark, label=name)
     axes.set(xlabel="starts", ylabel="images broken, %", ylim=(0, 110 * max(map(max, curves.values())) + 1))
-    grid_and_legend(axes)
-    return png(drawn)
+    whole_numbers(axes)
+    made.legend(loc="outside lower center", ncols=3)
+    return made
 
 
-def plot_images(shown: Sequence[tuple]) -> bytes:
-    """Pairs of an image and its worst one (arrays ``[H, W, C]`` in [0, 1]), with a caption each."""
-    drawn = figure(1.4 * len(shown), 3.2)
-    for column, (image, worst, caption) in enumerate(shown):
-        for row, picture in enumerate((image, worst)):
-            axes = drawn.add_subplot(2, len(shown), row * len(shown) + column + 1)
+@drawn
+def plot_confusion(classes: Sequence[ClassFigures], about: str) -> "Figure":
+    """What the images of each class are taken for under attack: per cent of each row, the true class."""
+    names = [one.name for one in classes]
+    names += sorted({name for one in classes for name, _ in one.taken_for} - set(names))
+    shares = np.zeros((len(classes), len(names)))
+    for row, one in enumerate(classes):
+        shares[row, row] = one.robust / one.n
+        for name, count in one.taken_for:
+            shares[row, names.index(name)] = count / one.n
+    made = figure(WIDTH, 1.6 + 0.34 * len(classes), "Taken for, under attack", about)
+    axes = made.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(shares >= 0.005):
+        dark = shares[row, column] > 0.5
+        axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7,
+                  color="white" if dark else "black")  # fmt: skip
+    axes.set_xticks(range(len(names)), [name[:14] for name in names], rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), names[: len(classes)])
+    axes.set(xlabel="class of the worst image", ylabel="true class")
+    axes.grid(False)
+    return made
+
+
+@drawn
+def plot_images(shown: Sequence[Shown], about: str) -> "Figure":
+    """Each image above its worst one, and what was added to it: the largest change is black or white."""
+    made = figure(WIDTH, 1.1 + 3.0 * WIDTH / max(len(shown), 4), "Test images, and the worst found for each", about)
+    panels = made.subplots(3, len(shown), squeeze=False)
+    for column, one in enumerate(shown):
+        change = one.worst - one.image
+        enlarged = 0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-9)
+        for axes, picture in zip(panels[:, column], (one.image, one.worst, enlarged), strict=True):
             grey = picture.shape[2] == 1
             axes.imshow(picture[:, :, 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=1)
-            axes.set_axis_off()
-            if row:
-                axes.set_title("\n".join(line[:18] for line in caption.splitlines()), fontsize=8)
-    return png(drawn)
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+        fooled = one.taken_for != one.label
+        panels[0, column].set_title(one.label[:11], fontsize=7)
+        panels[1, column].set_title(
+            f"{one.taken_for[:11]}" if fooled else "stood", fontsize=7, color=COLOURS[1] if fooled else COLOURS[2]
+        )
+        panels[2, column].set_xlabel(one.attack[:13], fontsize=6)
+    for row, name in enumerate(("true class", "under attack", "change,\nenlarged")):
+        panels[row, 0].set_ylabel(name, fontsize=7)
+    return made

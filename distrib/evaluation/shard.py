@@ -66,6 +66,7 @@ def attack_shard(
         clean = predicted(logits) == y
         standing, standing_white_box, worst = clean.clone(), clean.clone(), x.clone()
         lowest, found_by = torch.full_like(logits[:, 0], math.inf), [""] * len(y)
+        worst_as = predicted(logits)
         place = torch.from_numpy(positions).to(x.device)
         outcomes: dict[str, list[int]] = {}
         parts: tuple[str, ...] = ()
@@ -75,6 +76,8 @@ def attack_shard(
         largest: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for attack in evaluation.attacks:
+            if inputs is not None:
+                inputs.began(attack.name)
             asked = place < (attack.n or math.inf)
             gradient_free = isinstance(attack, WITHOUT_GRADIENT)
             # An attack with a gradient also meets what only those without one broke: it should break that too, and a
@@ -115,6 +118,7 @@ def attack_shard(
                 margins = depth(attacked, part.y) - 1e-6 * ~stood
                 lower = margins < lowest[rows]
                 worst[rows[lower]], lowest[rows[lower]] = x_adv[lower], margins[lower]
+                worst_as[rows[lower]] = predicted(attacked)[lower]
                 for row in rows[lower].tolist():
                     found_by[row] = attack.name
                 largest[attack.name] = threat.size(x_adv - part.x).max().item()
@@ -127,6 +131,7 @@ def attack_shard(
             predicted=predicted(logits).tolist(),
             outcomes=outcomes,
             worst=found_by,
+            attacked=worst_as.tolist(),
             parts=list(parts),
             stage=stage,
             starts=starts,
@@ -150,7 +155,8 @@ def extra_attack(
     """
     began, (x, y, _), (result, worst) = time.perf_counter(), batch, before
     outcome = torch.tensor([SPARED if hit else BROKEN for hit in result.clean])
-    lost, infinite, found_by, worst, change = result.lost[:], result.infinite[:], result.worst[:], worst.clone(), 0.0
+    lost, infinite, found_by, worst_as = result.lost[:], result.infinite[:], result.worst[:], result.attacked[:]
+    worst, change = worst.clone(), 0.0
     rows = torch.tensor([not broken for broken in result.broken], device=x.device).nonzero()[:, 0]
     if len(rows):
         x_adv = attack.images(rows)
@@ -163,12 +169,13 @@ def extra_attack(
         change = evaluation.threat.size(x_adv - x[rows]).max().item()
         for i in fell.nonzero()[:, 0].tolist():
             row = int(rows[i])
-            found_by[row], lost[row] = attack.name, bool(label[i] < 0)
+            found_by[row], worst_as[row], lost[row] = attack.name, int(label[i]), bool(label[i] < 0)
             infinite[row] |= bool(torch.isinf(attacked[i]).any())
     result = replace(
         result,
         outcomes=result.outcomes | {attack.name: outcome.tolist()},
         worst=found_by,
+        attacked=worst_as,
         largest_change=result.largest_change | {attack.name: change},
         seconds=result.seconds | {attack.name: time.perf_counter() - began},
         lost=lost,

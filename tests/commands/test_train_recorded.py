@@ -103,6 +103,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
     monkeypatch.setattr(messages, "listening", listening)
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(evaluate, "map_tasks", map_tasks)
+    monkeypatch.setattr(evaluate, "post", lambda mailbox, phase, message: mailbox(phase, message))
     return at_first.append
 
 
@@ -129,7 +130,7 @@ def test_a_model_is_judged_without_mlflow_and_recorded_once_when_it_is_back(
     result = run(job, display)
     stored = MlflowClient(uri)
     assert result["run_id"] == known and stored.get_run(known).info.status == "FINISHED"
-    for metric, steps in (("train_loss", [1, 2]), ("test/robust_accuracy", [2]), ("test/fgsm", [2])):
+    for metric, steps in (("train/loss", [1, 2]), ("test/robust_accuracy", [2]), ("test/fgsm", [2])):
         assert [point.step for point in stored.get_metric_history(known, metric)] == steps, metric
 
 

@@ -3,10 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from cards import card, claim
 
 from distrib.evaluation import card as card_module
-from distrib.evaluation.card import html, markdown
+from distrib.evaluation.by_class import ClassFigures
+from distrib.evaluation.card import html, markdown, standing_among
+from distrib.evaluation.flags import Flag
+from distrib.evaluation.made import Made, Twin
 
 
 def test_the_figure_is_an_upper_bound():
@@ -55,3 +59,50 @@ def contrast(one: str, other: str) -> float:
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+def test_it_says_what_the_model_is_how_to_get_it_and_what_its_natural_twin_does():
+    made = card(claim(0.5), "w" * 64)
+    assert "parameters" not in markdown(made) and "distrib pull" not in markdown(made)
+    whole = made.model_copy(
+        update={
+            "made": Made(network="resnet", parameters=12345, training="madry against pgd-7 in linf 0.1, epoch 3 of 9"),
+            "natural": Twin(clean_accuracy=0.99, robust_accuracy=0.0125, n=100),
+            "job": {**made.job, "register_as": "mine"},
+        }
+    )
+    for page in (markdown(whole), html(whole, {})):
+        assert "resnet, 12,345 parameters" in page and "madry against pgd-7 in linf 0.1, epoch 3 of 9" in page
+        assert "99.00 % without an attack, 1.25 % under these" in page
+        assert "distrib pull models:/mine/VERSION DIR" in page
+    here = whole.model_copy(update={"model": "models:/mine/4"})
+    assert "distrib pull models:/mine/4 DIR" in markdown(here) and "VERSION" not in html(here, {})
+
+
+def test_classes_are_told_the_least_robust_first_and_not_all_of_a_thousand():
+    classes = tuple(
+        ClassFigures(name=f"c{i}", n=10, clean=10, robust=(i + 7) % 11, taken_for=(("c0", 2),)) for i in range(30)
+    )
+    made = card(claim(0.5), "w" * 64).model_copy(update={"by_class": classes})
+    page = html(made, {})
+    told = re.findall(r"<td>(c\d+)</td><td class=\"number\">100.00%</td><td class=\"number\">([\d.]+)%", page)
+    assert len(told) == 20 and "20 of 30 classes" in page
+    assert [float(robust) for _, robust in told] == sorted(float(robust) for _, robust in told)
+    assert "| c4 | 100.00% | 0.00% | 10 | c0 (2) |" in markdown(made)
+
+
+@pytest.mark.parametrize("judged_by_autoattack", [True, False])
+def test_among_published_figures_only_autoattack_has_a_place(judged_by_autoattack: bool):
+    attacks = {"attacks": {"pgd-40": 0.9}, "attacks_n": {"pgd-40": 100}, "cumulative": ()}
+    claimed = claim(0.9, norm="linf", epsilon=0.3, **({} if judged_by_autoattack else attacks))
+    made = card(claimed, "w" * 64).model_copy(update={"data": "mnist"})
+    names = [one.name for one in standing_among(made)]
+    assert len(names) == 5 and names.index("some") == (2 if judged_by_autoattack else 4)
+    assert ("has no place among them" in html(made, {})) is not judged_by_autoattack
+    assert standing_among(card(claimed, "w" * 64)) == [] and "published" not in html(card(claimed, "w" * 64), {})
+
+
+def test_flags_name_the_classes_of_their_images():
+    flag = Flag(name="zero_gradients", blocking=True, detail="x", examples=(3, 5))
+    page = html(card(claim(0.5, flags=(flag,)), "w" * 64), {}, {3: "cat, taken for <dog>"})
+    assert "test images 3 (cat, taken for &lt;dog&gt;), 5" in page

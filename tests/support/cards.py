@@ -48,7 +48,7 @@ def card(
     }
     contents = {one.source: "0" * 64 for one in suite.attacks if isinstance(one, Transfer)}
     test = DataCard.model_construct(image=(8, 8, 1), classes=tuple("0123456789"), content_sha256=data)
-    return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64, init))
+    return Card.of(claimed, suite, test, Origin("some", sha256, contents, job, "j" * 64, init), None)
 
 
 def entry(weights: Weights, claimed: Result, data: str = "d" * 64, suite: EvaluationPlan = STANDARD) -> store.Entry:

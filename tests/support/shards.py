@@ -40,6 +40,7 @@ def shard(clean: str, position: list[int] | None = None, **fields) -> ShardResul
     wrong = [(place + 1 + place // 10 % 9) % 10 for place in places]
     plain = {
         "position": places, "index": [1000 + place for place in places], "label": label, "worst": [""] * len(clean),
+        "attacked": [one if hit == "1" else other for one, other, hit in zip(label, wrong, clean, strict=True)],
         "predicted": [one if hit == "1" else other for one, other, hit in zip(label, wrong, clean, strict=True)],
         "parts": [], "stage": [""] * len(clean), "starts": {}, "probes": quiet(len(clean)),
         "lost": [False] * len(clean), "infinite": [False] * len(clean),
