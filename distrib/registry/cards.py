@@ -29,8 +29,11 @@ NEVER_BLOCKING = (
     "images_projected",
 )  # fmt: skip
 """Flags that leave a figure usable, for old decisions that do not say which of their flags blocked."""
-KEPT = "promotion."
-"""Tags of a registered model: the decisions, by their time."""
+KEPT = "mlflow.distrib.promotion."
+"""Tags of a registered model: the decisions, by their time. MLflow's pages do not show tags that begin with its name:
+they are records for programs."""
+KEPT_BEFORE = "promotion."
+"""How an older distrib named them."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,23 @@ def pooled(cards: Iterable[Kept]) -> dict[int, bool]:
     return stood
 
 
+def decisions(tags: Mapping[str, str]) -> dict[str, dict]:
+    """Every decision about ``champion`` that the tags of a registered model keep, by its time, oldest first."""
+    found = {
+        key.removeprefix(prefix): json.loads(value)
+        for key, value in tags.items()
+        for prefix in (KEPT, KEPT_BEFORE)
+        if key.startswith(prefix)
+    }
+    return dict(sorted(found.items()))
+
+
 def kept(registry, name: str) -> list[Kept]:
     """Every evaluation of every version of a registered model, oldest first."""
     model = or_none(lambda: registry.get_registered_model(name))
     versions = registry.search_model_versions(f"name = '{name}'") if model else []
     weights = {str(one.version): one.tags.get("weights_sha256") for one in versions}
-    told = [json.loads(value) for key, value in sorted(model.tags.items()) if key.startswith(KEPT)] if model else []
+    told = list(decisions(model.tags).values()) if model else []
     known = {(one["version"], one["run_id"]) for one in told}
     earlier = [_of_tags(str(one.version), one.tags) for one in versions if "card_run" in one.tags]
     earlier = [one for one in earlier if (one["version"], one["run_id"]) not in known]  # before decisions were kept

@@ -7,7 +7,7 @@ exact test: a difference that chance explains moves nothing. Whoever wants anoth
 
 All cards of a version count, and those of other versions with the same weights: an image that broke under one seed is
 broken, a blocking flag stays. A champion that was flagged since is no bar, but its terms are. Every decision, promotion
-or refusal, stays on the registered model as a tag ``promotion.TIME``.
+or refusal, stays on the registered model as a tag (:data:`distrib.registry.cards.KEPT`).
 """
 
 import json
@@ -18,7 +18,19 @@ from typing import Any
 
 from distrib.errors import RegistryError
 from distrib.evaluation.card import Card, markdown
-from distrib.registry.cards import DRAWN, KEPT, QUESTION, SETTING, TERMS, Kept, different, kept, pooled, same
+from distrib.registry.cards import (
+    DRAWN,
+    KEPT,
+    QUESTION,
+    SETTING,
+    TERMS,
+    Kept,
+    decisions,
+    different,
+    kept,
+    pooled,
+    same,
+)
 from distrib.registry.paired import Paired, paired
 from distrib.tracking import limits
 from distrib.tracking.client import connect, or_none
@@ -83,7 +95,8 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
                 registry.delete_model_version_tag(name, number, key)
         tags = mine | {"card_run": tracker.run_id}
         place = f"the artifact card/card.md of the run {tracker.run_id}"
-        limits.describe_version(registry, name, number, _description(card, flags), place)
+        here = card.model_copy(update={"model": f"models:/{name}/{number}"})
+        limits.describe_version(registry, name, number, _description(here, flags), place)
     if own:
         shown = [flag for flag in tags["flags"].split(",") if flag != "none"]
         shown += [flag for flag in flags if flag not in shown]
@@ -271,5 +284,4 @@ def decision_history(name: str, uri: str) -> list[dict]:
     model = or_none(lambda: registry.get_registered_model(name))
     if model is None:
         raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)")
-    found = sorted((key.removeprefix(KEPT), value) for key, value in model.tags.items() if key.startswith(KEPT))
-    return [{"time": time, **json.loads(value)} for time, value in found]
+    return [{"time": time, **record} for time, record in decisions(model.tags).items()]

@@ -21,6 +21,7 @@ import torch
 
 from distrib.errors import RunError
 from distrib.evaluation.card import Card
+from distrib.evaluation.made import num_parameters
 from distrib.evaluation.models import Weights
 from distrib.registry.champion import promote
 from distrib.registry.listing import find
@@ -91,6 +92,11 @@ def attach(address: str, card: Card, tracker: Tracker) -> str:
     return promote(found.name, str(found.version), card, tracker)
 
 
+def tags_of(address: str, uri: str) -> dict[str, str]:
+    """The tags of a registered version. Raises :class:`RegistryError` where there is none."""
+    return find(address, uri)[1].tags
+
+
 def _store(entry: Entry, name: str, tracker: Tracker) -> str:
     """Logs and registers the model; the version's number."""
     import mlflow.artifacts
@@ -134,7 +140,8 @@ def _store(entry: Entry, name: str, tracker: Tracker) -> str:
     with redirect_stderr(io.StringIO()):
         mine = {
             "weights_sha256": entry.card.weights_sha256, STORED: json.dumps(stored), "data": entry.card.data,
-            "arch": entry.subject.title, "parameters": str(sum(one.numel() for one in module.parameters())),
+            "arch": entry.subject.title, "parameters": str(num_parameters(module)),
+            **({"training": entry.card.made.training} if entry.card.made else {}),
         }  # fmt: skip
         return str(mlflow.register_model(info.model_uri, name, tags=limits.version_tags(mine)).version)
 

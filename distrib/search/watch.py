@@ -10,12 +10,15 @@ from distrib.config.search import Optuna
 from distrib.errors import JobError
 from distrib.search import space
 from distrib.search.trials import Trial, Trials
+from distrib.tracking.clock import now
 from distrib.tracking.epochs import EpochLog
 from distrib.tracking.folder import ROBUST, read_record, write_record
-from distrib.tracking.tracker import Tracker, open_tracker
+from distrib.tracking.tracker import TITLE, Tracker, open_tracker
 
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-"""Of a trial's MLflow run; one that was stopped early was ended before its end, which MLflow calls KILLED."""
+STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+"""Of a trial's MLflow run: to be stopped early is an outcome of the search, no fault of the trial."""
+OUTCOME = "outcome"
+"""The tag of a trial's MLflow run that says how it ended."""
 
 
 class Watch:
@@ -28,7 +31,12 @@ class Watch:
         """Of each trial that is open: how many it will train."""
         self.done: dict[int, float] = {}
         """The share of each trial that is done."""
-        self.best: tuple[float, int] | None = None
+        known = [
+            (one.score, one.trial.number, {"robust": one.robust_accuracy, "clean": one.clean_accuracy})
+            for one in trials.outcomes()
+        ]
+        self.best: tuple[float, int, dict[str, float]] | None = max(known, key=lambda one: one[0], default=None)
+        """Of all epochs so far: the highest score, its trial, its accuracies."""
         self.closed: set[int] = set()
         self.lock = threading.RLock()
         """The workers are heard in one thread, trials begin and end in another."""
@@ -43,6 +51,7 @@ class Watch:
         with self.lock:
             self.display.say(f"trial {trial.number}: {trial.state}{f' ({trial.error[:300]})' if trial.error else ''}")
             self._attempt(self._close, trial)
+            self._attempt(self._log, trial)
 
     def settle(self) -> None:
         """Closes what could not be closed before, also before a restart. Raises if MLflow still does not take it."""
@@ -50,6 +59,20 @@ class Watch:
             for trial in self.trials.values():
                 if trial.ended and trial.number not in self.closed and not self._known(trial):
                     self._close(trial)
+
+    def crown(self, number: int) -> None:
+        """Marks the MLflow run of the winner."""
+        record = read_record(self.trials.run(number)) or {}
+        if "run_id" in record:
+            self.parent.tags({OUTCOME: "winner"}, record["run_id"])
+
+    def _log(self, trial: Trial) -> None:
+        """How far the search is, as metrics that move while it runs: the best trial so far after so many."""
+        ended = sum(one.ended for one in self.trials.values())
+        values = {"search/trials_done": float(ended)}
+        if self.best is not None:
+            values |= {f"best/{what}_accuracy": share for what, share in self.best[2].items()}
+        self.parent.metrics((name, value, ended, now()) for name, value in values.items())
 
     def interrupted(self) -> None:
         """The search is being ended: so are the runs of the trials that are under way."""
@@ -70,7 +93,10 @@ class Watch:
         except JobError:  # its settings do not go together: it has no run
             return
         self.epochs[trial.number] = job.optim.epochs
-        tags = {"mlflow.parentRunId": self.parent.run_id, "distrib.search": self.job.name}
+        tags = {
+            "mlflow.parentRunId": self.parent.run_id, "distrib.search": self.job.name,
+            TITLE: f"{trial.number:04d} {self.job.name}",
+        }  # fmt: skip
         folder = self.trials.run(trial.number)
         folder.mkdir(parents=True, exist_ok=True)
         tracker = open_tracker(job, folder, tags)
@@ -85,6 +111,8 @@ class Watch:
             tracker, log = self.open[trial.number]
             log.catch_up(ROBUST, self.trials.history(trial.number))
             log.settle()
+            epochs = len(self.trials.history(trial.number))
+            tracker.tags({OUTCOME: f"stopped at epoch {epochs}" if trial.state == "stopped" else trial.state})
             if trial.error:
                 tracker.tags({"error": trial.error})
             tracker.close(STATUS[trial.state])
@@ -122,7 +150,9 @@ class Watch:
                 if known is not None:
                     known[1].add(ROBUST, message.epoch, message.metrics)
                 score = checkpoints.epoch_score(message.metrics, self.job.score.min_clean_accuracy)
-                self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
+                if self.best is None or score > self.best[0]:
+                    found = {"robust": message.metrics[checkpoints.ROBUST], "clean": message.metrics[checkpoints.CLEAN]}
+                    self.best = score, number, found
                 self.done[number] = message.epoch / self.epochs.get(number, message.epoch)
             case _:
                 return
@@ -138,4 +168,5 @@ class Watch:
             above = self.best[0] >= 0
             top = f", best so far {self.best[0]:.1%} (trial {self.best[1]})" if above else ", none above the floor yet"
         detail = ", ".join(f"{states.count(state)} {state}" for state in ("running", "finished", "stopped", "failed"))
-        self.display.advance("search", done, total, detail + top)
+        rough = not any(trial.ended for trial in trials.values())
+        self.display.advance("search", done, total, detail + top, rough)

@@ -47,7 +47,10 @@ def run_study(job: Study, display: Display) -> dict:
         with client.recorded(f"the study is done (kept in {run.folder / 'study'})"):
             if log is not None:
                 log.settle()
-            kept = run.keep("study", findings.files(f"{run.job.study.of}: {run.job.name}"))
+            files = findings.files(f"{run.job.study.of}: {run.job.name}")
+            kept = run.keep("study", files)
+            picture = next((f"study/{name}" for name in files if name.endswith(".svg")), "")
+            run.tracker.describe(files["sheet.md"].decode(), "study/sheet.md", picture)
             return run.finish(
                 {
                     "study": run.job.study.of,

@@ -5,7 +5,7 @@ import time
 
 from distrib.tracking.clock import now
 from distrib.tracking.display import Display
-from distrib.tracking.folder import ROBUST
+from distrib.tracking.folder import NATURAL, ROBUST
 from distrib.tracking.tracker import Tracker
 from distrib.trainer import STOPPED
 
@@ -13,8 +13,9 @@ from distrib.trainer import STOPPED
 class EpochLog:
     """The metrics of every epoch on their way to MLflow and to the terminal: each once, whatever is restarted."""
 
-    def __init__(self, tracker: Tracker, display: Display):
-        self.tracker, self.display = tracker, display
+    def __init__(self, tracker: Tracker, display: Display, main: str = ROBUST):
+        """``main`` is the phase that the run is for; another one is its baseline, or a cell of its study."""
+        self.tracker, self.display, self.main = tracker, display, main
         self.epochs: dict[str, int] = {}
         self.pending: list[tuple[str, float, int, int]] = []
         """Points that MLflow has not taken yet, in order, each with its time: sent twice they are there once."""
@@ -43,7 +44,7 @@ class EpochLog:
         """Logs what ``history`` has and MLflow lacks, as soon as MLflow takes it."""
         with self.lock:
             if phase not in self.epochs:
-                self.epochs[phase] = self.tracker.logged(metric_name(phase, "train_loss"))
+                self.epochs[phase] = self.tracker.logged(metric_name("train_loss", phase, self.main))
             for epoch in range(self.epochs[phase] + 1, len(history) + 1):
                 self.add(phase, epoch, history[epoch - 1])
             if history:
@@ -62,7 +63,8 @@ class EpochLog:
             if epoch > self.epochs.get(phase, 0):
                 self.epochs[phase] = epoch
                 at = now()
-                self.pending += [(metric_name(phase, name), value, epoch, at) for name, value in metrics.items()]
+                named = ((metric_name(name, phase, self.main), value) for name, value in metrics.items())
+                self.pending += [(name, value, epoch, at) for name, value in named]
             if self.pending or self.tags:
                 self.tracker.attempt(self.settle, self.display.say)
 
@@ -99,6 +101,17 @@ class EpochLog:
         )
 
 
-def metric_name(phase: str, name: str) -> str:
-    """A metric's name in MLflow: that of the natural twin has a prefix."""
-    return name if phase == ROBUST else f"{phase}/{name}"
+GROUPS = ("train", "validation", "test")
+"""MLflow shows the metrics whose names begin alike, up to a stroke, together."""
+
+
+def metric_name(name: str, phase: str, main: str = ROBUST) -> str:
+    """A metric's name in MLflow, in its group: train/loss, validation/robust_accuracy, test/pgd-20.
+
+    The ``main`` phase of every run has the same names, so that a natural and a robust run share their charts; the
+    natural twin's are all in the group baseline, those of a study's cell in one of its own.
+    """
+    if phase != main:
+        return f"{'baseline' if phase == NATURAL else phase}/{name.replace('/', '_')}"
+    group, _, rest = name.partition("_")
+    return name if "/" in name else f"{group}/{rest}" if group in GROUPS else f"train/{name}"

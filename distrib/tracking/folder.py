@@ -12,7 +12,7 @@ STORAGE/NAME/
     natural/          those of the same model trained without an adversary, if asked for
     evaluation/       finished shards of the end evaluation, with their images            (train, evaluate)
     card/             the robustness card
-    training_curves.png
+    training_curves.svg
     CELL/             checkpoints of each training of a capacity study                    (study)
     parts/            what each task of the study found
     study/            its table, findings and plots

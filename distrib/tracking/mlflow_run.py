@@ -149,10 +149,20 @@ class MLflowRun:
         """Stores a text with the run."""
         self.client.log_text(self.run_id, text, name)
 
-    def tags(self, tags: dict[str, str]) -> None:
-        """Sets tags of the run."""
+    def tags(self, tags: dict[str, str], run_id: str | None = None) -> None:
+        """Sets tags of the run, or of another one."""
         for name, value in _run_tags(tags).items():
-            self.client.set_tag(self.run_id, name, value)
+            self.client.set_tag(run_id or self.run_id, name, value)
+
+    def describe(self, text: str, page: str, picture: str = "") -> None:
+        """Makes a text in Markdown the run's description, with a link to one of its files and a picture among them.
+
+        MLflow shows the description's first lines, and the rest at a click. The addresses are those of its own pages.
+        """
+        link = f"[{page}](#/experiments/{self.experiment_id}/runs/{self.run_id}/artifacts/{page})"
+        shown = f"![{picture}](get-artifact?path={picture}&run_uuid={self.run_id})\n\n" if picture else ""
+        end = f"\n\n{shown}{link}"
+        self.tags({"mlflow.note.content": limits.shortened(text, limits.RUN_TAG - len(end)) + end})
 
     def dataset(self, name: str, digest: str, source: dict, context: str) -> None:
         """Notes a data set that the run works on; one that is noted already stays once."""

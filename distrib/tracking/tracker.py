@@ -32,8 +32,8 @@ class Tracker(Protocol):
         """Records what the run was asked to do; what is there already stays as it is."""
         ...
 
-    def tags(self, tags: dict[str, str]) -> None:
-        """Sets tags of the run."""
+    def tags(self, tags: dict[str, str], run_id: str | None = None) -> None:
+        """Sets tags of the run, or of another one."""
         ...
 
     def logged(self, metric: str) -> int:
@@ -54,6 +54,10 @@ class Tracker(Protocol):
 
     def text(self, text: str, name: str) -> None:
         """Stores a text with the run."""
+        ...
+
+    def describe(self, text: str, page: str, picture: str = "") -> None:
+        """Makes a text in Markdown the run's description, with a link to one of its files and a picture among them."""
         ...
 
     def dataset(self, name: str, digest: str, source: dict, context: str) -> None:
@@ -90,6 +94,10 @@ def must_answer(where: Tracking) -> None:
     client.connect(client.address(where.uri), where.experiment)
 
 
+TITLE = "mlflow.runName"
+"""The tag that is the run's name in MLflow: the job's, if no other is given."""
+
+
 def open_tracker(
     job: Run,
     folder: Path,
@@ -114,7 +122,7 @@ def open_tracker(
         **provenance.code(),
         **provenance.starter(job.kind),
     }
-    tracker: Tracker = MLflowRun(uri, job.tracking.experiment, job.name, known, tags)
+    tracker: Tracker = MLflowRun(uri, job.tracking.experiment, tags.pop(TITLE, job.name), known, tags)
     _fail_replaced(folder, tracker)
     described = known == tracker.run_id and record.get("described", True)
     record = {

@@ -162,7 +162,7 @@ def test_a_lost_machine_and_its_replacement(cluster: Hosts, finished: dict):
     (run,) = mlflow_runs(cluster, "lost")
     assert run.info.status == "FINISHED"
     client = mlflow.MlflowClient(f"sqlite:///{cluster.folder / 'mlflow.db'}")
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 7))
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 7))
 
 
 def test_machines_that_never_come_are_waited_for_only_so_long(cluster: Hosts):

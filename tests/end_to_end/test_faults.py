@@ -45,7 +45,7 @@ def test_killed_worker_and_killed_driver_change_nothing(finished: dict, workplac
     runs = client.search_runs([client.get_experiment_by_name("distrib").experiment_id])
     (run,) = [run for run in runs if run.info.run_name == "disturbed"]
     assert run.info.run_id == result["run_id"] and run.info.status == "FINISHED"
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow

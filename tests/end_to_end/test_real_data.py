@@ -37,7 +37,7 @@ def train(job: str, *overrides: str) -> list[str]:
 def losses(result: dict, folder: Path) -> list[float]:
     from mlflow import MlflowClient
 
-    history = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(result["run_id"], "train_loss")
+    history = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(result["run_id"], "train/loss")
     return [point.value for point in history]
 
 

@@ -80,7 +80,7 @@ def test_a_search_ends_with_a_judged_winner(whole: dict, place: Path):
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == whole["run_id"]]
     assert len(runs) == 4 and len(children) == 3 and {run.info.status for run in runs} == {"FINISHED"}
     for run in children:
-        assert len(client.get_metric_history(run.info.run_id, "validation_robust_accuracy")) == 3
+        assert len(client.get_metric_history(run.info.run_id, "validation/robust_accuracy")) == 3
         assert run.data.params["objective.threat.epsilon"] == run.data.tags[f"search.{next(iter(SPACE))}"]
     version = client.get_model_version("search", "1")
     assert (version.tags["search"], version.tags["search_run"]) == ("search", whole["run_id"])

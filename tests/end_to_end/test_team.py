@@ -44,7 +44,7 @@ def test_a_run_that_loses_a_machine_is_one_run_there(team: Team, finished: dict,
     for figure in ("weights_sha256", "robust_accuracy", "attacks", "best_epoch", "model"):
         assert record[figure] == finished[figure], figure
     assert server.sql("SELECT run_uuid, status FROM runs") == f"{record['run_id']}|FINISHED"
-    losses = server.sql("SELECT step FROM metrics WHERE key = 'train_loss' ORDER BY step")
+    losses = server.sql("SELECT step FROM metrics WHERE key = 'train/loss' ORDER BY step")
     assert losses.split() == ["1", "2", "3", "4", "5", "6"]
     assert any(name.endswith("card/card.html") for name in server.objects())
     pulled = call(cluster, "pull", "models:/digits@champion", tmp_path / "model", MLFLOW_TRACKING_USERNAME="reader")

@@ -63,7 +63,13 @@ def test_mlflow_holds_one_run_with_everything(finished: dict, workplace: Path):
     assert run.data.params["optim.epochs"] == "6" and run.data.params["objective.threat.epsilon"] == "0.2"
     assert run.data.tags["distrib.job_digest"] == finished["job_digest"]
     assert run.data.tags["distrib.nodes"] == "127.0.0.1"
-    for metric in ("train_loss", "validation_robust_accuracy", "images_per_second", "data_wait_share"):
+    for metric in (
+        "train/loss",
+        "validation/robust_accuracy",
+        "train/images_per_second",
+        "train/data_wait_share",
+        "baseline/train_loss",
+    ):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2, 3, 4, 5, 6]
     assert any(name.startswith("system/") for name in run.data.metrics), "system metrics"
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}

@@ -14,6 +14,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib.errors import RegistryError, RunError
 from distrib.evaluation.flags import Flag
+from distrib.registry.cards import KEPT
 from distrib.registry.champion import decision_history
 from distrib.registry.listing import find
 from distrib.tracking.client import connect
@@ -303,3 +304,15 @@ def test_an_older_record_is_read_from_its_card(uri: str):
     shutil.rmtree(urlparse(run.info.artifact_uri).path)
     judged(uri, "older-gone", claim(0.5, seed=1), "a", "1")
     assert tags(uri, "older-gone", "1")["blocking"] == "none"
+
+
+def test_decisions_that_an_older_distrib_kept_still_count_and_none_is_shown_on_mlflows_pages(uri: str):
+    judged(uri, "kept-before", claim(0.5), "a")
+    client = MlflowClient(uri)
+    (tag,) = [key for key in client.get_registered_model("kept-before").tags if "promotion" in key]
+    assert tag.startswith("mlflow."), "MLflow hides the tags of its own name"
+    text = client.get_registered_model("kept-before").tags[tag]
+    client.delete_registered_model_tag("kept-before", tag)
+    client.set_registered_model_tag("kept-before", f"promotion.{tag.removeprefix(KEPT)}", text)
+    assert "not champion: version 1 has 50.00%" in judged(uri, "kept-before", claim(0.4), "b")
+    assert [one["version"] for one in decision_history("kept-before", uri)] == ["1", "2"]

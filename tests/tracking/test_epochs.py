@@ -6,7 +6,7 @@ import time
 import pytest
 
 from distrib.tracking.display import Display
-from distrib.tracking.epochs import EpochLog
+from distrib.tracking.epochs import EpochLog, metric_name
 
 
 class Slow:
@@ -120,3 +120,22 @@ def test_the_bar_keeps_the_last_validation_and_the_line_says_where_there_was_non
     assert journal.latest("robust") == ", clean 75.0%, robust 50.0%"
     first, second = said
     assert "validation clean 75.00% robust 50.00%" in first and "not validated" in second
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "main", "shown"),
+    [
+        ("train_loss", "robust", "robust", "train/loss"),
+        ("validation_robust_accuracy", "robust", "robust", "validation/robust_accuracy"),
+        ("learning_rate", "robust", "robust", "train/learning_rate"),
+        ("test/pgd-20", "robust", "robust", "test/pgd-20"),
+        ("train_loss", "natural", "robust", "baseline/train_loss"),
+        ("test/pgd-20", "natural", "robust", "baseline/test_pgd-20"),
+        ("train_loss", "natural", "natural", "train/loss"),  # a run of its own: its charts are those of a robust run
+        ("train_loss", "pgd-2", "", "pgd-2/train_loss"),
+    ],
+)
+def test_metrics_stand_in_groups_and_those_of_the_main_model_are_the_same_in_every_run(
+    name: str, phase: str, main: str, shown: str
+):
+    assert metric_name(name, phase, main) == shown

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from distrib.errors import RunError
-from distrib.tracking import mlflow_run
+from distrib.tracking import limits, mlflow_run
 from distrib.tracking.mlflow_run import MLflowRun
 
 
@@ -169,3 +169,20 @@ def test_a_run_says_how_a_browser_opens_it(uri: str, monkeypatch: pytest.MonkeyP
     assert run.page() == f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{path}"
     run.uri = "https://mlflow.team/"
     assert run.page() == f"https://mlflow.team{path}"
+
+
+def test_a_description_keeps_its_picture_and_its_link_however_long_its_text_is(uri: str):
+    tracker = MLflowRun(uri, "tests", "some", None, {})
+    for text in ("# Card", "# Card " + "x" * 10_000):
+        tracker.describe(text, "card/card.html", "plots/curves.svg")
+        told = tracker.client.get_run(tracker.run_id).data.tags["mlflow.note.content"]
+        assert told.startswith("# Card") and len(told) <= limits.RUN_TAG
+        assert f"![plots/curves.svg](get-artifact?path=plots/curves.svg&run_uuid={tracker.run_id})" in told
+        assert told.endswith(f"/runs/{tracker.run_id}/artifacts/card/card.html)")
+
+
+def test_a_run_of_its_own_can_tag_another_one(uri: str):
+    one, other = (MLflowRun(uri, "tests", name, None, {}) for name in ("one", "other"))
+    one.tags({"outcome": "winner"}, other.run_id)
+    found = [tracker.client.get_run(tracker.run_id).data.tags.get("outcome") for tracker in (one, other)]
+    assert found == [None, "winner"]
