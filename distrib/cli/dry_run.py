@@ -142,7 +142,7 @@ def _data(whole: AnyJob) -> Iterator[str]:
 
 def _search(job: Tune) -> Iterator[str]:
     space.check_space(job)
-    known = space.drawn(job)
+    known = space.known_settings(job)
     if known is None:
         yield f"search: {job.search.num_trials} trials, each chosen by Optuna"  # pyright: ignore[reportAttributeAccessIssue]
         return

@@ -18,7 +18,7 @@ from distrib.noise import Noise
 from distrib.objective import passes_of
 from distrib.precision import format_of
 from distrib.processor import compute_with
-from distrib.search.space import Settings, drawn, ends, settle
+from distrib.search.space import Settings, ends, known_settings, settle
 from distrib.state import State
 from distrib.step import update
 from distrib.world import World
@@ -84,7 +84,7 @@ def plausible(job: Tune) -> list[Training]:
 
     A range is represented by its ends, and only where they differ in cost.
     """
-    known = drawn(job)
+    known = known_settings(job)
     if known is not None:
         return [settle(job, one) for one in known]
     base = {path: ends(domain)[0] for path, domain in job.space.items()}

@@ -126,7 +126,7 @@ def _draw(run: OpenRun[Tune], trials: Trials) -> None:
         done = sum(trial.ended for trial in trials.values())
         run.display.say(f"search: resumed, {done} of {len(trials)} trials known so far have ended")
         return
-    drawn = space.drawn(run.job)
+    drawn = space.known_settings(run.job)
     if drawn:
         trials.add(*drawn)
 

@@ -43,7 +43,7 @@ def check_space(job: Tune) -> None:
             training = settle(job, base | {path: value})
             _whole(job, "trial", training, job.storage, {path: value})
             warmups.append(training.warmup_epochs)
-    for number, settings in enumerate(drawn(job) or (), 1):
+    for number, settings in enumerate(known_settings(job) or (), 1):
         trial_job(job, number, settings)
     if job.winner is not None and job.winner.epochs is not None and job.winner.epochs <= max(warmups):
         raise JobError(f"winner.epochs: {job.winner.epochs}, and a warm-up alone may last {max(warmups):g}; raise it")
@@ -108,7 +108,7 @@ def told(job: Tune, settings: Settings) -> str:
     return ", ".join(one(path, value) for path, value in settings.items())
 
 
-def drawn(job: Tune) -> list[Settings] | None:
+def known_settings(job: Tune) -> list[Settings] | None:
     """The settings of every trial in order; None if a sampler chooses each by the outcome of others."""
     if isinstance(job.search, Optuna):
         return None

@@ -25,7 +25,7 @@ from distrib.config.file import parse
 from distrib.config.job import Tune
 from distrib.errors import NoRoom
 from distrib.search.callback import Events
-from distrib.search.space import drawn
+from distrib.search.space import known_settings
 from distrib.search.trials import Trials, TrialSlots
 from distrib.search.tune import search
 from distrib.tracking.display import Display
@@ -49,7 +49,7 @@ def begun(folder: Path, fields: dict, epochs: int = 3) -> tuple[Path, Trials]:
     data = prepared(job.train, Display())
     (folder / "runs" / "search" / "trials").mkdir(parents=True)
     recorded = Trials(job, folder / "runs" / "search", 1)
-    for settings in drawn(job) or ():
+    for settings in known_settings(job) or ():
         recorded.add(settings)
         recorded.run(len(recorded)).mkdir()
     return data, recorded

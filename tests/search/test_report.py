@@ -9,7 +9,7 @@ from searches import EPSILON, WIDTH, Kept, epoch, tune
 
 from distrib.config.search import Asha
 from distrib.search import report
-from distrib.search.space import drawn
+from distrib.search.space import known_settings
 from distrib.search.trials import Trial, TrialOutcome, Trials
 
 HISTORIES = [
@@ -56,14 +56,14 @@ def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_sea
     job = tune({"space": space, "search": {"method": "grid"}})
     found = [
         TrialOutcome.of(job, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
-        for number, settings in enumerate(drawn(job) or (), 1)
+        for number, settings in enumerate(known_settings(job) or (), 1)
     ]
     files = report.report_files(job, Trials(job, tmp_path, 1), found)
     assert "width.png" in files and "epsilon_step_size.png" not in files
     absolute = tune({"space": {EPSILON: space[EPSILON], size: {"grid": ["2/255", 0.01]}}, "search": {"method": "grid"}})
     found = [
         TrialOutcome.of(absolute, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
-        for number, settings in enumerate(drawn(absolute) or (), 1)
+        for number, settings in enumerate(known_settings(absolute) or (), 1)
     ]
     assert "epsilon_step_size.png" in report.report_files(absolute, Trials(absolute, tmp_path, 1), found)
 

@@ -10,7 +10,7 @@ from distrib.cluster.resources import Node, Resources
 from distrib.config.job import Train, Tune
 from distrib.errors import DataError, JobError
 from distrib.search.run import run_tune, slots
-from distrib.search.space import drawn, trial_job
+from distrib.search.space import known_settings, trial_job
 from distrib.tracking.display import Display
 
 
@@ -21,7 +21,7 @@ def run(job: Tune, resources: Resources, use_gpu: bool) -> Any:
 
 def test_what_the_winner_lacks_is_named_by_its_path_in_the_search(monkeypatch: pytest.MonkeyPatch):
     job = tune()
-    (settings, *_) = drawn(job) or ()
+    (settings, *_) = known_settings(job) or ()
 
     def gone(winner: Train, display: Display) -> None:
         raise DataError("data.root: there is no folder data; put the data there, or allow data.download: true")

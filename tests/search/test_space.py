@@ -11,7 +11,7 @@ from searches import tune
 from distrib.config.job import Tune
 from distrib.config.search import Domain
 from distrib.errors import JobError
-from distrib.search.space import check_space, drawn, ends, settle, told, trial_job
+from distrib.search.space import check_space, ends, known_settings, settle, told, trial_job
 
 EPSILON, STEP, WIDTH = "objective.threat.epsilon", "objective.attack.step_size.of_epsilon", "model.width"
 
@@ -25,7 +25,7 @@ def domain(**fields: object) -> Domain:
 
 
 def values(space: dict, path: str, trials: int = 400) -> np.ndarray:
-    settings = drawn(with_space(space, search={"method": "random", "num_trials": trials}))
+    settings = known_settings(with_space(space, search={"method": "random", "num_trials": trials}))
     assert settings is not None and len(settings) == trials
     return np.array([one[path] for one in settings])
 
@@ -64,9 +64,9 @@ def test_whole_numbers_include_both_ends():
 
 def test_grids_are_crossed_and_draws_repeated_for_each():
     space = {WIDTH: {"grid": [0.5, 1]}, EPSILON: {"grid": [0.1, 0.2, 0.3]}}
-    crossed = drawn(with_space(space, search={"method": "grid"}))
+    crossed = known_settings(with_space(space, search={"method": "grid"}))
     assert crossed is not None and len(crossed) == 6 and len({tuple(one.items()) for one in crossed}) == 6
-    mixed = drawn(with_space({WIDTH: {"grid": [0.5, 1]}, EPSILON: {"uniform": [0.1, 0.3]}}))
+    mixed = known_settings(with_space({WIDTH: {"grid": [0.5, 1]}, EPSILON: {"uniform": [0.1, 0.3]}}))
     assert mixed is not None and [one[WIDTH] for one in mixed] == [0.5, 1] * 3
     assert mixed[0][EPSILON] == mixed[1][EPSILON] != mixed[2][EPSILON]
     assert list(mixed[0]) == [WIDTH, EPSILON], "in the order of the space"
@@ -75,7 +75,8 @@ def test_grids_are_crossed_and_draws_repeated_for_each():
 def test_the_same_seed_draws_the_same_and_another_seed_others():
     space = {EPSILON: {"uniform": [0.1, 0.3]}}
     first, again, other = (
-        drawn(with_space(space, search={"method": "random", "num_trials": 5, "seed": seed})) for seed in (1, 1, 2)
+        known_settings(with_space(space, search={"method": "random", "num_trials": 5, "seed": seed}))
+        for seed in (1, 1, 2)
     )
     assert first == again != other
 

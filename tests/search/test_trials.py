@@ -6,14 +6,14 @@ import pytest
 from searches import EPSILON, STEP, WIDTH, epoch, outcome, tune
 
 from distrib.errors import InputError
-from distrib.search.space import drawn, trial_job
+from distrib.search.space import known_settings, trial_job
 from distrib.search.trials import Trial, TrialOutcome, Trials, best_trial, front
 
 
 def test_books_are_found_again_as_they_were_left(tmp_path: Path):
     job = tune()
     trials = Trials(job, tmp_path, 1)
-    assert trials.add(*(drawn(job) or ())).number == 3
+    assert trials.add(*(known_settings(job) or ())).number == 3
     trials.note(2, "stopped")
     trials.note(3, "failed", "because")
     again = Trials(job, tmp_path, 1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from searches import tune
 
-from distrib.search.space import drawn
+from distrib.search.space import known_settings
 from distrib.search.trials import Trials, TrialSlots
 
 
@@ -41,7 +41,7 @@ def test_a_search_asks_ray_tune_for_the_memory_of_a_trial(tmp_path: Path, monkey
     monkeypatch.setattr(door.tune, "with_resources", start)
     job, nobody = tune({}), Any
     trials = Trials(job, tmp_path, 2)
-    trials.add(*(drawn(job) or ()))
+    trials.add(*(known_settings(job) or ()))
     with pytest.raises(Asked, match="1250000000"):
         door.search(trials, tmp_path, TrialSlots(24, False), nobody, nobody)  # pyright: ignore[reportArgumentType]
 
@@ -61,7 +61,7 @@ def test_every_trial_begins_with_the_weights_of_the_search(
     monkeypatch.setattr(door.tune, "grid_search", grid_search)
     job, nobody = tune({"train.init.weights": "models:/natural/1"} if given else {}), Any
     trials = Trials(job, tmp_path, 2)
-    trials.add(*(drawn(job) or ()))
+    trials.add(*(known_settings(job) or ()))
     with pytest.raises(Asked) as asked:
         door.search(trials, tmp_path, TrialSlots(2, False), mailbox=nobody, events=nobody)  # pyright: ignore[reportArgumentType]
     assert set(asked.value.args[0]) == {tmp_path / "init.safetensors" if given else None}
