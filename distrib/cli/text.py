@@ -93,7 +93,7 @@ def _search(result: dict, options: str) -> str:
             if best["clean_accuracy"] < score.get("min_clean_accuracy", 0)
             else []
         ),
-        f"  tables, plots, best.yaml: {result['folder']}",
+        f"  report.html, tables, plots, best.yaml: {result['folder']}",
     ]
     return "\n".join(lines) + ("\n\n" + table(result["winner"], options) if result["winner"] else "")
 
@@ -103,7 +103,7 @@ def _study(result: dict) -> str:
     lines = [f"{result['study']} study, {result['rows']} rows, {result['seconds']:.0f} s:", ""]
     for one in result["expectations"]:
         lines += [f"  {one['target']}", f"      {word[one['met']]}: {one['achieved']}"]
-    return "\n".join([*lines, "", f"  table, plots and sheet: {result['folder']}"])
+    return "\n".join([*lines, "", f"  report.html, table, plots and sheet: {result['folder']}"])
 
 
 def comparison(result: dict) -> str:

@@ -1,47 +1,75 @@
-"""The files that a search leaves: its trials and rungs as tables, and plots of them."""
+"""The files that a search leaves: its trials and rungs as tables, plots of them, and one page of it all."""
 
 import csv
 import io
 import json
 import math
 
-from distrib.config.job import Tune
-from distrib.config.search import Asha
+from distrib.checkpoints import ROBUST
+from distrib.config.job import Tune, dump
+from distrib.config.search import Asha, LogUniform
 from distrib.search import plots
+from distrib.search.page import search_page
 from distrib.search.sampler import importance
-from distrib.search.trials import TrialOutcome, Trials, front
-from distrib.values import parse_fraction
+from distrib.search.trials import TrialOutcome, Trials, best_trial, front
+from distrib.values import parse_fraction, shown_radius
 
 EPSILON, WIDTH = "objective.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
 
 
-def report_files(job: Tune, trials: Trials, outcomes: list[TrialOutcome]) -> dict[str, bytes]:
-    """The content of every table and plot, by file name."""
-    found = {"trials.csv": trials_csv(job, trials), "trials.json": trials_json(job, trials)}
+def report_files(job: Tune, trials: Trials, outcomes: list[TrialOutcome], images: int) -> dict[str, bytes]:
+    """The content of every table and plot, by file name; ``images`` is the number of held-out ones that judged."""
+    table, told = trial_table(job, trials), about_search(job, images)
+    found = {"trials.csv": _csv(table), "trials.json": trials_json(job, trials)}
     if isinstance(job.stopping, Asha):
         found["rungs.csv"] = _csv(rungs(job, trials))
-    rows = [
-        row(job, one) | {path: _number(_plain(value)) for path, value in one.trial.settings.items()} for one in outcomes
-    ]
-    best = front(outcomes, ("robust", "clean", "cost"))
-    axes = [*job.space, "clean_accuracy", "robust_accuracy"]
+    rows = plot_rows(job, trials, outcomes)
+    best = [one.trial.number for one in front(outcomes, ("robust", "clean"))]
+    logs = [path for path, domain in job.space.items() if isinstance(domain, LogUniform)]
     drawn = {
-        "history.png": plots.plot_history(rows),
-        "pareto.png": plots.pareto(rows, [one.trial.number for one in best]),
-        "parallel.png": plots.parallel(rows, axes),
+        "history.svg": plots.plot_history(rows, told),
+        "learning_curves.svg": plots.plot_learning(rows, told),
+        "pareto.svg": plots.pareto(rows, best, told),
+        "parallel.svg": plots.parallel(rows, [*job.space, plots.CLEAN, plots.ROBUST], logs, told),
     }
-    numeric = [path for path in job.space if all(isinstance(one[path], int | float) for one in rows)]
+    numeric = [path for path in job.space if plots.are_numbers([one[path] for one in rows])]
     step = next((path for path in STEP_SIZES if path in numeric), None)
     if EPSILON in numeric and step:
-        drawn["epsilon_step_size.png"] = plots.pairs(rows, EPSILON, step, job.score.threat.epsilon)
+        drawn["epsilon_step_size.svg"] = plots.pairs(rows, EPSILON, step, job.score.threat.epsilon, told)
     if WIDTH in numeric:
-        drawn["width.png"] = plots.against(rows, WIDTH)
+        drawn["width.svg"] = plots.against(rows, WIDTH, told)
     shares = importance(job.space, outcomes)
     if shares:
-        drawn["importance.png"] = plots.bars(shares, "share of the differences in robust accuracy (fANOVA)")
+        drawn["importance.svg"] = plots.bars(shares, len(outcomes), told)
         found["importance.json"] = json.dumps(shares, indent=2).encode()
-    return found | drawn
+    return found | drawn | {"report.html": search_page(job, told, rows, table, shares)}
+
+
+def about_search(job: Tune, images: int) -> str:
+    """What was measured, on what, in which run: a line below the title of every plot."""
+    model, threat = dump(job.train.model), job.score.threat
+    network = " ".join(str(model[key]) for key in ("arch", "name", "factory") if model.get(key))
+    searched = [path for path in job.space if path.partition(".")[0] == "model"]
+    if "model" in searched or "model.arch" in searched:
+        network = "several networks"
+    elif "model.width" not in searched and model.get("width", 1) != 1:
+        network += f", width {model['width']:g}"
+    epsilon = shown_radius(threat.epsilon)
+    return (
+        f"{network} · {threat.title} {epsilon}, {job.score.attack.name} · {images} validation images · run {job.name}"
+    )
+
+
+def plot_rows(job: Tune, trials: Trials, outcomes: list[TrialOutcome]) -> list[dict]:
+    """The rows that are drawn: fractions are numbers, and each trial has its curve and whether it is the winner."""
+    winner = best_trial(outcomes).trial.number
+    return [
+        row(job, one)
+        | {path: _number(_plain(value)) for path, value in one.trial.settings.items()}
+        | {"winner": one.trial.number == winner, "curve": [epoch[ROBUST] for epoch in trials.history(one.trial.number)]}
+        for one in outcomes
+    ]
 
 
 def row(job: Tune, one: TrialOutcome) -> dict:
@@ -72,16 +100,16 @@ def _number(value: object) -> object:
         return value
 
 
-def trials_csv(job: Tune, trials: Trials) -> bytes:
+def trial_table(job: Tune, trials: Trials) -> list[dict]:
     """A row for every trial, also for those that failed before their first epoch."""
     known = {one.trial.number: row(job, one) for one in trials.outcomes()}
     empty = {"epochs": 0, "best_epoch": "", "robust_accuracy": "", "clean_accuracy": "", "score": "", "cost_hours": 0}
-    return _csv([
+    return [
         known.get(number)
         or {"trial": number, "state": trial.state, **{path: _plain(one) for path, one in trial.settings.items()},
             **empty, "error": trial.error}
         for number, trial in trials.items()
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
 def trials_json(job: Tune, trials: Trials) -> bytes:

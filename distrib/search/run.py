@@ -154,7 +154,9 @@ def _finish(run: OpenRun[Tune], trials: Trials, outcomes: list[TrialOutcome]) ->
     job, top = run.job, best_trial(outcomes)
     whole = space.trial_job(job, top.trial.number, top.trial.settings)
     ready = whole.model_copy(update={"name": f"{job.name}-best", "storage": job.storage})
-    kept = run.keep("search", {**report_files(job, trials, outcomes), "best.yaml": job_yaml(ready).encode()})
+    images = min(job.score.max_examples, open_split(run.data, "validation", "training").card.count)
+    files = report_files(job, trials, outcomes, images)
+    kept = run.keep("search", {**files, "best.yaml": job_yaml(ready).encode()})
     states = [trial.state for trial in trials.values()]
     run.tracker.results({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
     return run.finish(

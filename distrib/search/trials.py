@@ -152,7 +152,11 @@ def best_trial(outcomes: list[TrialOutcome]) -> TrialOutcome:
 
 
 def front(outcomes: list[TrialOutcome], objectives: tuple[str, ...]) -> list[TrialOutcome]:
-    """Those that no other beats or equals in everything, and beats in something (Pareto)."""
+    """Those of the finished trials that no other of them equals in everything and beats in something (Pareto).
+
+    One that was stopped early came to what it is worth in fewer epochs: it is neither on the front nor beats another.
+    """
+    finished = [one for one in outcomes if one.trial.state == "finished"]
 
     def values(one: TrialOutcome) -> list[float]:
         return [-one.value(name) if name == "cost" else one.value(name) for name in objectives]
@@ -161,7 +165,7 @@ def front(outcomes: list[TrialOutcome], objectives: tuple[str, ...]) -> list[Tri
         mine = values(one)
         return any(
             all(theirs >= own for theirs, own in zip(values(other), mine, strict=True)) and values(other) != mine
-            for other in outcomes
+            for other in finished
         )
 
-    return [one for one in outcomes if not dominated(one)]
+    return [one for one in finished if not dominated(one)]

@@ -15,10 +15,10 @@ STORAGE/NAME/
     training_curves.svg
     CELL/             checkpoints of each training of a capacity study                    (study)
     parts/            what each task of the study found
-    study/            its table, findings and plots
+    study/            its table, findings and plots, and report.html of them all
     trials.json       every trial: its settings, and how it ended                         (tune)
     trials/NAME-0001/ the run of a trial, as that of any train job
-    search/           tables of trials and rungs, plots, best.yaml
+    search/           report.html, tables of trials and rungs, plots, best.yaml
 
 This module reads and writes every file but those with tensors: checkpoints, and the shards of an evaluation.
 """

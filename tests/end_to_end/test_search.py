@@ -86,7 +86,8 @@ def test_a_search_ends_with_a_judged_winner(whole: dict, place: Path):
     assert (version.tags["search"], version.tags["search_run"]) == ("search", whole["run_id"])
     assert version.run_id == whole["winner"]["run_id"] in {run.info.run_id for run in children}
     kept = {Path(one.path).name for one in client.list_artifacts(whole["run_id"], "search")}
-    assert {"trials.csv", "best.yaml", "pareto.png", "parallel.png", "history.png", "width.png"} <= kept
+    names = ("history", "learning_curves", "pareto", "parallel", "width")
+    assert {"report.html", "trials.csv", "best.yaml", *(f"{name}.svg" for name in names)} <= kept
     ready = call(command("run", place / "runs" / "search" / "search" / "best.yaml", "--dry-run"), place)
     assert ready.returncode == 0 and "would start anew" in ready.stdout, ready.stderr
 

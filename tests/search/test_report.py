@@ -10,7 +10,6 @@ from searches import EPSILON, WIDTH, Kept, epoch, tune
 from distrib.config.search import Asha
 from distrib.search import report
 from distrib.search.space import known_settings
-from distrib.search.trials import Trial, TrialOutcome, Trials
 
 HISTORIES = [
     ("finished", [epoch(0.1), epoch(0.3), epoch(0.5), epoch(0.4)]),
@@ -23,7 +22,7 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
     job = tune({"stopping": {"stop": "asha", "grace_epochs": 2, "reduction_factor": 2}})
     assert isinstance(job.stopping, Asha)
     trials = Kept(job, tmp_path, HISTORIES)
-    found = report.report_files(job, trials, [one for one in trials.outcomes() if one.trial.state != "failed"])
+    found = report.report_files(job, trials, trials.with_result(), 99)
     rows = list(csv.DictReader(io.StringIO(found["trials.csv"].decode())))
     assert [row["state"] for row in rows] == ["finished", "stopped", "failed"]
     assert (rows[0]["robust_accuracy"], rows[0]["best_epoch"], rows[0]["epochs"]) == ("0.5", "3", "4")
@@ -33,17 +32,18 @@ def test_tables_hold_every_trial_and_every_decision(tmp_path: Path):
         ("2", "1", "went on"), ("2", "2", "stopped")
     ]  # fmt: skip
     assert [len(row["epochs"]) for row in json.loads(found["trials.json"])] == [4, 3, 0]
-    drawn = {name for name in found if name.endswith(".png")}
-    assert drawn == {"history.png", "pareto.png", "parallel.png", "epsilon_step_size.png", "width.png"}
-    assert all(found[name].startswith(b"\x89PNG") for name in drawn)
+    drawn = {name for name in found if name.endswith(".svg")}
+    assert drawn == {
+        "history.svg", "learning_curves.svg", "pareto.svg", "parallel.svg", "epsilon_step_size.svg", "width.svg"
+    }  # fmt: skip
+    assert all(b"</svg>" in found[name] for name in drawn) and b"it broke" in found["report.html"]
 
 
 def test_plots_are_drawn_of_one_trial_and_of_settings_that_are_no_numbers(tmp_path: Path):
     job = tune({"space": {"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn"}]}}})
-    trials = Trials(job, tmp_path, 1)
-    only = TrialOutcome.of(job, Trial(1, {"model": {"arch": "paper_cnn"}}, "finished"), [epoch(0.5)], 1)
-    found = report.report_files(job, trials, [only])
-    assert {"history.png", "pareto.png", "parallel.png"} <= found.keys() and "width.png" not in found
+    trials = Kept(job, tmp_path, [("finished", [epoch(0.5)])], [{"model": {"arch": "paper_cnn"}}])
+    found = report.report_files(job, trials, trials.outcomes(), 99)
+    assert {"history.svg", "pareto.svg", "parallel.svg"} <= found.keys() and "width.svg" not in found
 
 
 def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_search(tmp_path: Path):
@@ -53,19 +53,35 @@ def test_fractions_are_drawn_as_numbers_and_mappings_are_no_reason_to_lose_a_sea
         size: {"grid": [{"of_epsilon": 0.25}]},
         WIDTH: {"grid": ["1/2", 1]},
     }
-    job = tune({"space": space, "search": {"method": "grid"}})
-    found = [
-        TrialOutcome.of(job, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
-        for number, settings in enumerate(known_settings(job) or (), 1)
-    ]
-    files = report.report_files(job, Trials(job, tmp_path, 1), found)
-    assert "width.png" in files and "epsilon_step_size.png" not in files
-    absolute = tune({"space": {EPSILON: space[EPSILON], size: {"grid": ["2/255", 0.01]}}, "search": {"method": "grid"}})
-    found = [
-        TrialOutcome.of(absolute, Trial(number, settings, "finished"), [epoch(0.1 * number)], 1)
-        for number, settings in enumerate(known_settings(absolute) or (), 1)
-    ]
-    assert "epsilon_step_size.png" in report.report_files(absolute, Trials(absolute, tmp_path, 1), found)
+
+    def files(space: dict, folder: Path) -> dict[str, bytes]:
+        job = tune({"space": space, "search": {"method": "grid"}})
+        settings = known_settings(job) or []
+        ended = [("finished", [epoch(0.1 * number)]) for number in range(1, len(settings) + 1)]
+        folder.mkdir()
+        trials = Kept(job, folder, ended, settings)
+        return report.report_files(job, trials, trials.outcomes(), 99)
+
+    found = files(space, tmp_path / "a")
+    assert "width.svg" in found and "epsilon_step_size.svg" not in found
+    absolute = {EPSILON: space[EPSILON], size: {"grid": ["2/255", 0.01]}}
+    assert "epsilon_step_size.svg" in files(absolute, tmp_path / "b")
+
+
+def test_a_plot_says_what_was_measured():
+    assert report.about_search(tune({"train.model.width": 2}), 99) == (
+        "small_cnn · Linf 0.2, pgd-5 · 99 validation images · run search"
+    ), "the width is searched"
+    fixed = tune({"space": {EPSILON: {"uniform": [0.1, 0.2]}}, "train.model.width": 2, "score.threat.epsilon": "8/255"})
+    assert report.about_search(fixed, 99).startswith("small_cnn, width 2 · Linf 8/255,")
+    networks = tune({"space": {"model": {"choice": [{"arch": "small_cnn"}, {"arch": "paper_cnn"}]}}})
+    assert report.about_search(networks, 99).startswith("several networks · ")
+
+
+def test_what_is_drawn_of_a_trial(tmp_path: Path):
+    trials = Kept(tune(), tmp_path, HISTORIES)
+    first, second = report.plot_rows(tune(), trials, trials.with_result())
+    assert (first["winner"], second["winner"]) == (True, False) and first["curve"] == [0.1, 0.3, 0.5, 0.4]
 
 
 def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):

@@ -65,3 +65,9 @@ def test_a_stopped_trial_wins_only_where_none_was_finished():
     """The rule called another better; and what is taken as winner is trained to its end."""
     ahead = TrialOutcome.of(tune(), Trial(1, {WIDTH: 0.5}, "stopped"), [epoch(0.9)], 1)
     assert best_trial([ahead, outcome(2, 0.5)]).trial.number == 2 and best_trial([ahead]) == ahead
+
+
+def test_a_stopped_trial_is_never_on_the_front_and_keeps_none_from_it():
+    stopped = outcome(1, 0.9, clean=0.99, state="stopped")
+    assert front([stopped, outcome(2, 0.5)], ("robust", "clean")) == [outcome(2, 0.5)]
+    assert front([stopped], ("robust", "clean")) == []

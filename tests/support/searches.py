@@ -29,19 +29,25 @@ def outcome(
 ) -> TrialOutcome:
     settings = {EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]}
     history = [epoch(one, clean) for one in robust]
-    return TrialOutcome.of(job or tune(), Trial(number, settings, "finished"), history, units=2)
+    return TrialOutcome.of(job or tune(), Trial(number, settings, state), history, units=2)
 
 
 class Kept(Trials):
-    """Trials that have these histories instead of checkpoints."""
+    """Trials that have these histories instead of checkpoints, and these settings, if any are given."""
 
-    def __init__(self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]]):
+    def __init__(
+        self, job: Tune, folder: Path, histories: list[tuple[str, list[dict]]], settings: list[dict] | None = None
+    ):
         super().__init__(job, folder, 2)
         self.known = {}
         for number, (state, history) in enumerate(histories, 1):
-            self.add({EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]})
+            drawn = {EPSILON: 0.05 * number, STEP: 1 + 0.1 * number, WIDTH: (0.25, 0.5)[number % 2]}
+            self.add(settings[number - 1] if settings else drawn)
             self.note(number, state, "it broke" if state == "failed" else "")
             self.known[number] = history
 
     def history(self, number: int) -> list[dict]:
         return self.known[number]
+
+    def with_result(self) -> list[TrialOutcome]:
+        return [one for one in self.outcomes() if one.trial.state != "failed"]
