@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from distrib.attack import FGSM, Adversary, predicted
 from distrib.config.job import Study, Train
@@ -13,9 +13,13 @@ from distrib.evaluation.attacks import Evaluation
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
-from distrib.plots import figure, grid_and_legend, png
+from distrib.plots import COLOURS, INK, MARKS, drawn, figure
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:
+    from distrib.plots import Figure
 
 
 @final
@@ -66,7 +70,10 @@ class CapacityGrid:
                 "collapsed": len(classes) == 1,
                 **{name: sum(one[name] for one in shards) / images for name in ("clean", "fgsm", "pgd")},
             })  # fmt: skip
-        return Findings(rows, _expectations(self.study, rows), {"capacity.png": _plot(rows)})
+        threat = self.study.threat
+        epsilon = f"{threat.title} {shown_radius(threat.epsilon)}"
+        about = facts.about(self.study.model.arch, epsilon, f"{rows[0]['n']} test images")
+        return Findings(rows, _expectations(self.study, rows), {"capacity.svg": _plot(rows, about)}, about)
 
 
 def _training(job: Study, study: CapacityStudy, method: CapacityMethod, width: float) -> Train:
@@ -149,26 +156,28 @@ def _better(large: dict, small: dict, name: str) -> bool | None:
     return gain > 0
 
 
-def _plot(rows: Sequence[dict]) -> bytes:
+@drawn
+def _plot(rows: Sequence[dict], about: str) -> "Figure":
     """For each method of training, accuracies against width; and the training loss against width."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    drawn = figure(4.2 * (len(methods) + 1), 3.6)
-    *grid, last = drawn.subplots(1, len(methods) + 1)
-    for axes, method in zip(grid, methods, strict=True):
+    made = figure(3.1 * (len(methods) + 1), 3.9, "Width against the adversary that was trained on", about)
+    *grid, last = made.subplots(1, len(methods) + 1)
+    for i, (axes, method) in enumerate(zip(grid, methods, strict=True)):
         mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["width"])
         widths = [row["width"] for row in mine]
-        for name in ("clean", "fgsm", "pgd"):
-            axes.plot(widths, [100 * row[name] for row in mine], "o-", label=name)
+        for attack, mark in zip(("clean", "fgsm", "pgd"), MARKS, strict=False):
+            axes.plot(widths, [100 * row[attack] for row in mine], marker=mark, label=attack)
         fallen = [row for row in mine if row["collapsed"]]
-        axes.plot(
-            [row["width"] for row in fallen], [100 * row["clean"] for row in fallen], "rx", ms=12, label="collapsed"
-        )
-        axes.set(title=f"trained: {method}", xlabel="width", ylabel="accuracy, %", ylim=(-3, 103), xscale="log")
-        last.plot(widths, [row["train_loss"] for row in mine], "o-", label=method)
-    last.set(title="training loss", xlabel="width", xscale="log", yscale="log")
+        axes.plot([row["width"] for row in fallen], [100 * row["clean"] for row in fallen], "x", color=INK, ms=12,
+                  label="collapsed to one class")  # fmt: skip
+        axes.set(title=f"trained: {method}", xlabel="width", ylim=(-3, 103), xscale="log")
+        last.plot(widths, [row["train_loss"] for row in mine], color=COLOURS[3 + i], marker=MARKS[3 + i], label=method)
+    grid[0].set_ylabel("accuracy, %")
+    last.set(title="training loss, by what was trained against", xlabel="width", xscale="log", yscale="log")
     ticks = sorted({row["width"] for row in rows})
     for axes in (*grid, last):
         axes.set_xticks(ticks, [f"{width:g}" for width in ticks])
-        axes.minorticks_off()
-        grid_and_legend(axes)
-    return png(drawn)
+        axes.xaxis.minorticks_off()
+    made.legend(*grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    made.legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    return made

@@ -7,7 +7,7 @@ Square Attack needs no gradient: where it breaks more images than PGD, the curve
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, final, get_args
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import torch
 
@@ -18,10 +18,14 @@ from distrib.data.loader import Batch
 from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
-from distrib.plots import figure, grid_and_legend, png
+from distrib.plots import COLOURS, INK, MARKS, QUIET, drawn, figure, legend_beside
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.threat import Norm, threat_of
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:
+    from distrib.plots import Figure
 
 MASKED = 0.05
 """The gradients mislead where the accuracy under Square Attack is lower than under PGD by this much."""
@@ -82,12 +86,13 @@ class AccuracyCurves:
                 )
                 if mine:
                     expectations += _expected(label, norm, mine, 1 / facts.num_classes)
+        about = facts.about(f"PGD-{self.study.num_steps} and Square", f"{rows[0]['n']} test images")
         plots = {
-            f"curves_{norm}.png": _plot([row for row in rows if row["norm"] == norm], norm, 1 / facts.num_classes)
+            f"curves_{norm}.svg": _plot(mine, facts, about)
             for norm in get_args(Norm)
-            if any(row["norm"] == norm for row in rows)
+            if (mine := [row for row in rows if row["norm"] == norm])
         }
-        return Findings(rows, expectations, plots)
+        return Findings(rows, expectations, plots, about)
 
 
 def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Expectation]:
@@ -111,16 +116,27 @@ def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Ex
     ]  # fmt: skip
 
 
-def _plot(rows: Sequence[dict], norm: str, chance: float) -> bytes:
-    """Accuracy under PGD and under Square against epsilon, for each model."""
-    drawn = figure(7, 4)
-    axes = drawn.subplots()
+@drawn
+def _plot(rows: Sequence[dict], facts: StudyFacts, about: str) -> "Figure":
+    """Accuracy in one norm against epsilon, for each model: the worst case is a band, and both attacks lie on it."""
+    norm = rows[0]["norm"]
+    made = figure(7, 4.2, f"Accuracy as epsilon grows, {norm}", about)
+    axes = made.subplots()
     for i, label in enumerate(dict.fromkeys(row["model"] for row in rows)):
         mine = sorted((row for row in rows if row["model"] == label), key=lambda row: row["epsilon"])
-        for name, style in (("pgd", "-"), ("square", "--"), ("worst", ":")):
-            epsilons = [row["epsilon"] for row in mine]
-            axes.plot(epsilons, [100 * row[name] for row in mine], style, color=f"C{i}", label=f"{label}, {name}")
-    axes.axhline(100 * chance, color="grey", linewidth=0.8, label="chance")
+        colour, mark, epsilons = COLOURS[i % 6], MARKS[(i + i // 6) % 6], [row["epsilon"] for row in mine]
+        heights = {name: [100 * row[name] for row in mine] for name in ("worst", "pgd", "square")}
+        axes.plot(epsilons, heights["worst"], color=colour, linewidth=8, alpha=0.25)
+        axes.plot(epsilons, heights["square"], "--", color=colour, marker=mark, fillstyle="none", markersize=9)
+        axes.plot(epsilons, heights["pgd"], color=colour, marker=mark, label=label)
+        trained = facts.trained_within.get(label)
+        if trained is not None and trained[0] == norm:
+            axes.axvline(trained[1], color=colour, linestyle="-.", linewidth=1,
+                         label=f"{label} trained at {shown_radius(trained[1])}")  # fmt: skip
+    axes.axhline(100 / facts.num_classes, color=QUIET, linestyle=":", linewidth=1.2, label="chance")
+    axes.plot([], [], color=INK, marker=MARKS[0], label="PGD")
+    axes.plot([], [], "--", color=INK, marker=MARKS[0], fillstyle="none", markersize=9, label="Square")
+    axes.plot([], [], color=INK, linewidth=8, alpha=0.25, label="both together")
     axes.set(xlabel=f"{norm} epsilon", ylabel="accuracy, %", ylim=(-3, 103))
-    grid_and_legend(axes)
-    return png(drawn)
+    legend_beside(axes)
+    return made

@@ -7,7 +7,7 @@ distinct points of much the same loss.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -18,12 +18,24 @@ from distrib.attack import Adversary, predicted, undisturbed
 from distrib.config.job import Study, Train
 from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
-from distrib.plots import figure, png
+from distrib.plots import COLOURS, drawn, figure
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:
+    from distrib.plots import Figure
 
 SEGMENTS, ALONG = 20, 11
 """How many pairs of maxima are joined by a segment, and at how many points of each the loss is taken."""
+UNLIKE, LEAST = 20, 1e-4
+"""Where the largest losses of two panels are so many times apart, the axis is logarithmic, down to this share."""
+TITLES = {
+    "trajectories": "The loss along the steps of PGD",
+    "final": "The losses that the restarts end at",
+    "segments": "The loss on segments between two maxima",
+}
+ACROSS = {"trajectories": "PGD step", "final": "final loss", "segments": "from one maximum to another"}
 
 
 @final
@@ -90,12 +102,12 @@ class LossLandscape:
                     "fooled": sum(chunk["fooled"] for chunk in chunks) / len(final),
                     **_between_maxima(chunks[0]), "last_tenth": _last_tenth(curve["trajectories"]),
                 })  # fmt: skip
-        plots = {
-            "trajectories.png": _grid(curves, labels, "trajectories"),
-            "final_losses.png": _grid(curves, labels, "final"),
-            "segments.png": _grid(curves, labels, "segments"),
-        }
-        return Findings(rows, _expectations(rows, labels), plots)
+        threat = f"{self.study.threat.title} {shown_radius(self.study.threat.epsilon)}"
+        tried = f"{self.study.examples} test images, {self.study.restarts} restarts of {self.study.attack.name} each"
+        about = facts.about(threat, tried)
+        files = {"trajectories": "trajectories.svg", "final": "final_losses.svg", "segments": "segments.svg"}
+        plots = {file: _grid(curves, labels, what, about) for what, file in files.items()}
+        return Findings(rows, _expectations(rows, labels), plots, about)
 
 
 def _losses(chunks: list[dict], name: str) -> Tensor:
@@ -218,24 +230,44 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0 if not part else math.inf
 
 
-def _grid(curves: dict[tuple[str, int], dict], labels: list[str], what: str) -> bytes:
-    """A row for each model, a column for each example: loss by step, histograms of final losses, or segments."""
+@drawn
+def _grid(curves: dict[tuple[str, int], dict], labels: list[str], what: str, about: str) -> "Figure":
+    """A row for each model, a column for each example: loss by step, histograms of final losses, or segments.
+
+    All panels share their axes, so that models are compared by eye.
+    """
     examples = max(example for _, example in curves) + 1
-    drawn = figure(2.6 * examples, 2.3 * len(labels))
-    grid = drawn.subplots(len(labels), examples, squeeze=False)
+    made = figure(max(7, 1.9 * examples + 0.8), 1.9 * len(labels) + 1.3, TITLES[what], about)
+    grid = made.subplots(len(labels), examples, squeeze=False, sharex=True, sharey=True)
+    low, high, scale = _range_of([found[what].numpy() for found in curves.values()])
     for (label, example), found in curves.items():
-        axes = grid[labels.index(label)][example]
+        row = labels.index(label)
+        axes, values, colour = grid[row][example], found[what].numpy(), COLOURS[row % len(COLOURS)]
         if what == "final":
-            axes.hist(found["final"].numpy(), bins=40)
+            bins = np.geomspace(low, high, 61) if scale == "log" else np.linspace(low, high, 61)
+            axes.hist(values.clip(low, high), bins=bins, color=colour)
+            axes.set_xscale(scale)
         else:
-            values = found[what].numpy()
             span = np.linspace(0, 1, values.shape[1]) if what == "segments" else np.arange(values.shape[1])
-            axes.plot(span, values.T, linewidth=0.6)
-            axes.set_ylim(bottom=0)
-        axes.set_title(f"{label}: a {found['label']}", fontsize=8)
+            axes.plot(span, values.T.clip(low), linewidth=0.7, color=colour, alpha=0.6)
+            axes.set(yscale=scale, ylim=(low, 1.05 * high))
+        axes.set_title(f"example {example + 1}: a {found['label']}" if not row else f"a {found['label']}", fontsize=7)
         axes.tick_params(labelsize=7)
-        axes.locator_params(axis="x", nbins=4)
-    across = {"final": "final loss", "segments": "from one maximum to another", "trajectories": "PGD step"}[what]
-    drawn.supxlabel(across, fontsize=9)
-    drawn.supylabel("restarts" if what == "final" else "loss", fontsize=9)
-    return png(drawn)
+        if what != "final" or scale == "linear":
+            axes.locator_params(axis="x", nbins=4)
+        if not example:
+            axes.set_ylabel(label)
+    made.supxlabel(ACROSS[what] + (", log" if what == "final" and scale == "log" else ""), fontsize=9)
+    made.supylabel("restarts" if what == "final" else "loss, log" if scale == "log" else "loss", fontsize=9)
+    return made
+
+
+def _range_of(panels: list[np.ndarray]) -> tuple[float, float, str]:
+    """The lowest and the highest loss of an axis that all panels share, and its scale."""
+    peaks = [float(panel.max()) for panel in panels]
+    high = max(peaks)
+    if not high > 0:
+        return 0.0, 1.0, "linear"
+    if min(peaks) * UNLIKE > high:
+        return 0.0, high, "linear"
+    return max(min(float(panel.min()) for panel in panels), LEAST * high), high, "log"

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
 
 from distrib import __version__, checkpoints
 from distrib.cluster.map import map_tasks
@@ -11,7 +15,9 @@ from distrib.commands.train import train
 from distrib.config.job import Study, Train, dump
 from distrib.config.study import CapacityStudy, CurvesStudy, LandscapeStudy, StudyOf, TransferStudy
 from distrib.data.beton import open_split
+from distrib.errors import DistribError
 from distrib.evaluation.models import StoredModel, Weights, fingerprint
+from distrib.registry import versions
 from distrib.studies.capacity import CapacityGrid
 from distrib.studies.curves import AccuracyCurves
 from distrib.studies.landscape import LossLandscape
@@ -37,12 +43,14 @@ def run_study(job: Study, display: Display) -> dict:
         if isinstance(study, TransferMatrix):
             fingerprints = {label: fingerprint(one) for label, one in subjects.items()}
             must_have_black_box(fingerprints)
+        within = _trained_within(run, models) if isinstance(study, AccuracyCurves) else {}
         run.join()
         run.track()
         log = train(run, trainings) if trainings else None
         found = _carried_out(run, study, subjects | _trained(run, trainings))
         losses = {label: _history(run, label)[-1]["train_loss"] for label in trainings}
-        facts = StudyFacts(len(run.test.card.classes), run.job.data.source, fingerprints, losses)
+        classes, source = len(run.test.card.classes), run.job.data.source
+        facts = StudyFacts(classes, source, fingerprints, losses, run.job.name, within)
         findings = study.conclude(found, facts)
         with client.recorded(f"the study is done (kept in {run.folder / 'study'})"):
             if log is not None:
@@ -79,6 +87,24 @@ def _fetched(run: OpenRun[Study], models: dict[str, str]) -> dict[str, StoredMod
     """The model at each address, by its label; an address that has several labels is fetched once."""
     found = {address: run.models.at(address) for address in dict.fromkeys(models.values())}
     return {label: found[address] for label, address in models.items()}
+
+
+def _trained_within(run: OpenRun[Study], models: Mapping[str, str | Train]) -> dict[str, tuple[str, float]]:
+    """The norm and the epsilon that each model was trained within, where its checkpoint or its card says so."""
+    found = {}
+    for label, address in models.items():
+        with suppress(DistribError):  # it is only drawn
+            threat = _job_of(str(address), run.uri).get("objective", {}).get("threat")
+            if threat is not None:
+                found[label] = threat["norm"], float(Fraction(str(threat["epsilon"])))
+    return found
+
+
+def _job_of(address: str, uri: str) -> dict:
+    """The job whose model is at the address, as plain values; empty where nothing tells."""
+    if address.startswith("models:"):
+        return versions.fetch_card(address, uri, None)[0]["job"]
+    return checkpoints.verify(Path(address)).job if (Path(address) / "state.json").exists() else {}
 
 
 def _trained(run: OpenRun[Study], trainings: dict[str, Train]) -> dict[str, StoredModel]:

@@ -1,7 +1,7 @@
 """What every study is: parts that workers carry out, one by one, and a conclusion from all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,14 @@ class StudyFacts:
     """Of each model by its label: models of one fingerprint are the same."""
     training_losses: dict[str, float]
     """The final training loss of each model that the study trained, by its label."""
+    name: str = ""
+    """Of the study's run."""
+    trained_within: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """The norm and the epsilon that each model was trained within, by its label, where that is known."""
+
+    def about(self, *measured: str) -> str:
+        """What was ``measured``, on what, in which run: a line below the title of every plot."""
+        return " · ".join([*measured, self.source, f"run {self.name}"])
 
 
 class PaperStudy(Protocol):

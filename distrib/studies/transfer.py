@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -12,9 +12,18 @@ from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
-from distrib.plots import figure, png
+from distrib.plots import drawn, figure
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
+from distrib.values import shown_radius
+
+if TYPE_CHECKING:
+    from distrib.plots import Figure
+
+ON_DARK, ON_BRIGHT = "#fefefe", "#000000"
+"""Of the numbers in a cell, whose colour is the same on every screen: neither is a colour that a dark face changes."""
+BRIGHT = 43.0
+"""Per cent: from here on viridis is so bright that black is read better than white, at 4.5:1 or more."""
 
 
 @final
@@ -65,7 +74,9 @@ class TransferMatrix:
                 for target in addresses(study.targets)
             ]  # fmt: skip
         papers = facts.source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
-        return Findings(rows, _expectations(study, rows, papers), {"matrices.png": _matrices(rows)})
+        threat = f"{study.threat.title} {shown_radius(study.threat.epsilon)}"
+        about = facts.about(threat, f"{rows[0]['n']} test images")
+        return Findings(rows, _expectations(study, rows, papers), {"matrices.svg": _matrices(rows, about)}, about)
 
 
 def must_have_black_box(fingerprints: dict[str, str]) -> None:
@@ -98,24 +109,31 @@ def _expectations(study: TransferStudy, rows: list[dict], papers: bool) -> list[
     return found
 
 
-def _matrices(rows: Sequence[dict]) -> bytes:
-    """Source against target for each attack: accuracies in per cent."""
+@drawn
+def _matrices(rows: Sequence[dict], about: str) -> "Figure":
+    """Source against target for each attack: accuracies in per cent; a white-box attack is named in its cell."""
     attacks = [name for name in dict.fromkeys(row["attack"] for row in rows) if name != "clean"]
-    drawn = figure(4.2 * len(attacks), 4)
-    grid = drawn.subplots(1, len(attacks), squeeze=False)[0]
+    sources, targets = (
+        list(dict.fromkeys(row[side] for row in rows if row["attack"] == attacks[0])) for side in ("source", "target")
+    )
+    size = max(2.4, 0.85 * len(targets)) * len(attacks) + 1.8, max(1.6, 0.7 * len(sources)) + 1.9
+    made = figure(*size, "Images made on a source, judged by a target", about)
+    grid = made.subplots(1, len(attacks), squeeze=False, sharey=True)[0]
     for axes, name in zip(grid, attacks, strict=True):
-        mine = [row for row in rows if row["attack"] == name]
-        sources, targets = (list(dict.fromkeys(row[side] for row in mine)) for side in ("source", "target"))
         values = np.full((len(sources), len(targets)), np.nan)
-        for row in mine:
-            values[sources.index(row["source"]), targets.index(row["target"])] = 100 * row["accuracy"]
-        axes.imshow(values, vmin=0, vmax=100, cmap="viridis")
-        for (i, j), value in np.ndenumerate(values):
-            axes.text(
-                j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > 60 else "white", fontsize=9
-            )
-        axes.set(title=name, xlabel="target", xticks=range(len(targets)), yticks=range(len(sources)))
-        axes.set_xticklabels(targets, rotation=30, ha="right")
-        axes.set_yticklabels(sources)
+        for row in rows:
+            if row["attack"] == name:
+                at = sources.index(row["source"]), targets.index(row["target"])
+                values[at] = value = 100 * row["accuracy"]
+                text = f"{value:.1f}" + "\nwhite box" * row["white_box"]
+                axes.text(*at[::-1], text, ha="center", va="center", fontsize=8,
+                          color=ON_BRIGHT if value > BRIGHT else ON_DARK)  # fmt: skip
+        cells = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+        axes.set(title=name, xlabel="target")
+        axes.set_xticks(range(len(targets)), targets, rotation=30, ha="right")
+        axes.set_yticks(range(len(sources)), sources)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
     grid[0].set_ylabel("source")
-    return png(drawn)
+    made.colorbar(cells, ax=list(grid), label="accuracy of the target, %")
+    return made

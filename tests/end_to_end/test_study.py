@@ -56,7 +56,7 @@ def test_a_study_leaves_its_table_plots_and_sheet_in_mlflow(workplace: Path, kin
     result = result_of(call(command("run", file, "--json"), workplace))
     assert result["study"] == kind and result["rows"] >= 2 and result["expectations"]
     made = {path.name for path in Path(result["folder"]).iterdir()}
-    assert {"table.csv", "table.json", "sheet.md"} < made and any(name.endswith(".png") for name in made)
+    assert {"report.html", "table.csv", "table.json", "sheet.md"} < made and any(one.endswith(".svg") for one in made)
     client = MlflowClient(f"sqlite:///{workplace / 'mlflow.db'}")
     stored = {Path(one.path).name for one in client.list_artifacts(result["run_id"], "study")}
     assert stored == made and client.get_run(result["run_id"]).info.status == "FINISHED"

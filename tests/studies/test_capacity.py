@@ -9,6 +9,7 @@ from studies import CAPACITY, FACTS, Linear, task
 from distrib.config.file import parse
 from distrib.config.job import Study
 from distrib.data.beton import open_split
+from distrib.studies import capacity
 from distrib.studies.run import paper_study
 
 
@@ -77,3 +78,16 @@ def test_shards_of_a_capacity_study_see_collapse_only_if_all_agree(digits: Path)
     one = study.part(task(digits, **{"pgd-1": constant}), ("pgd-1", 0))
     assert one["classes"] == [0] and one["clean"] == one["pgd"] == one["fgsm"] < one["images"]
     assert open_split(digits, "test", "evaluation").card.count >= one["images"]
+
+
+def test_each_attack_and_each_method_has_a_mark_of_its_own_and_a_collapse_is_marked():
+    rows = [
+        {"method": method, "width": width, "clean": 0.5, "fgsm": 0.25, "pgd": 0.125, "train_loss": width,
+         "collapsed": width == 1}
+        for method in ("natural", "pgd") for width in (2, 1)
+    ]  # fmt: skip
+    natural, _, losses = capacity._plot.__wrapped__(rows, "").axes
+    marks = {one.get_label(): one.get_marker() for one in natural.lines}
+    assert len(set(marks.values())) == 4 and list(natural.lines[3].get_xdata()) == [1]
+    assert list(natural.lines[0].get_xdata()) == [1, 2], "widths ascend"
+    assert len({one.get_marker() for one in losses.lines}) == 2

@@ -1,9 +1,13 @@
 """Accuracy against epsilon, of a model that is open and of one that hides its gradient."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from studies import FACTS, Linear, carried_out, clean_accuracy, read, task
+
+from distrib.plots import COLOURS
+from distrib.studies import curves
 
 
 def test_curves_fall_to_chance_and_tell_a_hidden_gradient(fitted: Linear, digits: Path):
@@ -34,6 +38,23 @@ def test_curves_fall_to_chance_and_tell_a_hidden_gradient(fitted: Linear, digits
     masked = "linf: an attack without gradients does not beat PGD (else gradients are masked)"
     assert met[f"open, {masked}"] is True and met[f"hidden, {masked}"] is False
     assert not met["open, l2: the accuracy falls to chance"] and set(outcome.plots) == {
-        "curves_linf.png",
-        "curves_l2.png",
+        "curves_linf.svg",
+        "curves_l2.svg",
     }
+
+
+def test_no_curve_hides_another_and_the_epsilon_that_was_trained_at_is_a_line():
+    rows = [
+        {"model": label, "norm": "linf", "epsilon": epsilon, "pgd": 0.5, "square": 0.5, "worst": 0.5}
+        for label in ("a", "b") for epsilon in (0, 0.5)
+    ]  # fmt: skip
+    facts = replace(FACTS, trained_within={"a": ("linf", 8 / 255), "b": ("l2", 0.5)})
+    (axes,) = curves._plot.__wrapped__(rows, facts, "").axes
+    worst, square, pgd, trained = axes.lines[:4]
+    assert [list(one.get_ydata()) for one in (worst, square, pgd)] == [[50, 50]] * 3
+    assert worst.get_linewidth() > 3 * pgd.get_linewidth() and square.get_markersize() > pgd.get_markersize()
+    assert (square.get_fillstyle(), pgd.get_fillstyle()) == ("none", "full")
+    assert (trained.get_label(), list(trained.get_xdata())) == ("a trained at 8/255", [8 / 255] * 2)
+    labels = [one.get_label() for one in axes.lines]
+    assert "b" in labels and not any(one.startswith("b trained") for one in labels), "that was in another norm"
+    assert {one.get_label(): one.get_color() for one in axes.lines}["b"] == COLOURS[1]

@@ -46,8 +46,11 @@ def test_a_landscape_of_a_linear_model_has_one_maximum(digits: Path):
         assert row["final_min"] >= row["start_loss"] and row["final_max"] / row["final_min"] < 1.1
         assert row["segment_middle"] >= 0.9 * row["segment_ends"]
     files = outcome.files("a title")
-    assert {"table.csv", "table.json", "sheet.md", "trajectories.png", "final_losses.png", "segments.png"} == set(files)
-    assert files["table.csv"].decode().count("\n") == 3 and files["trajectories.png"].startswith(b"\x89PNG")
+    assert set(files) == {
+        "table.csv", "table.json", "sheet.md", "report.html", "trajectories.svg", "final_losses.svg", "segments.svg"
+    }  # fmt: skip
+    assert files["table.csv"].decode().count("\n") == 3 and b"</svg>" in files["trajectories.svg"]
+    assert b"Linf 0.1 \xc2\xb7 2 test images, 50 restarts of pgd-60 each" in files["report.html"]
     again = study.part(task(digits, m=Linear()), ("m", 1, 1))
     assert again == found["m", 1, 1], "a part depends on nothing but itself"
 
@@ -74,3 +77,27 @@ def test_a_landscape_without_height_or_without_a_sag_is_told_as_it_is():
     assert (spiked.met, hill.met) == (False, False) and "0.50 to 1.25 of the ends, not above them in 1" in hill.achieved
     masked = landscape._expectations([flat, flat | {"start_loss": 0.0}], ["m"])
     assert [one.met for one in masked] == [False] + [None] * 4, "a loss that never rises has no maxima to speak of"
+
+
+def curve(*losses: float) -> dict:
+    every = torch.tensor(losses)
+    return {"final": every, "label": 3, "trajectories": every[None].repeat(2, 1), "segments": every[None]}
+
+
+def test_all_panels_share_one_axis_which_is_logarithmic_where_models_are_far_apart():
+    for low, scale in ((4.0, "linear"), (0.1, "log")):
+        curves = {("natural", 0): curve(1.0, 40.0), ("robust", 0): curve(low / 2, low)}
+        panels = landscape._grid.__wrapped__(curves, ["natural", "robust"], "trajectories", "").axes
+        assert [one.get_yscale() for one in panels] == [scale] * 2 and panels[0].get_ylim() == panels[1].get_ylim()
+        assert panels[0].get_ylim()[0] <= low and [one.get_ylabel() for one in panels] == ["natural", "robust"]
+        panels = landscape._grid.__wrapped__(curves, ["natural", "robust"], "final", "").axes
+        assert panels[0].get_xlim() == panels[1].get_xlim() and panels[0].get_xscale() == scale
+        assert [sum(bar.get_height() for bar in one.patches) for one in panels] == [2, 2]
+
+
+def test_a_loss_of_zero_is_drawn():
+    for what in ("trajectories", "final", "segments"):
+        assert b"</svg>" in landscape._grid({("m", 0): curve(0.0, 0.0)}, ["m"], what, "")
+        assert b"</svg>" in landscape._grid(
+            {("m", 0): curve(0.0, 0.0), ("n", 0): curve(1.0, 0.0)}, ["m", "n"], what, ""
+        )

@@ -11,6 +11,7 @@ from studies import Given, Linear, labelled
 from distrib.config.file import parse
 from distrib.config.job import Study
 from distrib.data.beton import open_split
+from distrib.errors import RegistryError
 from distrib.studies import run as door
 from distrib.studies.run import paper_study
 from distrib.tracking.display import Display
@@ -74,3 +75,20 @@ def test_a_part_that_cannot_be_read_is_done_again(carried_out: Callable, tmp_pat
     found, _ = carried_out(Linear())
     min((tmp_path / "parts").iterdir()).write_text("{")
     assert carried_out(Linear()) == (found, PARTS[:1])
+
+
+def test_a_card_or_a_checkpoint_tells_what_a_model_was_trained_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "state.json").touch()
+    natural = SimpleNamespace(job={"objective": {"method": "natural"}})
+    robust = {"job": {"objective": {"threat": {"norm": "linf", "epsilon": "8/255"}}}}
+
+    def card(address: str, uri: str, tier: None) -> tuple[dict, str]:
+        if address.endswith("2"):
+            raise RegistryError("it has no card")
+        return robust, ""
+
+    monkeypatch.setattr(door.checkpoints, "verify", lambda path: natural)
+    monkeypatch.setattr(door.versions, "fetch_card", card)
+    run: Any = SimpleNamespace(uri="here")
+    models = {"r": "models:/m/1", "unknown": "models:/m/2", "n": str(tmp_path), "program": "model.pt2"}
+    assert door._trained_within(run, models) == {"r": ("linf", 8 / 255)}

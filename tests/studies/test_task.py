@@ -1,5 +1,6 @@
 """What a worker takes up, and how a study is sent to it."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from states import small_cnn
-from studies import CAPACITY, THREAT, Linear, fields, labelled, task
+from studies import CAPACITY, FACTS, THREAT, Linear, fields, labelled, task
 
 from distrib.data.beton import open_split
 from distrib.data.order import chosen
@@ -57,3 +58,8 @@ def test_every_study_can_be_sent_to_a_worker(kind: str):
     assert sent == study and function is study_part
     parts = study.parts(450)
     assert parts == sent.parts(450) and len(set(parts)) == len(parts) > 0
+
+
+def test_what_was_measured_is_told_in_a_line():
+    facts = dataclasses.replace(FACTS, name="s")
+    assert facts.about("Linf 0.1", "9 test images") == "Linf 0.1 · 9 test images · digits · run s"

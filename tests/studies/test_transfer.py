@@ -8,6 +8,7 @@ from studies import CAPACITY, FACTS, THREAT, Linear, carried_out, clean_accuracy
 
 from distrib.config.file import parse
 from distrib.errors import JobError
+from distrib.studies import transfer
 from distrib.studies.transfer import must_have_black_box
 
 ANY_JOB = parse(CAPACITY, [], "here")
@@ -53,3 +54,25 @@ def test_a_model_alone_is_no_black_box():
     with pytest.raises(JobError, match="one and the same model; name another"):
         must_have_black_box({"source:a": "1", "target:b": "1"})
     must_have_black_box({"source:a": "1", "target:b": "2"})
+
+
+def test_numbers_are_read_on_their_cells_and_a_white_box_is_named():
+    """WCAG AA asks for a contrast of 4.5 between text and what is behind it."""
+    from matplotlib import colormaps
+
+    def light(colour: tuple) -> float:
+        linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in colour[:3]]
+        return sum(weight * one for weight, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    rows = [
+        {"attack": "fgsm", "source": f"s{i}", "target": "t", "accuracy": i / 100, "white_box": i == 7}
+        for i in range(101)
+    ]  # fmt: skip
+    cells, bar = transfer._matrices.__wrapped__(rows, "").axes
+    assert bar.get_ylabel() == "accuracy of the target, %" and len(cells.texts) == 101
+    for text in cells.texts:
+        value, *more = text.get_text().split("\n")
+        ink = light((1, 1, 1) if text.get_color() == transfer.ON_DARK else (0, 0, 0))
+        low, high = sorted((ink, light(colormaps["viridis"](float(value) / 100))))
+        assert (high + 0.05) / (low + 0.05) > 4.4, value
+        assert more == (["white box"] if value == "7.0" else [])
