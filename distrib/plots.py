@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ COLOURS = ("#0072b2", "#d55e00", "#00845f", "#b8578f", "#8c6d1f", "#7d7f86")
 """Told apart by the colour-blind (after Okabe and Ito), and 3:1 or more against both papers (WCAG 1.4.11)."""
 MARKS = ("o", "s", "^", "D", "v", "P")
 """A mark for each colour: no line is known by its colour alone."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
     "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": QUIET, "xtick.color": QUIET, "ytick.color": QUIET,
     "axes.edgecolor": QUIET, "grid.color": LINE, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.6,
@@ -41,7 +41,7 @@ def drawn(plot: "Callable[Arguments, Figure]") -> Callable[Arguments, bytes]:
         from cycler import cycler
         from matplotlib import rc_context
 
-        with rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
+        with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
             return _svg(plot(*args, **kwargs))
 
     return styled

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distrib.cluster.map import Workers, map_tasks
-from distrib.cluster.messages import Attacking, post
+from distrib.cluster.messages import AttackBegins, post
 from distrib.config.cluster import Cluster
 from distrib.convolution import quickened
 from distrib.data.beton import open_split
@@ -90,7 +90,7 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
 
     def began(name: str) -> None:
         if task.mailbox is not None:
-            post(task.mailbox, str(start), Attacking(name))
+            post(task.mailbox, str(start), AttackBegins(name))
 
     result, worst = attack_shard(model, batch, positions, task.plan, AttackInputs(source, stored, began))
     began("")

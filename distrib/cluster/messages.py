@@ -40,7 +40,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Attacking:
+class AttackBegins:
     """An attack of a shard begins. Its phase is the place of the shard's first image."""
 
     name: str
@@ -80,7 +80,7 @@ def post(mailbox: ActorHandle, phase: str, message: object) -> None:
 
 
 Listener = Callable[[str, object], None]
-"""Takes each phase and message that the workers post: Started, Attacking, Note, trainer.Progress and
+"""Takes each phase and message that the workers post: Started, AttackBegins, Note, trainer.Progress and
 trainer.EpochEnd.
 
 A Note without a phase is of the mailbox itself."""

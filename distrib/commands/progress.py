@@ -35,13 +35,13 @@ class ShardProgress:
 
     def hear(self, phase: str, message: object) -> None:
         """Takes a message that a worker sent."""
-        from distrib.cluster.messages import Attacking, Note
+        from distrib.cluster.messages import AttackBegins, Note
 
         with self.lock:
             match message:
                 case Note():
                     self.display.say(message.text)
-                case Attacking():
+                case AttackBegins():
                     self.attacks[phase] = message.name
                     self._show()
 

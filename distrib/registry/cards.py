@@ -130,7 +130,7 @@ def pooled(cards: Iterable[Kept]) -> dict[int, bool]:
     return stood
 
 
-def decisions(tags: Mapping[str, str]) -> dict[str, dict]:
+def kept_decisions(tags: Mapping[str, str]) -> dict[str, dict]:
     """Every decision about ``champion`` that the tags of a registered model keep, by its time, oldest first."""
     found = {
         key.removeprefix(prefix): json.loads(value)
@@ -146,7 +146,7 @@ def kept(registry, name: str) -> list[Kept]:
     model = or_none(lambda: registry.get_registered_model(name))
     versions = registry.search_model_versions(f"name = '{name}'") if model else []
     weights = {str(one.version): one.tags.get("weights_sha256") for one in versions}
-    told = list(decisions(model.tags).values()) if model else []
+    told = list(kept_decisions(model.tags).values()) if model else []
     known = {(one["version"], one["run_id"]) for one in told}
     earlier = [_of_tags(str(one.version), one.tags) for one in versions if "card_run" in one.tags]
     earlier = [one for one in earlier if (one["version"], one["run_id"]) not in known]  # before decisions were kept

@@ -25,9 +25,9 @@ from distrib.registry.cards import (
     SETTING,
     TERMS,
     Kept,
-    decisions,
     different,
     kept,
+    kept_decisions,
     pooled,
     same,
 )
@@ -284,4 +284,4 @@ def decision_history(name: str, uri: str) -> list[dict]:
     model = or_none(lambda: registry.get_registered_model(name))
     if model is None:
         raise RegistryError(f"{name}: no such registered model in {uri} (see distrib models)")
-    return [{"time": time, **record} for time, record in decisions(model.tags).items()]
+    return [{"time": time, **record} for time, record in kept_decisions(model.tags).items()]

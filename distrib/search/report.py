@@ -61,6 +61,30 @@ def about_search(job: Tune, images: int) -> str:
     )
 
 
+MOST_TOLD = 10
+"""Trials of a description; the tables and the page have all."""
+
+
+def describe_search(job: Tune, outcomes: list[TrialOutcome], images: int) -> str:
+    """The winner and the trials next to it, in Markdown: the description of the search's MLflow run."""
+    top = best_trial(outcomes)
+    others = sorted((one for one in outcomes if one is not top), key=lambda one: -one.score)
+    names = [*job.space, "clean", "robust", "epochs", ""]
+    lines = [
+        "| " + " | ".join([str(one.trial.number), *(str(_plain(one.trial.settings[path])) for path in job.space),
+                           f"{one.clean_accuracy:.2%}", f"{one.robust_accuracy:.2%}", str(one.epochs),
+                           "**winner**" if one is top else one.trial.state]) + " |"
+        for one in [top, *others][:MOST_TOLD]
+    ]  # fmt: skip
+    return "\n".join([
+        f"# Search {job.name}", "", f"Trial {top.trial.number} has {top.robust_accuracy:.2%} robust and "
+        f"{top.clean_accuracy:.2%} clean accuracy at its best epoch: {about_search(job, images)}. These are figures of "
+        "the validation, by one attack: no evaluation.", "", f"| trial | {' | '.join(names)} |",
+        "|---:" + "|---" * len(names) + "|", *lines, "",
+        f"`distrib run {job.storage}/{job.name}/search/best.yaml` trains and judges it.",
+    ])  # fmt: skip
+
+
 def plot_rows(job: Tune, trials: Trials, outcomes: list[TrialOutcome]) -> list[dict]:
     """The rows that are drawn: fractions are numbers, and each trial has its curve and whether it is the winner."""
     winner = best_trial(outcomes).trial.number

@@ -12,7 +12,7 @@ from distrib.data.beton import open_split
 from distrib.errors import JobError, RunError
 from distrib.registry import versions
 from distrib.search import cost, space
-from distrib.search.report import report_files
+from distrib.search.report import describe_search, report_files
 from distrib.search.trials import Trial, TrialOutcome, Trials, TrialSlots, best_trial
 from distrib.search.watch import Watch
 from distrib.tracking import client
@@ -76,6 +76,7 @@ def _search(run: OpenRun[Tune]) -> dict:
         if not outcomes:
             first = next((trial.error for trial in trials.values() if trial.error), "no trial came to an end")
             raise RunError(f"every trial failed; the first: {first}")
+        watch.crown(best_trial(outcomes).trial.number)
         return _finish(run, trials, outcomes)
 
 
@@ -156,9 +157,12 @@ def _finish(run: OpenRun[Tune], trials: Trials, outcomes: list[TrialOutcome]) ->
     ready = whole.model_copy(update={"name": f"{job.name}-best", "storage": job.storage})
     images = min(job.score.max_examples, open_split(run.data, "validation", "training").card.count)
     files = report_files(job, trials, outcomes, images)
+    described = describe_search(job, outcomes, images)
     kept = run.keep("search", {**files, "best.yaml": job_yaml(ready).encode()})
     states = [trial.state for trial in trials.values()]
-    run.tracker.results({"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}, 0)
+    best = {"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}
+    run.tracker.results(best, len(trials))
+    run.tracker.describe(described, "search/report.html", "search/pareto.svg")
     return run.finish(
         {
             "trials": len(trials),

@@ -58,7 +58,7 @@ def run_study(job: Study, display: Display) -> dict:
             files = findings.files(f"{run.job.study.of}: {run.job.name}")
             kept = run.keep("study", files)
             picture = next((f"study/{name}" for name in files if name.endswith(".svg")), "")
-            run.tracker.describe(files["sheet.md"].decode(), "study/sheet.md", picture)
+            run.tracker.describe(files["sheet.md"].decode(), "study/report.html", picture)
             return run.finish(
                 {
                     "study": run.job.study.of,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distrib.cluster.messages import Attacking, Note
+from distrib.cluster.messages import AttackBegins, Note
 from distrib.commands.progress import ShardProgress
 from distrib.evaluation.attacks import AutoAttack, EvaluationPlan, Fgsm, Pgd
 from distrib.threat import Linf
@@ -36,9 +36,9 @@ def test_the_bar_moves_within_a_shard_and_names_the_attack(bar: Bar):
     progress = ShardProgress(bar, PLAN, "x")  # type: ignore[arg-type]
     progress.judged(0, 200)
     for name in ("fgsm", "pgd-20", "autoattack"):
-        progress.hear("0", Attacking(name))
-    progress.hear("100", Attacking("fgsm"))
-    progress.hear("0", Attacking(""))
+        progress.hear("0", AttackBegins(name))
+    progress.hear("100", AttackBegins("fgsm"))
+    progress.hear("0", AttackBegins(""))
     progress.judged(100, 200)
     done = [shown[0] for shown in bar.shown]
     assert done == [*sorted(done[:5]), 0, 100] and 0 < done[2] < done[3] < 100
@@ -52,7 +52,7 @@ def test_the_bar_moves_within_a_shard_and_names_the_attack(bar: Bar):
 def test_what_was_judged_before_a_restart_tells_nothing_of_the_time_left(bar: Bar):
     progress = ShardProgress(bar, PLAN, "x")  # type: ignore[arg-type]
     progress.judged(100, 300)
-    progress.hear("100", Attacking("autoattack"))
+    progress.hear("100", AttackBegins("autoattack"))
     progress.judged(200, 300)
     assert [shown[3] for shown in bar.shown] == [True, True, False]
 
@@ -60,7 +60,7 @@ def test_what_was_judged_before_a_restart_tells_nothing_of_the_time_left(bar: Ba
 def test_no_more_is_shown_than_there_is_and_notes_are_said(bar: Bar):
     progress = ShardProgress(bar, PLAN, "x")  # type: ignore[arg-type]
     progress.judged(0, 30)  # fewer images than a shard has room for
-    progress.hear("0", Attacking("autoattack"))
+    progress.hear("0", AttackBegins("autoattack"))
     progress.judged(30, 30)
     progress.hear("", Note("late"))
     assert bar.shown[1][0] < 30 and bar.shown[-1][0] == 30 and bar.said == ["late"]

@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from searches import EPSILON, WIDTH, Kept, epoch, tune
+from searches import EPSILON, WIDTH, Kept, epoch, outcome, tune
 
 from distrib.config.search import Asha
 from distrib.search import report
@@ -92,3 +92,14 @@ def test_a_trial_is_stopped_at_the_last_rung_it_reached(tmp_path: Path):
     assert found == [
         (1, 1, "went on"), (1, 2, "went on"), (2, 1, "stopped"), (2, 2, "went on"), (4, 2, "went on")
     ]  # fmt: skip
+
+
+def test_a_search_is_described_by_its_winner_and_the_next_trials():
+    job = tune()
+    found = [outcome(number, 0.01 * number, state="finished") for number in range(1, 15)]
+    told = report.describe_search(job, found, 100)
+    rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ") and "%" in line]
+    assert len(rows) == report.MOST_TOLD and rows[0][0] == "| 14" and rows[0][-1] == "**winner** |"
+    assert [row[0] for row in rows] == [f"| {number}" for number in range(14, 4, -1)]
+    assert "Trial 14 has 14.00% robust and 90.00% clean" in told and "no evaluation" in told
+    assert f"distrib run {job.storage}/{job.name}/search/best.yaml" in told
