@@ -35,6 +35,12 @@ def attacked(net, x, y, norm, epsilon):
     return adversarial.detach()
 
 
+def written(radius):
+    """8/255 where it is that; else the number."""
+    levels = round(255 * radius)
+    return f"{levels}/255" if abs(levels / 255 - radius) < 1e-6 and levels % 255 else f"{radius:.3g}"
+
+
 card = json.loads((HERE / "card.json").read_text())
 classes, claim = card["classes"], card["claim"]
 norm, epsilon = claim["norm"], claim["epsilon"]
@@ -44,13 +50,13 @@ net = program.load_program((HERE / "model" / "data" / "model.pt2").read_bytes())
 
 columns = {"is": y, "predicted": net(x).argmax(dim=1)}
 for share in (0.5, 1.0, 2.0) if norm != "l1" else ():  # an ascent under L1 is a page of its own
-    columns[f"at epsilon {share * epsilon:.3g}"] = net(attacked(net, x, y, norm, share * epsilon)).argmax(dim=1)
+    columns[f"at epsilon {written(share * epsilon)}"] = net(attacked(net, x, y, norm, share * epsilon)).argmax(dim=1)
 width = max(map(len, [*columns, *classes])) + 3
 print("".join(name.ljust(width) for name in columns).rstrip())
 for row in zip(*columns.values(), strict=True):
     print("".join(classes[label].ljust(width) for label in row).rstrip())
 withstood = f"{claim['robust_accuracy']:.2%} of {claim['n']}"
-print(f"\n{len(y)} images are no measurement: card.md has it, {withstood} withstood every attack at {epsilon:.3g}")
+print(f"\n{len(y)} images are no measurement: card.md has it, {withstood} withstood every attack at {written(epsilon)}")
 
 if json.loads((HERE / "job.json").read_text())["model"].get("arch") == "custom":
     print("model.py: calls code of the model's author, which this script does not; look at it before you do")

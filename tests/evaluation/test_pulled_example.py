@@ -78,6 +78,14 @@ def test_it_shows_what_each_test_image_is_and_how_it_fares_under_attack(
     assert len(rows) == 6, "there is no model.py"
 
 
+def test_a_radius_is_written_as_it_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    run(lay_out(tmp_path, "linf", 8 / 255), monkeypatch)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[4::3] == ["4/255", "8/255", "16/255"] and rows[5].endswith("every attack at 8/255")
+
+
 def test_under_l1_it_only_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     run(lay_out(tmp_path, "l1", 3.0), monkeypatch)
     assert [row.split() for row in capsys.readouterr().out.splitlines()[:3]] == [
