@@ -52,7 +52,7 @@ LONG = "x" * 80
             r"^RAY_AUTH_TOKEN_PATH: /nowhere/token cannot be read \(No such file",
         ),
         ("RAY_AUTH_TOKEN_PATH", "/dev/null", r"^RAY_AUTH_TOKEN_PATH: /dev/null cannot be read \(it is empty\)"),
-        ("TMPDIR", f"/tmp/{LONG}", rf"^TMPDIR: /tmp/{LONG} is too long for Ray's sockets \(15\d bytes, at most 107\)"),
+        ("TMPDIR", f"/tmp/{LONG}", rf"^TMPDIR: /tmp/{LONG} is too long for Ray's sockets \(1\d\d bytes, at most 107\)"),
         ("RAY_TMPDIR", "/proc/x", r"^RAY_TMPDIR: /proc/x/ray cannot be written to \("),
     ],
 )
