@@ -21,6 +21,8 @@ DARK = {PAPER: "#14161a", INK: "#e5e7eb", QUIET: "#b6bcc6", LINE: "#4b5563"}
 """What each of them is on a dark screen."""
 COLOURS = ("#0072b2", "#d55e00", "#00845f", "#b8578f", "#8c6d1f", "#7d7f86")
 """Told apart by the colour-blind (after Okabe and Ito), and 3:1 or more against both papers (WCAG 1.4.11)."""
+ON_DARK, ON_BRIGHT = "#fefefe", "#010101"
+"""Of letters on a coloured cell, which is the same on every screen: neither is a colour that the dark face changes."""
 MARKS = ("o", "s", "^", "D", "v", "P")
 """A mark for each colour: no line is known by its colour alone."""
 STYLE: dict[Any, Any] = {
@@ -55,10 +57,15 @@ def figure(width: float, height: float, title: str, about: str = "") -> "Figure"
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), layout="constrained")
-    made.suptitle(f"{title}\n" if about else title, x=0.01, ha="left")
+    made.suptitle(f"{plain(title)}\n" if about else plain(title), x=0.01, ha="left")
     if about:
-        made.text(0.01, 0.985 - 0.19 / height, about, ha="left", va="top", fontsize=8, color=QUIET)
+        made.text(0.01, 0.985 - 0.19 / height, plain(about), ha="left", va="top", fontsize=8, color=QUIET)
     return made
+
+
+def plain(text: str) -> str:
+    """The text as it is: matplotlib takes what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
 
 
 def legend_beside(axes: "Axes") -> None:
@@ -84,7 +91,7 @@ def heat(values: Sequence[float]) -> list[tuple]:
 
 def _svg(made: "Figure") -> bytes:
     file = io.BytesIO()
-    made.savefig(file, format="svg", metadata={"Date": None})
+    made.savefig(file, format="svg", dpi=200, metadata={"Date": None})
     rules = "".join(
         f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
         for light, dark in DARK.items()

@@ -67,6 +67,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def table_cell(text: object, longest: int = 40) -> str:
+    """A text as it can stand in a line or a table of Markdown, whatever is in it."""
+    words = " ".join(str(text).split())
+    words = words if len(words) <= longest else f"{words[: longest - 1]}…"
+    return words.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+
+
 def shown_radius(number: float) -> str:
     """A radius for people: 8/255 also where the number was rounded to six digits; else as short as it is."""
     numerator = round(number * 255)

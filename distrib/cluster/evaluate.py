@@ -93,7 +93,6 @@ def judge_shard(task: EvaluationTask, start: int) -> tuple[ShardResult, bytes]:
             post(task.mailbox, str(start), AttackBegins(name))
 
     result, worst = attack_shard(model, batch, positions, task.plan, AttackInputs(source, stored, began))
-    began("")
     return result, save({"x_adv": worst.cpu().contiguous()})
 
 
@@ -125,11 +124,12 @@ def _shard(task: EvaluationTask, start: int) -> tuple[nn.Module, Batch, np.ndarr
 
 
 def in_rounds(
-    task: EvaluationTask, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int], None]
+    task: EvaluationTask, kept: Path, key: str, cluster: Cluster, progress: Callable[[int, int, int | None], None]
 ) -> Judged:
     """Judges every shard. Finished shards lie in ``kept`` under ``key`` (what was judged, and how).
 
-    The evidence is the same on one worker and on many. ``progress`` is told (images done, images in all).
+    The evidence is the same on one worker and on many. ``progress`` is told (images done, images in all, the shard that
+    has just ended, if one has).
     Raises :class:`DistribError` as a worker raised it, or :class:`RunError`.
     """
     card = open_split(task.data, "test", "evaluation").card
@@ -141,13 +141,13 @@ def in_rounds(
     def judged(function: Callable, files: dict[int, Path], given: Callable[[int], tuple]) -> dict[int, ShardResult]:
         """Every shard's result by ``function``, which takes what is ``given``; those that lie in ``files`` are read."""
         done = {start: found for start, file in files.items() if (found := kept_shard(file)) is not None}
-        progress(sum(len(result.position) for result in done.values()), count)
+        progress(sum(len(result.position) for result in done.values()), count, None)
         left = ((start, *given(start)) for start in starts if start not in done)
         for (start, *_), (result, images) in map_tasks(function, task, left, workers):
             write_bytes(files[start].with_suffix(".safetensors"), images)
             write_json(files[start], result.as_json())
             done[start] = result
-            progress(sum(len(result.position) for result in done.values()), count)
+            progress(sum(len(result.position) for result in done.values()), count, start)
         return done
 
     files = {start: kept / f"{key}-{start:07d}.json" for start in starts}

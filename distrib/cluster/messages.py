@@ -44,7 +44,6 @@ class AttackBegins:
     """An attack of a shard begins. Its phase is the place of the shard's first image."""
 
     name: str
-    """Empty where the last one has ended."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Mailbox:
 
 
 def post(mailbox: ActorHandle, phase: str, message: object) -> None:
-    """Sends a message of a phase (robust or natural) of the run.
+    """Sends a message of a phase of the run: robust or natural, of a trial, a study's cell or a shard.
 
     It travels sealed: a mailbox that looked into it would have to import torch.
     """

@@ -169,7 +169,7 @@ def card_of(run: OpenRun[Any], found: Evaluated, model: str, **more: Any) -> tup
 
 def _made(run: OpenRun[Evaluate], model: StoredModel) -> Made:
     """What is known of a model that others made: the registry's tags say more than its file."""
-    network, training = (model.title if isinstance(model, Weights) else "exported program"), ""
+    network, training = model.title, ""
     if run.job.model.startswith("models:"):
         tags = store.tags_of(run.job.model, run.uri)
         network, training = tags.get("arch", network), tags.get("training", "")

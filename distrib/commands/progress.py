@@ -26,9 +26,10 @@ class ShardProgress:
         self.lock = threading.RLock()
         """The workers are heard in one thread, results come in another."""
 
-    def judged(self, done: int, count: int) -> None:
-        """So many of all images are judged."""
+    def judged(self, done: int, count: int, ended: int | None) -> None:
+        """So many of all images are judged; the shard that begins at ``ended`` was the last."""
         with self.lock:
+            self.attacks.pop(str(ended), None)
             self.first = done if self.first is None else self.first
             self.done, self.count = done, count
             self._show()
@@ -46,7 +47,7 @@ class ShardProgress:
                     self._show()
 
     def _show(self) -> None:
-        at_work = [name for name in self.attacks.values() if name]
+        at_work = list(self.attacks.values())
         within = sum(self.before[name] for name in at_work) * min(self.shard_size, self.count)
         words = [f"{', '.join(dict.fromkeys(at_work))}:"] if at_work else []
         words.append(f"{self.done} of {self.count} images, {time.perf_counter() - self.began:.0f} s")

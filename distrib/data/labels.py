@@ -63,8 +63,10 @@ def labelled(root: Path, file: Path) -> tuple[Tree, np.ndarray | None]:
 def _test_part(file: Path, rows: list[LabelRow]) -> np.ndarray | None:
     if rows[0].split is None:
         return None
-    for name in dict.fromkeys(row.label for row in rows):
-        there = {row.split for row in rows if row.label == name}
+    splits: dict[str, set[str | None]] = {}
+    for row in rows:
+        splits.setdefault(row.label, set()).add(row.split)
+    for name, there in splits.items():
         if lost := [part for part in SPLIT_VALUES if part not in there]:
             raise DataError(
                 f"data.labels: {file}: no image of {name} has the split {lost[0]}; give it some, or leave the class out"
@@ -94,6 +96,8 @@ def _rows(file: Path) -> Iterator[LabelRow]:
             raise _error(file, line, f"{path} has a row already, line {seen[path]}; delete one of the two")
         if not said["label"]:
             raise _error(file, line, f"{path} has no label; fill it in, or delete the row")
+        if not said["label"].isprintable():
+            raise _error(file, line, f"the label {said['label']!r} has a line break or another sign that is not shown")
         if said.get("split", "train") not in SPLIT_VALUES:
             raise _error(
                 file, line, f"the split {said['split']!r} is neither train nor test; write one of them (what validates "

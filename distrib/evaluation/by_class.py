@@ -16,7 +16,8 @@ class ClassFigures(Value):
     robust: int
     """Images that are classified rightly under every attack."""
     taken_for: tuple[tuple[str, int], ...]
-    """(class, images) of the others, by the worst image that was found for each; the commonest first."""
+    """(class, images) of the others, by the worst image that was found for each; the commonest first, of more than
+    20 classes five."""
 
     @property
     def clean_accuracy(self) -> float:
@@ -29,8 +30,8 @@ class ClassFigures(Value):
         return self.robust / self.n
 
 
-NONE = "no class"
-"""What an image is taken for whose logits are no numbers."""
+LARGEST_TABLE, MOST_CONFUSIONS = 20, 5
+"""Classes: of more, a confusion table cannot be read, and each keeps the commonest confusions alone."""
 
 
 def figures_by_class(evidence: Evidence) -> tuple[ClassFigures, ...]:
@@ -42,7 +43,8 @@ def figures_by_class(evidence: Evidence) -> tuple[ClassFigures, ...]:
         fell = evidence.attacked[mine & ~standing & (evidence.attacked != label)]
         others, counts = np.unique(fell, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        taken_for = tuple((_called(evidence, int(others[i])), int(counts[i])) for i in order)
+        shown = order if evidence.num_classes <= LARGEST_TABLE else order[:MOST_CONFUSIONS]
+        taken_for = tuple((evidence.called(int(others[i])), int(counts[i])) for i in shown)
         found.append(
             ClassFigures(
                 name=evidence.called(label), n=int(mine.sum()), clean=int((mine & evidence.clean).sum()),
@@ -56,10 +58,6 @@ def images_in_words(evidence: Evidence) -> dict[int, str]:
     """For every image, by its place in the test split: its class, and what its worst image is taken for."""
     rows = zip(evidence.index.tolist(), evidence.label.tolist(), evidence.attacked.tolist(), strict=True)
     return {
-        index: evidence.called(label) + (f", taken for {_called(evidence, seen)}" if seen != label else "")
+        index: evidence.called(label) + (f", taken for {evidence.called(seen)}" if seen != label else "")
         for index, label, seen in rows
     }
-
-
-def _called(evidence: Evidence, label: int) -> str:
-    return NONE if label < 0 else evidence.called(label)

@@ -19,13 +19,12 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from distrib import __version__
 from distrib.data.beton import DataCard
 from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, Square, Stored, Transfer
-from distrib.evaluation.by_class import ClassFigures, figures_by_class, images_in_words
+from distrib.evaluation.by_class import LARGEST_TABLE, ClassFigures, figures_by_class, images_in_words
 from distrib.evaluation.evidence import Evidence, worst_case
 from distrib.evaluation.flags import Flag
 from distrib.evaluation.made import Made, Twin
 from distrib.evaluation.outcomes import NOT_ASKED, STOOD
 from distrib.evaluation.plots import (
-    LARGEST_TABLE,
     Shown,
     plot_confusion,
     plot_epsilon_curve,
@@ -35,7 +34,7 @@ from distrib.evaluation.plots import (
 from distrib.evaluation.published import Published, published
 from distrib.evaluation.result import Result
 from distrib.threat import other_norms
-from distrib.values import Value, shown_radius
+from distrib.values import Value, shown_radius, table_cell
 
 SCHEMA = "distrib/robustness-card/1"
 
@@ -277,17 +276,33 @@ def weakest(card: Card) -> list[ClassFigures]:
     return sorted(card.by_class, key=lambda one: (one.robust_accuracy, one.clean_accuracy))[:LARGEST_TABLE]
 
 
+FEWEST_AMONG = 500
+"""Images that a figure must be of, to stand among published ones."""
+
+
+def no_place(card: Card) -> str:
+    """Why a figure cannot be held against those that AutoAttack gave on a whole test set; empty where it can."""
+    result = card.claim
+    if card.blocking:
+        return f"flagged {', '.join(card.blocking)}"
+    if not {"apgd-ce", "apgd-t", "square"} <= result.stages.keys():
+        return "not judged by the whole of AutoAttack"
+    return "" if result.n >= FEWEST_AMONG else f"judged on {result.n} images alone"
+
+
 def standing_among(card: Card) -> list[Published]:
     """Published figures and this card's, the strongest first.
 
-    Empty where the threat is not a known one. A figure that AutoAttack had no part in has no place among them: last.
+    Empty where the threat is not a known one. A figure that has no place among them (:func:`no_place`) comes last.
     """
     result = card.claim
     others = published(card.data, result.norm, result.epsilon)
     if not others:
         return []
-    mine = Published(card.model, 100 * result.clean_accuracy, 100 * result.robust_accuracy, "")
-    if "autoattack" not in result.attacks:
+    low, high = (f"{100 * end:.1f}" for end in result.interval)
+    name = f"{card.model} ({low} to {high})"
+    mine = Published(name, 100 * result.clean_accuracy, 100 * result.robust_accuracy, "")
+    if no_place(card):
         return [*others, mine]
     return sorted([*others, mine], key=lambda one: -one.robust)
 
@@ -306,10 +321,11 @@ def _page(template: str, card: Card, **more: object) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["radius"] = shown_radius
+    environment.filters["cell"] = table_cell
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
     known = {
         "card": card, "result": card.claim, "rows": rows(card.claim), "weakest": weakest(card),
-        "among": standing_among(card), "address": model_address(card),
+        "among": standing_among(card), "no_place": no_place(card), "address": model_address(card),
     }  # fmt: skip
     return environment.get_template(template).render(**known, **more) + "\n"
 

@@ -9,6 +9,8 @@ from distrib.errors import RunError
 from distrib.evaluation.attacks import EvaluationPlan
 from distrib.evaluation.outcomes import BROKEN, EXTRA_ATTACKS, NOT_ASKED, ROUNDED, ShardResult
 
+NO_CLASS = "no class"
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -32,8 +34,10 @@ class Evidence:
     """Their names, where they have any."""
 
     def called(self, label: int) -> str:
-        """The name of a class; its number where it has none."""
-        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
+        """The name of a class; its number where it has none. No class is -1, of logits that are no numbers."""
+        if label < 0:
+            return NO_CLASS
+        return self.classes[label] if label < len(self.classes) else str(label)
 
     @property
     def clean(self) -> np.ndarray:

@@ -59,6 +59,7 @@ class Exported:
 
     program: bytes
     trusted: bool = False
+    title = "an exported program"
 
     def content(self) -> bytes:
         """The bytes whose hash identifies the model."""
@@ -83,6 +84,7 @@ class Pickled:
     """A module that torch.save pickled. Loading it runs whatever code is in it: only where the job says so."""
 
     module: bytes
+    title = "a pickled module"
 
     def content(self) -> bytes:
         """The bytes whose hash identifies the model."""

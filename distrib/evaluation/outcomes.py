@@ -54,7 +54,7 @@ class ShardResult:
     @classmethod
     def of_json(cls, plain: dict) -> "ShardResult":
         """The result that :meth:`as_json` gave."""
-        plain = dict(plain)
+        plain = {"attacked": plain["predicted"], **plain}  # one of before this was kept
         return cls(outcomes=plain.pop("fate"), probes=Probes(**plain.pop("probes")), **plain)
 
     def as_json(self) -> dict:

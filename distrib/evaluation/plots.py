@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from distrib.evaluation.by_class import ClassFigures
-from distrib.plots import COLOURS, MARKS, QUIET, drawn, figure, whole_numbers
+from distrib.plots import COLOURS, MARKS, ON_BRIGHT, ON_DARK, QUIET, drawn, figure, plain, whole_numbers
 from distrib.values import shown_radius
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 WIDTH = 5.4
 """Inches: on a phone the letters are still read."""
-LARGEST_TABLE = 20
-"""Classes: of more, a confusion table cannot be read."""
 
 
 class Shown(NamedTuple):
@@ -55,7 +53,7 @@ def plot_restarts(curves: dict[str, tuple[float, ...]], about: str) -> "Figure":
     axes = made.subplots()
     for i, (name, shares) in enumerate(curves.items()):
         mark = MARKS[i % len(MARKS)]
-        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], marker=mark, label=name)
+        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], marker=mark, label=plain(name))
     axes.set(xlabel="starts", ylabel="images broken, %", ylim=(0, 110 * max(map(max, curves.values())) + 1))
     whole_numbers(axes)
     made.legend(loc="outside lower center", ncols=3)
@@ -78,9 +76,9 @@ def plot_confusion(classes: Sequence[ClassFigures], about: str) -> "Figure":
     for row, column in np.argwhere(shares >= 0.005):
         dark = shares[row, column] > 0.5
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7,
-                  color="white" if dark else "black")  # fmt: skip
-    axes.set_xticks(range(len(names)), [name[:14] for name in names], rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), names[: len(classes)])
+                  color=ON_DARK if dark else ON_BRIGHT)  # fmt: skip
+    axes.set_xticks(range(len(names)), [plain(name[:14]) for name in names], rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), [plain(one.name[:20]) for one in classes])
     axes.set(xlabel="class of the worst image", ylabel="true class")
     axes.grid(False)
     return made
@@ -96,14 +94,20 @@ def plot_images(shown: Sequence[Shown], about: str) -> "Figure":
         enlarged = 0.5 + 0.5 * change / max(float(np.abs(change).max()), 1e-9)
         for axes, picture in zip(panels[:, column], (one.image, one.worst, enlarged), strict=True):
             grey = picture.shape[2] == 1
-            axes.imshow(picture[:, :, 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=1)
+            axes.imshow(
+                picture[:, :, 0] if grey else picture,
+                cmap="gray" if grey else None,
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )  # else the mean of a sign pattern, which is grey
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
             axes.spines[:].set_visible(False)
         fooled = one.taken_for != one.label
-        panels[0, column].set_title(one.label[:11], fontsize=7)
+        panels[0, column].set_title(plain(one.label[:11]), fontsize=7)
         panels[1, column].set_title(
-            f"{one.taken_for[:11]}" if fooled else "stood", fontsize=7, color=COLOURS[1] if fooled else COLOURS[2]
+            plain(one.taken_for[:11]) if fooled else "stood", fontsize=7, color=COLOURS[1] if fooled else COLOURS[2]
         )
         panels[2, column].set_xlabel(one.attack[:13], fontsize=6)
     for row, name in enumerate(("true class", "under attack", "change,\nenlarged")):

@@ -1,5 +1,7 @@
 """Published figures of well-known threats, for a card to stand among: AutoAttack's, each on the whole test set.
 
+Where the source lists a lower one, by another attack, it is that.
+
 The sources are the model_info files of RobustBench (commit 78fcc9e) and the README of AutoAttack's authors
 (fra31/auto-attack), as they stood in November 2026.
 """
@@ -28,8 +30,8 @@ FIGURES: dict[tuple[str, Norm, float], tuple[Published, ...]] = {
         Published("Wong et al. 2020 (fast)", 98.50, 82.93, AUTOATTACK),
     ),
     ("cifar10", "linf", 8 / 255): (
-        Published("Bartoldson et al. 2024, WRN-94-16, 300 M synthetic images", 93.68, 73.71, ROBUSTBENCH),
-        Published("Wang et al. 2023, WRN-28-10, 20 M synthetic images", 92.44, 67.31, ROBUSTBENCH),
+        Published("Bartoldson et al. 2024, WRN-94-16, synthetic images", 93.68, 73.71, ROBUSTBENCH),
+        Published("Wang et al. 2023, WRN-28-10, synthetic images", 92.44, 67.31, ROBUSTBENCH),
         Published("Chen et al. 2024, WRN-34-20", 86.10, 58.09, ROBUSTBENCH),
         Published("Addepalli et al. 2022, ResNet-18", 85.71, 52.48, ROBUSTBENCH),
         Published("Madry et al. 2017, WRN-34-10", 87.14, 44.04, ROBUSTBENCH),

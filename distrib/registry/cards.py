@@ -159,6 +159,7 @@ def _of_tags(version: str, tags: dict[str, str]) -> dict:
         "version": version, "run_id": tags["card_run"], "tier": tags["tier"],
         "terms": {term: tags.get(term) for term in ("attacks", *TERMS)},
         "flags": [] if blocking == "none" else blocking.split(","),
+        "tagged": [] if blocking == "none" else blocking.split(","),
     }  # fmt: skip
 
 
@@ -169,7 +170,8 @@ def _of(plain: dict, weights: str | None) -> Kept:
         try:
             card, _ = fetch(plain["run_id"])
             terms = terms_of(card)
-            blocking = [flag["name"] for flag in card["claim"]["flags"] if flag["blocking"]]
+            found = [flag["name"] for flag in card["claim"]["flags"] if flag["blocking"]]
+            blocking = dict.fromkeys([*found, *plain.get("tagged", ())])  # also those of cards that are not here
         except RegistryError:
             blocking = [flag for flag in plain["flags"] if flag not in NEVER_BLOCKING]
     weights = plain.get("weights_sha256", weights)

@@ -141,6 +141,13 @@ def promote(name: str, number: str, card: Card, tracker: Tracker) -> str:
     return decision.words
 
 
+def standing_flags(registry: Any, found: Any) -> list[str]:
+    """The blocking flags of a version that stand: those of all its cards, and of other versions of the same weights."""
+    tagged = [flag for flag in found.tags.get("blocking", "none").split(",") if flag != "none"]
+    mine = _of_version(kept(registry, found.name), str(found.version), found.tags.get("weights_sha256"))
+    return list(dict.fromkeys([*tagged, *_flags(mine, found.tags)]))
+
+
 def _of_version(whole: Iterable[Kept], number: str, weights: str | None) -> list[Kept]:
     """All that was found out about a version: its cards, and those of other versions with the same weights."""
     return [one for one in whole if one.version == number or (weights and one.weights_sha256 == weights)]

@@ -1,5 +1,6 @@
 """What a pulled folder says of itself: the version that it was, what its registry said, the hash of every file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 
 from distrib.errors import InputError, RegistryError
 from distrib.files import file_sha256
+from distrib.tracking import database
 from distrib.tracking.artifacts import lacking
 from distrib.values import Value
 
@@ -28,17 +30,27 @@ class Pulled(Value):
     """The sha256 of every other file of the folder, by its path in it."""
 
     @property
-    def origin(self) -> str:
-        """Its address, and the registry's."""
+    def home(self) -> str:
+        """Its address, and the registry's in full."""
         return f"models:/{self.name}/{self.version} in {self.registry}"
 
+    @property
+    def origin(self) -> str:
+        """Its address, and the registry's: of a file its name alone, for folders of a machine are nobody else's."""
+        file = database.file_of(self.registry)
+        return f"models:/{self.name}/{self.version} in {self.registry if file is None else file.name}"
 
-def write_note(folder: Path, found: Any, uri: str) -> None:
-    """Writes ``version.json`` of a folder that is otherwise complete; ``found`` is what MLflow says of the version."""
+
+def write_note(folder: Path, found: Any, uri: str, blocking: Sequence[str]) -> None:
+    """Writes ``version.json`` of a folder that is otherwise complete.
+
+    ``found`` is what MLflow says of the version, ``blocking`` every blocking flag that stands, its own card's or not.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     note = Pulled(
         name=found.name, version=str(found.version), registry=uri, description=found.description or "",
-        tags=dict(found.tags), files={path.relative_to(folder).as_posix(): file_sha256(path) for path in paths},
+        tags={**found.tags, **({"blocking": ",".join(blocking)} if blocking else {})},
+        files={path.relative_to(folder).as_posix(): file_sha256(path) for path in paths},
     )  # fmt: skip
     (folder / NOTE).write_text(note.model_dump_json(indent=2) + "\n")
 
@@ -65,13 +77,13 @@ def whole(folder: Path) -> Pulled:
         ) from None
     if not {"weights_sha256", "card_run", "tier"} <= set(found.tags):
         raise RegistryError(
-            f"{folder}: {found.origin} was registered by another program, or without a robustness card; distrib pushes "
+            f"{folder}: {found.home} was registered by another program, or without a robustness card; distrib pushes "
             "what a distrib training registered with its card"
         )
     wrong = _wrong(folder, found)
     if wrong:
         more = f", and {len(wrong) - 5} files more" if len(wrong) > 5 else ""
-        raise InputError(f"{folder}: {'; '.join(wrong[:5])}{more}; pull {found.origin} again, to a new folder")
+        raise InputError(f"{folder}: {'; '.join(wrong[:5])}{more}; pull {found.home} again, to a new folder")
     return found
 
 

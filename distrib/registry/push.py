@@ -29,7 +29,7 @@ from distrib.tracking.mlflow_run import MLflowRun
 CARD = ("card.json", "card.md", "card.html", "examples.csv")
 """The files of the version's own card, which may be of a later evaluation than those that lie in the model."""
 UNDECIDED = "not decided: it was judged elsewhere; an evaluation of it here decides"
-LEFT = re.compile(rf"(card_run|card\..*|champion_decision|{ORIGIN})$")
+LEFT = re.compile(rf"(card_run|card\..*|champion_decision|search_run|{ORIGIN})$")
 """Tags that speak of the registry that a version was in."""
 
 
@@ -122,7 +122,11 @@ def _store(run: MLflowRun, name: str, folder: Path, found: Pulled) -> str:
             raise RunError(f"{run.uri}: does not keep what was stored there ({'; '.join(lost)}); nothing is registered")
     registry.finalize_logged_model(stored.model_id, "READY")
     registry.log_outputs(run.run_id, [LoggedModelOutput(stored.model_id, 0)])
-    return _register(run, name, stored.model_id, _described(run, found, listing(model)))
+    number = _register(run, name, stored.model_id, _described(run, found, listing(model)))
+    told = found.description.replace(f"models:/{found.name}/{found.version}", f"models:/{name}/{number}")
+    with suppress(DistribError), in_words():  # the version is there, and says where it came from
+        limits.describe_version(registry, name, number, told.replace(found.tags["card_run"], run.run_id), "card.md")
+    return number
 
 
 def _rename(model: Path, run: MLflowRun, stored: Any) -> None:

@@ -21,10 +21,12 @@ from distrib.models import Model
 from distrib.models.definition import definition
 from distrib.models.layers import ImageShape
 from distrib.registry.cards import fetch
+from distrib.registry.champion import standing_flags
 from distrib.registry.listing import find
 from distrib.registry.pulled import ORIGIN, write_note
 from distrib.tracking import limits
 from distrib.tracking.artifacts import lacking
+from distrib.tracking.client import connect
 from distrib.tracking.folder import kept_pins, with_versions
 
 DATA = (".json", ".md", ".html", ".csv", ".safetensors")
@@ -126,7 +128,7 @@ def pull(address: str, folder: Path, uri: str, say: Callable[[str], None] = prin
             _write_scripts(aside, say)
         else:
             say("no example.py: it is a pickled module, which runs whatever code is in it when it is loaded")
-        write_note(aside, found, uri)
+        write_note(aside, found, uri, standing_flags(connect(uri), found))
         if folder.exists():
             folder.rmdir()
         os.rename(aside, folder)

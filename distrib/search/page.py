@@ -160,7 +160,10 @@ def _values(settings: Sequence) -> list[float] | list[str]:
     """A field's settings as numbers where all of them are, else as words; plotly takes a ``<`` in one for a tag."""
     if are_numbers(settings):
         return [float(one) for one in settings]
-    return [html.escape(setting_word(one)) for one in settings]
+    words = {str(one): setting_word(one) for one in settings}
+    if len(set(words.values())) < len(words):  # two that begin alike would be one
+        words = {one: one for one in words}
+    return [html.escape(words[str(one)]) for one in settings]
 
 
 def _distribution(domain: Domain, values: Sequence) -> BaseDistribution:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distrib.plots import COLOURS, INK, MARKS, PAPER, QUIET, drawn, figure, heat, legend_beside
+from distrib.plots import COLOURS, INK, MARKS, PAPER, QUIET, drawn, figure, heat, legend_beside, plain
 from distrib.values import shown_radius
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def against(rows: Sequence[dict], name: str, about: str) -> "Figure":
                       fillstyle="none", label=f"{word}, stopped")  # fmt: skip
     ticks = sorted({row[name] for row in rows})
     if len(ticks) <= MOST_WORDS:
-        axes.set_xticks(ticks, [setting_word(one) for one in ticks])
+        axes.set_xticks(ticks, [plain(setting_word(one)) for one in ticks])
     axes.set(xlabel=field_word(name), ylabel="validation accuracy, %")
     legend_beside(axes)
     return made
@@ -274,14 +274,14 @@ def _write_values(axes: "Axes", place: int, values: Sequence, name: str) -> None
             end = {0.0: "top", 1.0: "bottom", 0.5: "bottom" if len(words) == 1 else "center"}.get(height, "center")
             shift = {"top": -0.025, "bottom": 0.025}.get(end, 0)
             paper = {"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
-            axes.text(place, height + shift, word, ha="center", va=end, fontsize=7.5, zorder=99, bbox=paper)
+            axes.text(place, height + shift, plain(word), ha="center", va=end, fontsize=7.5, zorder=99, bbox=paper)
 
 
 def setting_word(value: object) -> str:
-    """A setting, short enough to stand in a plot; two dollar signs would be a formula to matplotlib."""
+    """A setting, short enough to stand in a plot."""
     if isinstance(value, float):
         return shown_radius(value)
-    word = str(value).strip("{}").replace('"', "").replace("$", r"\$")
+    word = str(value).strip("{}").replace('"', "")
     return word if len(word) <= 20 else f"{word[:19]}…"
 
 

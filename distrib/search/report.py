@@ -12,7 +12,7 @@ from distrib.search import plots
 from distrib.search.page import search_page
 from distrib.search.sampler import importance
 from distrib.search.trials import TrialOutcome, Trials, best_trial, front
-from distrib.values import parse_fraction, shown_radius
+from distrib.values import parse_fraction, shown_radius, table_cell
 
 EPSILON, WIDTH = "objective.threat.epsilon", "model.width"
 STEP_SIZES = ("objective.attack.step_size", "objective.attack.step_size.of_epsilon")
@@ -71,7 +71,7 @@ def describe_search(job: Tune, outcomes: list[TrialOutcome], images: int) -> str
     others = sorted((one for one in outcomes if one is not top), key=lambda one: -one.score)
     names = [*job.space, "clean", "robust", "epochs", ""]
     lines = [
-        "| " + " | ".join([str(one.trial.number), *(str(_plain(one.trial.settings[path])) for path in job.space),
+        "| " + " | ".join([str(one.trial.number), *(table_cell(_plain(one.trial.settings[path])) for path in job.space),
                            f"{one.clean_accuracy:.2%}", f"{one.robust_accuracy:.2%}", str(one.epochs),
                            "**winner**" if one is top else one.trial.state]) + " |"
         for one in [top, *others][:MOST_TOLD]

@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from distrib import checkpoints
 from distrib.commands.opened import OpenRun
 from distrib.config.job import Tune
 from distrib.config.search import Optuna
-from distrib.errors import JobError
+from distrib.errors import DistribError, JobError
 from distrib.search import space
-from distrib.search.trials import Trial, Trials
+from distrib.search.trials import Trial, Trials, best_trial
+from distrib.tracking import client
 from distrib.tracking.clock import now
 from distrib.tracking.epochs import EpochLog
 from distrib.tracking.folder import ROBUST, read_record, write_record
@@ -31,12 +33,7 @@ class Watch:
         """Of each trial that is open: how many it will train."""
         self.done: dict[int, float] = {}
         """The share of each trial that is done."""
-        known = [
-            (one.score, one.trial.number, {"robust": one.robust_accuracy, "clean": one.clean_accuracy})
-            for one in trials.outcomes()
-        ]
-        self.best: tuple[float, int, dict[str, float]] | None = max(known, key=lambda one: one[0], default=None)
-        """Of all epochs so far: the highest score, its trial, its accuracies."""
+        self.best: tuple[float, int] | None = None
         self.closed: set[int] = set()
         self.lock = threading.RLock()
         """The workers are heard in one thread, trials begin and end in another."""
@@ -61,17 +58,20 @@ class Watch:
                     self._close(trial)
 
     def crown(self, number: int) -> None:
-        """Marks the MLflow run of the winner."""
+        """Marks the MLflow run of the winner, unless somebody deleted it."""
         record = read_record(self.trials.run(number)) or {}
         if "run_id" in record:
-            self.parent.tags({OUTCOME: "winner"}, record["run_id"])
+            with suppress(DistribError), client.in_words():
+                self.parent.tags({OUTCOME: "winner"}, record["run_id"])
 
     def _log(self, trial: Trial) -> None:
         """How far the search is, as metrics that move while it runs: the best trial so far after so many."""
         ended = sum(one.ended for one in self.trials.values())
         values = {"search/trials_done": float(ended)}
-        if self.best is not None:
-            values |= {f"best/{what}_accuracy": share for what, share in self.best[2].items()}
+        known = [one for one in self.trials.outcomes() if one.trial.state in ("finished", "stopped")]
+        if known:
+            top = best_trial(known)
+            values |= {"best/robust_accuracy": top.robust_accuracy, "best/clean_accuracy": top.clean_accuracy}
         self.parent.metrics((name, value, ended, now()) for name, value in values.items())
 
     def interrupted(self) -> None:
@@ -124,7 +124,8 @@ class Watch:
     def _known(self, trial: Trial) -> bool:
         """Whether its run was closed before a restart: to do it again would change when it ended."""
         record = read_record(self.trials.run(trial.number)) or {}
-        return record.get("tracking_uri") == self.parent.uri and record.get("closed") == STATUS[trial.state]
+        before = "KILLED" if trial.state == "stopped" else ""  # so an older distrib closed it
+        return record.get("tracking_uri") == self.parent.uri and record.get("closed") in (STATUS[trial.state], before)
 
     def hear(self, phase: str, message: object) -> None:
         """Takes a message that a worker sent."""
@@ -150,9 +151,7 @@ class Watch:
                 if known is not None:
                     known[1].add(ROBUST, message.epoch, message.metrics)
                 score = checkpoints.epoch_score(message.metrics, self.job.score.min_clean_accuracy)
-                if self.best is None or score > self.best[0]:
-                    found = {"robust": message.metrics[checkpoints.ROBUST], "clean": message.metrics[checkpoints.CLEAN]}
-                    self.best = score, number, found
+                self.best = max(self.best or (score, number), (score, number), key=lambda one: one[0])
                 self.done[number] = message.epoch / self.epochs.get(number, message.epoch)
             case _:
                 return

@@ -12,7 +12,7 @@ from distrib.config.study import TransferStudy, addresses
 from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
-from distrib.plots import drawn, figure
+from distrib.plots import ON_BRIGHT, ON_DARK, drawn, figure
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.values import shown_radius
@@ -20,8 +20,6 @@ from distrib.values import shown_radius
 if TYPE_CHECKING:
     from distrib.plots import Figure
 
-ON_DARK, ON_BRIGHT = "#fefefe", "#000000"
-"""Of the numbers in a cell, whose colour is the same on every screen: neither is a colour that a dark face changes."""
 BRIGHT = 43.0
 """Per cent: from here on viridis is so bright that black is read better than white, at 4.5:1 or more."""
 

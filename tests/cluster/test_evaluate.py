@@ -37,7 +37,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def judged(task: EvaluationTask, kept: Path) -> Result:
-    found = rounds.in_rounds(task, kept, "key", Cluster(), lambda done, count: None)
+    found = rounds.in_rounds(task, kept, "key", Cluster(), lambda *told: None)
     assert {file.read_bytes() for file in found.files} == {file.read_bytes() for file in images(kept)}
     return conclude(found.evidence).model_copy(update={"attack_seconds": {}})  # the clock's alone
 

@@ -40,7 +40,7 @@ def finished(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(job, Evaluate)
     run = tmp_path / "run"
     task = EvaluationTask(weights, prepared(job, Display()), "memory", job.plan, 1, False)
-    found = conclude(rounds.in_rounds(task, run / "evaluation", "key", Cluster(), lambda done, count: None).evidence)
+    found = conclude(rounds.in_rounds(task, run / "evaluation", "key", Cluster(), lambda *told: None).evidence)
     write_json(run / "job.json", {"job": dump(job.resolved())})
     named = {"model": job.model, "evaluation_key": "key", "job_digest": "digest"}
     write_json(run / "result.json", found.model_dump(mode="json") | named)

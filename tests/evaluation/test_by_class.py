@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from shards import evaluation_of, shard
 
-from distrib.evaluation.by_class import NONE, figures_by_class, images_in_words
-from distrib.evaluation.evidence import Evidence, gather
+from distrib.evaluation.by_class import figures_by_class, images_in_words
+from distrib.evaluation.evidence import NO_CLASS, Evidence, gather
 
 
 def evidence(**changes) -> Evidence:
@@ -20,7 +20,7 @@ def evidence(**changes) -> Evidence:
 def test_each_class_counts_its_own_images_and_what_their_worst_ones_are_taken_for():
     cat, dog, cow = figures_by_class(evidence())
     assert (cat.name, cat.n, cat.clean, cat.robust, cat.taken_for) == ("cat", 2, 2, 1, (("cow", 1),))
-    assert (dog.n, dog.clean, dog.robust, dog.taken_for) == (2, 2, 1, ((NONE, 1),))
+    assert (dog.n, dog.clean, dog.robust, dog.taken_for) == (2, 2, 1, ((NO_CLASS, 1),))
     assert (cow.n, cow.clean, cow.robust, cow.taken_for) == (1, 0, 0, (("dog", 1),)), "one was not asked for FGSM"
     assert (cat.clean_accuracy, cat.robust_accuracy) == (1, 0.5)
 
@@ -41,5 +41,14 @@ def test_an_image_in_words_is_its_class_and_what_it_is_taken_for():
     found = images_in_words(evidence(index=[10, 11, 12, 13, 14, 15]))
     assert found == {
         10: "cat", 11: "dog, taken for cow", 12: "cow, taken for dog", 13: "cat, taken for cow",
-        14: f"dog, taken for {NONE}", 15: "cow",
+        14: f"dog, taken for {NO_CLASS}", 15: "cow",
     }  # fmt: skip
+
+
+def test_of_many_classes_each_keeps_its_commonest_confusions_alone():
+    plain = shard(
+        "1" * 12, label=[0] * 12, predicted=[0] * 12, attacked=list(range(1, 13)), fgsm="0" * 12, pgd_20="0" * 12
+    )
+    for classes, kept in ((20, 12), (21, 5)):
+        (first,) = figures_by_class(gather([plain], evaluation_of(), 12, classes))
+        assert len(first.taken_for) == kept and first.robust == 0

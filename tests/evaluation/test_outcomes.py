@@ -24,3 +24,10 @@ def test_a_shard_survives_json(linear: Build):
     result = attacked(model, batch(x, torch.zeros(6, dtype=torch.long)), evaluation_of(FGSM, PGD_20))
     again = ShardResult.of_json(json.loads(json.dumps(result.as_json())))
     assert again.as_json() == json.loads(json.dumps(result.as_json())) and again.clean == result.clean
+
+
+def test_a_shard_of_before_the_attacked_classes_were_kept_is_read(linear: Build):
+    plain = shard("101", fgsm="101", pgd_20="100").as_json()
+    del plain["attacked"]
+    found = ShardResult.of_json(plain)
+    assert found.attacked == found.predicted and found.label == plain["label"]

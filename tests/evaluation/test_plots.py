@@ -8,6 +8,7 @@ import pytest
 from distrib.evaluation import plots
 from distrib.evaluation.by_class import ClassFigures
 from distrib.evaluation.plots import Shown
+from distrib.plots import DARK
 
 
 def figure(plot: Any, *given: Any) -> Any:
@@ -39,6 +40,7 @@ def test_the_confusion_table_has_a_row_for_each_class_and_a_column_for_all_that_
     (axes,) = figure(plots.plot_confusion, [cat, dog]).axes
     np.testing.assert_array_equal(axes.images[0].get_array(), [[0.25, 0.5, 0.25], [0, 1, 0]])
     assert [text.get_text() for text in axes.texts] == ["25", "50", "25", "100"]
+    assert not {text.get_color() for text in axes.texts} & set(DARK), "a cell is as dark on every screen"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "no class"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
 

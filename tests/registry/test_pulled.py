@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     tags = {"weights_sha256": file_sha256(root / WEIGHTS), "card_run": "r", "tier": "standard"}
-    write_note(root, SimpleNamespace(name="m", version=3, description=None, tags=tags), "sqlite:///its.db")
+    write_note(root, SimpleNamespace(name="m", version=3, description=None, tags=tags), "sqlite:///its.db", [])
     return root
 
 
@@ -32,7 +32,8 @@ def edit(folder: Path, **fields: object) -> None:
 
 def test_a_whole_folder_says_where_it_came_from(folder: Path):
     found = whole(folder)
-    assert found.origin == "models:/m/3 in sqlite:///its.db" and NOTE not in found.files
+    assert found.home == "models:/m/3 in sqlite:///its.db" and found.origin == "models:/m/3 in its.db"
+    assert NOTE not in found.files
     (folder / "notes.txt").write_text("of whoever has it: no matter")
     assert whole(folder) == found
 

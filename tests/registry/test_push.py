@@ -57,14 +57,17 @@ def test_the_other_registry_has_the_same_files_and_says_where_from(folder: Path,
     assert {key: value for key, value in after.tags.items() if key not in ours} == {
         key: value for key, value in before.tags.items() if key not in ours
     }
-    assert after.tags["pushed_from"] == f"models:/pushed/1 in {uri}" and after.description == before.description
+    assert (
+        after.tags["pushed_from"] == f"models:/pushed/1 in {uri.rpartition('/')[2]}"
+        and after.description == before.description
+    )
     assert versions.fetch_card("models:/pushed/1", there, None) == versions.fetch_card("models:/pushed/1", uri, None)
     assert connect(there).get_registered_model("pushed").aliases == {}
     (row,) = listing.list_versions(there)
     assert (row["model"], row["robust_accuracy"], row["aliases"]) == ("models:/pushed/1", 0.5, [])
     again = push.push(tmp_path / "back", "third", there, "distrib")  # what was pushed can be pushed
     tags = connect(there).get_model_version("third", "1").tags
-    assert again.new and tags["pushed_from"] == f"models:/pushed/1 in {there}"
+    assert again.new and tags["pushed_from"] == f"models:/pushed/1 in {there.rpartition('/')[2]}"
 
 
 def test_the_stored_model_says_where_it_lies_now(folder: Path, there: str):
@@ -108,6 +111,24 @@ def test_flags_and_the_card_of_a_later_evaluation_come_along(weights: Weights, u
     assert connect(there).get_model_version("flagged", "1").tags["blocking"] == FLAGGED[0].name
     told = attach(weights, there, "models:/flagged/1", claim(0.2))
     assert told == f"not champion: {FLAGGED[0].name}, on another card of these weights; a flag stays"
+
+
+def test_a_flag_of_any_card_comes_along(weights: Weights, uri: str, there: str, tmp_path: Path):
+    """Of a quick card that is kept beside the version's own, which has no flag."""
+    old = register(weights, uri, claim(0.5), name="aside", same=True)
+    attach(weights, uri, old.uri, claim(0.2, tier="quick", flags=FLAGGED))
+    assert connect(uri).get_model_version("aside", "1").tags["blocking"] == "none"
+    versions.pull(old.uri, tmp_path / "here", uri)
+    push.push(tmp_path / "here", None, there, "distrib")
+    told = attach(weights, there, old.uri, claim(0.5))
+    assert told == f"not champion: {FLAGGED[0].name}, on another card of these weights; a flag stays"
+
+
+def test_the_description_names_the_version_as_it_is_called_there(folder: Path, uri: str, there: str):
+    assert "distrib pull models:/pushed/1 DIR" in connect(uri).get_model_version("pushed", "1").description
+    pushed = push.push(folder, "renamed", there, "distrib")
+    told = connect(there).get_model_version("renamed", "1").description
+    assert f"distrib pull {pushed.address} DIR" in told and "models:/pushed" not in told
 
 
 def test_a_damaged_folder_is_refused_before_the_registry_is_asked(folder: Path, tmp_path: Path):

@@ -130,3 +130,9 @@ def test_the_figures_have_a_face_for_each_screen(tmp_path: Path):
     assert found is not None
     papers = {name: face["layout"]["paper_bgcolor"] for name, face in json.loads(found[1]).items()}
     assert papers == {"light": "#ffffff", "dark": "#14161a"} and "prefers-color-scheme: dark" in text
+
+
+def test_settings_that_begin_alike_are_not_one(tmp_path: Path):
+    choices = [{"of_epsilon": 0.25, "then": "a" * 30}, {"of_epsilon": 0.25, "then": "a" * 29 + "b"}]
+    assert len(set(page._values([json.dumps(one) for one in choices]))) == 2
+    assert page._values(["$a$"]) == ["$a$"], "plotly knows no formulas"

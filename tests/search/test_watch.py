@@ -1,5 +1,6 @@
 """The MLflow runs of the trials."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,8 @@ def test_every_trial_gets_its_run_and_one_that_is_closed_is_left_alone(tmp_path:
     again.settle()
     assert runs() == before
     again.crown(2)
+    parent.client.delete_run(json.loads((trials.run(1) / "job.json").read_text())["run_id"])
+    again.crown(1)  # which somebody deleted: it goes without its mark
     assert runs()[f"0002 {job.name}"][2] == "winner"
 
 
@@ -52,7 +55,8 @@ def test_the_best_trial_and_their_number_move_while_a_search_runs(tmp_path: Path
     watch = Watch(SimpleNamespace(job=job, tracker=parent, display=Display()), trials)  # type: ignore[arg-type]
     watch.ended(trials[1])
     watch.hear("2/robust", EpochEnd(1, epoch(0.5)))
-    trials.note(2, "stopped")
+    trials.known[2] = [epoch(0.5)]
+    trials.note(2, "finished")
     watch.ended(trials[2])
 
     def moved(metric: str) -> list[tuple[int, float]]:
