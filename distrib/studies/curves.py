@@ -98,7 +98,8 @@ class AccuracyCurves:
 def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Expectation]:
     reached = next((row["epsilon"] for row in rows if row["worst"] <= chance), None)
     last = rows[-1]
-    where = f"at {reached:g}" if reached is not None else f"not reached: {last['worst']:.1%} at {last['epsilon']:g}"
+    most = f"{last['worst']:.1%} at {shown_radius(last['epsilon'])}"
+    where = f"not reached: {most}" if reached is None else f"at {shown_radius(reached)}"
     rising = max((b["worst"] - a["worst"] for a, b in pairwise(rows)), default=0.0)
     gap = max(rows, key=lambda row: row["pgd"] - row["square"])
     masked = gap["pgd"] - gap["square"]
@@ -110,7 +111,7 @@ def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Ex
         ),
         Expectation(
             target=f"{label}, {norm}: an attack without gradients does not beat PGD (else gradients are masked)",
-            achieved=f"at epsilon {gap['epsilon']:g}: PGD {gap['pgd']:.1%}, Square {gap['square']:.1%}",
+            achieved=f"at epsilon {shown_radius(gap['epsilon'])}: PGD {gap['pgd']:.1%}, Square {gap['square']:.1%}",
             met=masked < MASKED,
         ),
     ]  # fmt: skip
