@@ -125,4 +125,4 @@ def test_a_class_may_be_called_anything():
 def test_flags_name_the_classes_of_their_images():
     flag = Flag(name="zero_gradients", blocking=True, detail="x", examples=(3, 5))
     page = html(card(claim(0.5, flags=(flag,)), "w" * 64), {}, {3: "cat, taken for <dog>"})
-    assert "test images 3 (cat, taken for &lt;dog&gt;), 5" in page
+    assert "test images 3 (class cat, taken for &lt;dog&gt;), 5" in page
