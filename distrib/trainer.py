@@ -127,7 +127,7 @@ def overfitting(history: Sequence[Mapping[str, float]], images: int) -> str:
     if now["train_accuracy"] <= best["train_accuracy"]:
         return ""
     told = f"validation robust accuracy is {now[ROBUST]:.1%}, after {best[ROBUST]:.1%} at epoch {number}, while "
-    told += f"of the images trained on {now['train_accuracy']:.1%} are right, not {best['train_accuracy']:.1%}"
+    told += f"that of the images trained on rose from {best['train_accuracy']:.1%} to {now['train_accuracy']:.1%}"
     noise = 2 * math.sqrt(best[ROBUST] * (1 - best[ROBUST]) / images)
     if best[ROBUST] - now[ROBUST] > max(SUDDEN * best[ROBUST], noise):
         return f"catastrophic overfitting: {told}"

@@ -158,15 +158,18 @@ def _show(options: Options) -> int:
     from distrib.cli.asked import as_address
     from distrib.cli.text import print_page
     from distrib.registry import versions
+    from distrib.registry.listing import find
     from distrib.tracking import client
 
     uri = client.address(options.tracking_uri)
     client.must_exist(uri)
-    card, page = versions.fetch_page(as_address(options.address), uri, options.tier)
+    address = as_address(options.address)
+    card, page = versions.fetch_page(address, uri, options.tier)
+    _, found = find(address, uri)
     if options.json:
         print(json.dumps(card))
     else:
-        print_page(page)
+        print_page(page.replace(f"models:/{found.name}/VERSION", f"models:/{found.name}/{found.version}"))
     return 0
 
 
@@ -199,7 +202,7 @@ def _push(options: Options) -> int:
     how = f"{options.folder} is registered" if found.new else "nothing to push: these weights are there already"
     print(f"{how}: {found.address} in {uri}")
     there = f" --tracking-uri {shlex.quote(uri)}" if options.to else ""
-    print(f"champion: {found.champion}{f' (distrib evaluate {name}{there})' if found.new else ''}")
+    print(f"{found.champion}{f' (distrib evaluate {name}{there})' if found.new else ''}")
     return 0
 
 

@@ -85,12 +85,13 @@ class ModelFinder:
         (batch,) = shard(open_reader(self.split, self.loader), np.arange(min(2, test.count)), 2, World())
         try:
             with torch.no_grad():
+                module(batch.x[:1])  # shards have any size, and so must batches
                 logits = module(batch.x)
         except Exception as error:  # whatever the model's own code raises for images it was not made for
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise JobError(
                 f"{address}: does not take float32 images [B, {channels}, {height}, {width}] ({reason}); name "
-                "the data it was made for, and export it for any batch size"
+                "the data it was made for, and export it for any batch size (dynamic_shapes of torch.export)"
             ) from None
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (len(batch.x), len(test.classes)):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

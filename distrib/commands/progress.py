@@ -4,6 +4,7 @@ import threading
 import time
 
 from distrib.evaluation.attacks import EvaluationPlan, rough_passes
+from distrib.evaluation.crafting import PROBES
 from distrib.tracking.display import Display
 
 
@@ -13,7 +14,7 @@ class ShardProgress:
     def __init__(self, display: Display, plan: EvaluationPlan, title: str):
         """``title`` is what the bar is called."""
         self.display, self.title, self.began = display, title, time.perf_counter()
-        costs = {one.name: rough_passes(one) for one in plan.attacks}
+        costs = {one.name: rough_passes(one) for one in plan.attacks} | {PROBES: 8 * 2 * 40}
         names = list(costs)
         self.shard_size = plan.shard_size
         self.before = {name: sum(costs[one] for one in names[:i]) / sum(costs.values()) for i, name in enumerate(names)}

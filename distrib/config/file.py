@@ -7,6 +7,7 @@ what was expected, and the nearest valid name.
 import json
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distrib.config.brought import located
+from distrib.config.brought import brought, located
 from distrib.config.explain import explain
 from distrib.config.job import JOB, AnyJob, Job, dump
 from distrib.config.moved import moves
@@ -158,8 +159,12 @@ def _document(path: Path) -> object:
             raise JobError(f"{path}: {path.stat().st_size} bytes: too large for a job file")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise JobError(f"{path}: there is no such job file{'; there are ' + ', '.join(near) if near else ''}") from None
+        near = {other.stem: str(other) for other in sorted(path.parent.glob("*.yaml"))} if path.parent.is_dir() else {}
+        alike = get_close_matches(path.stem, near, 1, 0.75)
+        told = f"; there are {', '.join(near.values())}" if near else ""
+        told = f"; did you mean {near[alike[0]]}?" if alike else told
+        there = f"; distrib run {path.stem} runs the one that distrib brings" if path.stem in brought() else ""
+        raise JobError(f"{path}: there is no such job file{told}{there}") from None
     except IsADirectoryError:
         raise JobError(f"{path}: a folder; name a job file in it") from None
     except UnicodeDecodeError:

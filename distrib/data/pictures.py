@@ -75,7 +75,10 @@ class Tree:
                     f"data.root: {root} is no tree of class folders: there is no image in {entry.path}{_told(left_out)}"
                 )
         if not classes:
-            raise DataError(f"data.root: {root} is no tree of class folders: there are none{_told(left_out)}")
+            raise DataError(
+                f"data.root: {root} is no tree of class folders: there are none{_told(left_out)}; where the images lie "
+                "in it without any, data.labels names a CSV file of their labels"
+            )
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
         paths = tuple(os.path.join(*file) for files in found for file in files)
         return cls(root, tuple(entry.name for entry in classes), paths, labels.astype(np.int64), +left_out)

@@ -126,7 +126,7 @@ class Folder(Pictured):
             found = f"; in {self.root} there are {sorted(near)}" if near else ""
             raise DataError(
                 f"data.root: there is no folder {root}{found}; set data.root, data.train_part, data.test_part, or, "
-                "where these are the classes, data.test_share"
+                "where these are the classes, data.test_share; of images without class folders, data.labels"
             )
         real = [os.path.realpath(path) for path in (train, test)]
         if _inside(*real) or _inside(*reversed(real)):

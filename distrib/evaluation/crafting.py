@@ -15,6 +15,9 @@ from distrib.evaluation.attacks import EvaluationPlan, Fgsm, Pgd, RandomNoise, S
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.noise import Noise
 
+PROBES = "probes"
+"""What follows the attacks, of which a growing epsilon takes the longest: some 8 times PGD-40, on the first images."""
+
 
 @dataclass(frozen=True)
 class AttackInputs:
@@ -25,7 +28,7 @@ class AttackInputs:
     stored: Callable[[str, Tensor], Tensor]
     """The images of a stored set, for these indices. Raises :class:`InputError`."""
     began: Callable[[str], None] = lambda name: None
-    """Is told the name of each attack as it begins."""
+    """Is told the name of each attack, and of the probes, as they begin."""
 
 
 def craft(

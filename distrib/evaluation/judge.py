@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from distrib import __version__
-from distrib.attack import must_be_images, undisturbed
+from distrib.attack import PGD, must_be_images, undisturbed
 from distrib.data.beton import DataCard
 from distrib.data.loader import Batch
 from distrib.data.order import chosen
 from distrib.errors import DataError
-from distrib.evaluation.attacks import Evaluation, EvaluationAttack, EvaluationPlan, Stored, Tier, Transfer
+from distrib.evaluation.attacks import Evaluation, EvaluationAttack, EvaluationPlan, Pgd, Stored, Tier, Transfer
 from distrib.evaluation.card import Card, Origin
 from distrib.evaluation.evidence import Evidence, gather
 from distrib.evaluation.harder import try_harder
@@ -24,6 +24,7 @@ from distrib.evaluation.model_flags import needs_harder_attacks
 from distrib.evaluation.result import conclude
 from distrib.evaluation.shard import attack_shard, score_images
 from distrib.threat import Threat
+from distrib.values import Value
 
 
 def evaluate(
@@ -39,6 +40,10 @@ def evaluate(
     try:
         evaluation = Evaluation.model_validate({"threat": threat, **named}, strict=True)
     except ValidationError as error:
+        if not isinstance(threat, Value):
+            raise DataError(f"threat: is {threat!r}; give distrib.Linf(epsilon=8/255), or L2 or L1") from None
+        if any(isinstance(one, PGD) and not isinstance(one, Pgd) for one in named.get("attacks", ())):
+            raise DataError("tier: distrib.PGD is for training; list distrib.Pgd(attack='pgd', num_steps=40)") from None
         (first, *_) = error.errors()
         raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
     return judge(model, x, y, evaluation)

@@ -36,9 +36,9 @@ def attacked(net, x, y, norm, epsilon):
 
 
 def written(radius):
-    """8/255 where it is that; else the number."""
-    levels = round(255 * radius)
-    return f"{levels}/255" if abs(levels / 255 - radius) < 1e-6 and levels % 255 else f"{radius:.3g}"
+    """8/255 where it is that, and no short number; else the number."""
+    levels, short = round(255 * radius), f"{radius:.6g}"
+    return f"{levels}/255" if abs(levels / 255 - radius) < 1e-6 and len(short) > 5 else f"{radius:.3g}"
 
 
 card = json.loads((HERE / "card.json").read_text())

@@ -20,7 +20,7 @@ from distrib.data.loader import Batch
 from distrib.errors import RunError
 from distrib.evaluation import autoattack
 from distrib.evaluation.attacks import WITHOUT_GRADIENT, AutoAttack, EvaluationPlan, Square
-from distrib.evaluation.crafting import AttackInputs, craft
+from distrib.evaluation.crafting import PROBES, AttackInputs, craft
 from distrib.evaluation.geometry import on_levels
 from distrib.evaluation.logits import Logits, logits_of
 from distrib.evaluation.outcomes import BROKEN, NOT_ASKED, ROUNDED, SPARED, STOOD, ShardResult
@@ -124,6 +124,8 @@ def attack_shard(
                 largest[attack.name] = threat.size(x_adv - part.x).max().item()
             seconds[attack.name] = time.perf_counter() - began
             outcomes[attack.name] = outcome.tolist()
+        if inputs is not None:
+            inputs.began(PROBES)
         result = ShardResult(
             position=positions.tolist(),
             index=index.tolist(),

@@ -17,7 +17,8 @@ def find(address: str, uri: str):
     parts = MODEL_ADDRESS.match(address)
     if parts is None:
         raise RegistryError(
-            f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS"
+            f"{address}: write it as models:/NAME/VERSION (a number of at most 9 digits) or models:/NAME@ALIAS; on the "
+            "command line NAME/VERSION and NAME@ALIAS do, such as digits@champion"
         )
     if not is_there(uri):
         raise _absent(address, uri, [])

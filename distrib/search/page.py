@@ -44,6 +44,7 @@ def search_page(job: Tune, about: str, rows: Sequence[dict], table: Sequence[dic
     """The page; ``rows`` are those that are drawn, ``table`` has every trial, ``shares`` are the fields' importance."""
     winner = next(row for row in rows if row["winner"])
     states = [row["state"] for row in table]
+    divided = {path: by for path, domain in job.space.items() if (by := getattr(domain, "divided_by", None))}
     figures = [
         (title, note, wide, _written(made, wide, first=not i))
         for i, (title, note, wide, made) in enumerate(_figures(job, rows, shares))
@@ -52,7 +53,7 @@ def search_page(job: Tune, about: str, rows: Sequence[dict], table: Sequence[dic
         "search", title=f"Search {job.name}", about=about, job=job, winner=winner, figures=figures, faces=FACES,
         states={state: states.count(state) for state in ("finished", "stopped", "failed")},
         settings={path: next(one[path] for one in table if one["trial"] == winner["trial"]) for path in job.space},
-        start=shlex.join(["distrib", "run", f"{job.storage}/{job.name}/search/best.yaml"]),
+        divided=divided, start=shlex.join(["distrib", "run", f"{job.storage}/{job.name}/search/best.yaml"]),
         columns={name: field_word(name) for name in table[0]}, table=table,
     )  # fmt: skip
 
@@ -81,19 +82,24 @@ def _figures(job: Tune, rows: Sequence[dict], shares: dict[str, float]) -> list[
         found.append(("Clean against robust accuracy", note, 0, front))
         lines = visualization.plot_parallel_coordinate(study, target_name="robust, %")
         _recolour_lines(lines, [row[ROBUST] for row in done])
-        found.append(("Settings and what they came to", f"A line a trial.{under}", 130 * len(names) + 240, lines))
+        found.append(
+            ("Settings and what they came to", f"A line a finished trial.{under}", 130 * len(names) + 240, lines)
+        )
         slices = visualization.plot_slice(study, target_name=ROBUST_LABEL)
         slices.update_layout(showlegend=False)
-        found.append(("Each field by itself", f"A dot a trial.{under}", 230 * len(names) + 80, slices))
+        found.append(("Each field by itself", f"A dot a finished trial.{under}", 230 * len(names) + 80, slices))
         varied = [names[path] for path in shares or names if _varied([row[path] for row in done])][:2]
         if len(varied) == 2:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 plane = visualization.plot_rank(study, varied, target_name=ROBUST_LABEL)
             plane.update_traces(marker={"size": 10, "line": {"color": COLOURS[5], "width": 1}})
-            found.append(("Two fields together", "Each trial, coloured by its rank in robust accuracy.", 0, plane))
+            found.append(
+                ("Two fields together", "Each finished trial, coloured by its rank in robust accuracy.", 0, plane)
+            )
     if shares:
-        note = f"What the differences in robust accuracy go with. Of {len(rows)} trials it is a hint, no finding."
+        note = "What the differences in robust accuracy go with. "
+        note += f"Of {len(rows)} trials, stopped ones too, it is a hint, no finding."
         found.append(("Importance", note, 0, _bars({names[path]: share for path, share in shares.items()})))
     return found
 

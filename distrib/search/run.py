@@ -24,7 +24,8 @@ def run_tune(job: Tune, display: Display) -> dict:
     result, winner = run_search(job, display)
     if winner is None:
         return result | {"winner": None}
-    display.say(f"the winner is trial {result['best']['number']}: {result['best']['settings']}")
+    settings = ", ".join(f"{path} {value}" for path, value in result["best"]["settings"].items())
+    display.say(f"the winner is trial {result['best']['number']}: {settings}")
     with inside("train", Training):  # its data may be gone by now
         judged = run_train(winner, display)
     versions.tag(

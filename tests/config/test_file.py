@@ -166,7 +166,7 @@ def test_a_wrong_override(override: str, told: str, complain, tmp_path: Path):
 def test_a_file_that_cannot_be_read(complain, tmp_path: Path):
     (tmp_path / "near.yaml").write_text(GOOD)
     assert complain(str(tmp_path / "nera.yaml")) == (
-        f"{tmp_path}/nera.yaml: there is no such job file; there are {tmp_path}/near.yaml"
+        f"{tmp_path}/nera.yaml: there is no such job file; did you mean {tmp_path}/near.yaml?"
     )
     assert complain(str(tmp_path / "no" / "job.yaml")) == f"{tmp_path}/no/job.yaml: there is no such job file"
     assert complain(str(tmp_path)) == f"{tmp_path}: a folder; name a job file in it"
@@ -227,6 +227,10 @@ def test_a_path_may_be_text(tmp_path: Path):
     assert read(str(file), ["name=u"]) == read(file, ["name=u"])
     with pytest.raises(JobError, match=f"^{re.escape(str(tmp_path))}/none.yaml: there is no such job file; there are "):
         read(f"{tmp_path}/none.yaml")
+    with pytest.raises(JobError, match=f"no such job file; did you mean {re.escape(str(tmp_path))}/job.yaml\\?$"):
+        read(f"{tmp_path}/job.yml")
+    with pytest.raises(JobError, match=r"; distrib run digits runs the one that distrib brings$"):
+        read(f"{tmp_path}/digits.yaml")
 
 
 def test_an_override_can_change_the_member_of_a_union_with_its_fields(tmp_path: Path):

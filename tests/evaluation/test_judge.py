@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distrib.attack import PGD
 from distrib.errors import DataError
 from distrib.evaluation.attacks import Evaluation, Fgsm, Pgd, Stored, Transfer
 from distrib.evaluation.judge import evaluate, judge
@@ -89,6 +90,10 @@ def test_a_tier_or_a_list_of_attacks_is_asked_for_in_one_call(linear: nn.Module,
     assert named.claim.tier == "quick" and set(named.claim.attacks) == {"fgsm", "pgd-20"}
     with pytest.raises(DataError, match=r"^tier: .*'quick', 'paper', 'standard' or 'paranoid', not 'thorough'"):
         evaluate(linear, images, y, BALL, "thorough")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DataError, match=r"^threat: is 0\.1; give distrib\.Linf\(epsilon=8/255\), or L2 or L1$"):
+        evaluate(linear, images, y, 0.1)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DataError, match=r"^tier: distrib\.PGD is for training; list distrib\.Pgd\("):
+        evaluate(linear, images, y, BALL, [PGD(num_steps=3)])  # pyright: ignore[reportArgumentType]
 
 
 def test_a_card_shows_itself(linear: nn.Module, images: Tensor):

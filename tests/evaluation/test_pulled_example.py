@@ -84,6 +84,10 @@ def test_a_radius_is_written_as_it_is_published(
     run(lay_out(tmp_path, "linf", 8 / 255), monkeypatch)
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[4::3] == ["4/255", "8/255", "16/255"] and rows[5].endswith("every attack at 8/255")
+    shutil.rmtree(tmp_path / "model")
+    run(lay_out(tmp_path, "linf", 0.2), monkeypatch)  # which is 51/255
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[4::3] == ["0.1", "0.2", "0.4"] and rows[5].endswith("every attack at 0.2")
 
 
 def test_under_l1_it_only_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

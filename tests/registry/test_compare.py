@@ -74,3 +74,13 @@ def test_a_tier_that_was_not_run_is_named(uri: str):
         compare(one, one, uri, "paranoid")
     with pytest.raises(RegistryError, match="registered there"):
         compare(one, "models:/nobody/1", uri)
+
+
+def test_a_later_evaluation_on_equal_terms_is_found(uri: str):
+    """Both versions were judged again: what they are compared on need not be the best card of either."""
+    one, other = pair(uri, "later", {}, {"claimed": claim(0.5, seed=4)})
+    with pytest.raises(RegistryError, match=r"seed 0 against 4\); judge both by distrib evaluate with the same"):
+        compare(one, other, uri)
+    judged(uri, "later", claim(0.45), "b", "2", examples=fates("0111"))
+    found = compare(one, other, uri)
+    assert (str(found["terms"]["seed"]), found["robust"]["n"]) == ("0", 1)

@@ -136,3 +136,11 @@ def test_settings_that_begin_alike_are_not_one(tmp_path: Path):
     choices = [{"of_epsilon": 0.25, "then": "a" * 30}, {"of_epsilon": 0.25, "then": "a" * 29 + "b"}]
     assert len(set(page._values([json.dumps(one) for one in choices]))) == 2
     assert page._values(["$a$"]) == ["$a$"], "plotly knows no formulas"
+
+
+def test_a_step_that_is_divided_says_so(tmp_path: Path):
+    step = "objective.attack.step_size.of_epsilon"
+    space = {step: {"uniform": [1, 2.5], "divided_by": "objective.attack.num_steps"}}
+    job = tune({"space": space, "search": {"method": "random", "num_trials": 2}})
+    text, _, _ = made(tmp_path, finished(0.1, 0.2), job, [{step: 1.5}, {step: 2.0}])
+    assert "as drawn: in the job it is divided by objective.attack.num_steps" in text
