@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import PurePath
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -124,7 +125,7 @@ class Card(Value):
             weights_sha256=origin.weights_sha256,
             image=Shape(height=height, width=width, channels=channels),
             classes=test.classes,
-            data=origin.job["data"]["source"],
+            data=data_title(origin.job["data"]),
             data_sha256=test.content_sha256,
             attacks_sha256=evaluation.identity(origin.contents),
             shard_size=min(evaluation.shard_size, result.n_clean),
@@ -206,6 +207,12 @@ class Card(Value):
             **accuracies,
             **({"init": self.init["weights"], "init_sha256": self.init["sha256"]} if self.init else {}),
         }
+
+
+def data_title(data: dict) -> str:
+    """What a data set is called: its source, and of one's own the name of the folder or file."""
+    place = {"folder": "root", "arrays": "test", "huggingface": "path"}.get(data["source"], "")
+    return f"{data['source']} {PurePath(data[place]).name}".strip() if data.get(place) else data["source"]
 
 
 def _tested(result: Result, evaluation: EvaluationPlan) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from cards import card, claim
 
 from distrib.evaluation import card as card_module
 from distrib.evaluation.by_class import ClassFigures
-from distrib.evaluation.card import html, markdown, standing_among
+from distrib.evaluation.card import data_title, html, markdown, standing_among
 from distrib.evaluation.flags import Flag
 from distrib.evaluation.made import Made, Twin
 from distrib.evaluation.plots import plot_confusion
@@ -126,3 +126,17 @@ def test_flags_name_the_classes_of_their_images():
     flag = Flag(name="zero_gradients", blocking=True, detail="x", examples=(3, 5))
     page = html(card(claim(0.5, flags=(flag,)), "w" * 64), {}, {3: "cat, taken for <dog>"})
     assert "test images 3 (class cat, taken for &lt;dog&gt;), 5" in page
+
+
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [
+        ({"source": "mnist", "root": "/data"}, "mnist"),
+        ({"source": "folder", "root": "/home/me/pictures"}, "folder pictures"),
+        ({"source": "arrays", "train": "a.npz", "test": "x/b.npz"}, "arrays b.npz"),
+        ({"source": "arrays"}, "arrays"),
+        ({"source": "huggingface", "path": "uoft-cs/cifar10"}, "huggingface cifar10"),
+    ],
+)
+def test_a_data_set_of_ones_own_has_the_name_of_its_folder(data: dict, title: str):
+    assert data_title(data) == title
