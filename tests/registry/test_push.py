@@ -210,7 +210,7 @@ def test_the_command(folder: Path, there: str, tmp_path: Path, capsys: pytest.Ca
     assert main.main(["push", str(folder), "ours", "--to", there]) == 0
     told = capsys.readouterr().out
     assert told == (
-        f"{folder} is registered: models:/ours/1 in {there}\nchampion: not decided: it was judged elsewhere; an "
+        f"{folder} is registered: models:/ours/1 in {there}\nnot decided: it was judged elsewhere; an "
         f"evaluation of it here decides (distrib evaluate ours/1 --tracking-uri {there})\n"
     )
     assert main.main(["push", str(folder), "ours", "--to", there]) == 0
