@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from distrib.config.job import Tune
 from distrib.config.search import Domain, LogUniform
-from distrib.plots import COLOURS, DARK, INK, LINE, PAPER, QUIET
+from distrib.plots import COLOURS
 from distrib.search.plots import (
     CLEAN,
     CLEAN_LABEL,
@@ -30,12 +30,11 @@ from distrib.search.plots import (
     field_word,
     setting_word,
 )
-from distrib.tracking.page import page
+from distrib.tracking.page import figure_in_page, page
 
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 SCALE = [[0.0, COLOURS[0]], [0.5, COLOURS[5]], [1.0, COLOURS[1]]]
 """From the lowest value to the highest, legible on both papers: Optuna's own blues vanish in one of them."""
-CONFIG = {"displaylogo": False, "responsive": True}
 INFEASIBLE = "#cccccc"
 """Optuna's colour of a trial that breaks a constraint."""
 
@@ -50,7 +49,7 @@ def search_page(job: Tune, about: str, rows: Sequence[dict], table: Sequence[dic
         for i, (title, note, wide, made) in enumerate(_figures(job, rows, shares))
     ]
     return page(
-        "search", title=f"Search {job.name}", about=about, job=job, winner=winner, figures=figures, faces=FACES,
+        "search", title=f"Search {job.name}", about=about, job=job, winner=winner, figures=figures,
         states={state: states.count(state) for state in ("finished", "stopped", "failed")},
         settings={path: next(one[path] for one in table if one["trial"] == winner["trial"]) for path in job.space},
         divided=divided, start=shlex.join(["distrib", "run", f"{job.storage}/{job.name}/search/best.yaml"]),
@@ -195,32 +194,12 @@ def _recolour_lines(figure: go.Figure, values: Sequence[float]) -> None:
     figure.update_annotations(font={"color": None})
 
 
-def _face(paper: str, ink: str, quiet: str, line: str) -> dict:
-    """A template of plotly's."""
-    axis = {"gridcolor": line, "linecolor": quiet, "zerolinecolor": line, "tickcolor": quiet,
-            "automargin": True, "exponentformat": "power"}  # fmt: skip
-    return {"layout": {
-        "paper_bgcolor": paper, "plot_bgcolor": paper, "font": {"color": ink, "family": "system-ui, sans-serif"},
-        "xaxis": axis, "yaxis": axis, "colorway": COLOURS, "legend": {"bgcolor": paper},
-        "hoverlabel": {"bgcolor": paper, "font": {"color": ink}},
-    }}  # fmt: skip
-
-
-LIGHT = (PAPER, INK, QUIET, LINE)
-FACES = {"light": _face(*LIGHT), "dark": _face(*(DARK[one] for one in LIGHT))}
-"""The figures' looks, of which the page takes the one that its reader's screen asks for."""
-
-
 def _written(figure: go.Figure, wide: int, first: bool) -> str:
     """The figure as a part of a page; the first one brings plotly."""
-    figure.update_layout(
-        title=None, template=FACES["light"], height=380, margin={"l": 55, "r": 15, "t": 25, "b": 45},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-    )  # fmt: skip
     for trace in figure.data:
         if isinstance(trace, go.Scatter):
             _recolour_dots(trace)
-    return figure.to_html(full_html=False, include_plotlyjs=first, config=CONFIG, default_height="380px")
+    return figure_in_page(figure, first)
 
 
 def _recolour_dots(dots: Any) -> None:

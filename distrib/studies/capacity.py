@@ -14,6 +14,7 @@ from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.objective import Madry, Natural
 from distrib.plots import COLOURS, INK, MARKS, drawn, figure
+from distrib.studies.chart import Chart
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.values import shown_radius
@@ -73,7 +74,8 @@ class CapacityGrid:
         threat = self.study.threat
         epsilon = f"{threat.title} {shown_radius(threat.epsilon)}"
         about = facts.about(self.study.model.arch, epsilon, f"{rows[0]['n']} test images")
-        return Findings(rows, _expectations(self.study, rows), {"capacity.svg": _plot(rows, about)}, about)
+        chart = Chart("width", ("clean", "fgsm", "pgd"), ("method",), "accuracy, %")
+        return Findings(rows, _expectations(self.study, rows), {"capacity.svg": _plot(rows, about)}, about, chart)
 
 
 def _training(job: Study, study: CapacityStudy, method: CapacityMethod, width: float) -> Train:

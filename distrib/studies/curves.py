@@ -19,6 +19,7 @@ from distrib.evaluation.autoattack import square
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import COLOURS, INK, MARKS, QUIET, drawn, figure, legend_beside
+from distrib.studies.chart import Chart
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.threat import Norm, threat_of
@@ -92,7 +93,8 @@ class AccuracyCurves:
             for norm in get_args(Norm)
             if (mine := [row for row in rows if row["norm"] == norm])
         }
-        return Findings(rows, expectations, plots, about)
+        chart = Chart("epsilon", ("pgd", "square", "worst"), ("model", "norm"), "accuracy, %")
+        return Findings(rows, expectations, plots, about, chart)
 
 
 def _expected(label: str, norm: str, rows: list[dict], chance: float) -> list[Expectation]:

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 
+from distrib.studies.chart import Chart, chart_in_page
 from distrib.tracking.page import page
 from distrib.values import Value
 
@@ -35,6 +36,8 @@ class Findings:
     """SVG files by name."""
     about: str
     """What was measured, on what, in which run: a line below the title of the page, as of every plot."""
+    chart: Chart | None = None
+    """What of the table the page draws to be looked at by the pointer."""
 
     def files(self, title: str) -> dict[str, bytes]:
         """The content of every file by its name: table.csv, table.json, sheet.md, report.html and the plots."""
@@ -53,6 +56,7 @@ class Findings:
                 expectations=self.expectations,
                 words=WORDS,
                 rows=self.rows,
+                chart=None if self.chart is None else chart_in_page(self.rows, self.chart),
                 plots={name: base64.b64encode(svg).decode() for name, svg in self.plots.items()},
             ),
             **self.plots,

@@ -19,6 +19,7 @@ from distrib.config.job import Study, Train
 from distrib.config.study import LandscapeStudy, addresses
 from distrib.noise import Noise
 from distrib.plots import COLOURS, drawn, figure
+from distrib.studies.chart import Chart
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask
 from distrib.values import shown_radius
@@ -107,7 +108,8 @@ class LossLandscape:
         about = facts.about(threat, tried)
         files = {"trajectories": "trajectories.svg", "final": "final_losses.svg", "segments": "segments.svg"}
         plots = {file: _grid(curves, labels, what, about) for what, file in files.items()}
-        return Findings(rows, _expectations(rows, labels), plots, about)
+        chart = Chart("example", ("start_loss", "final_min", "final_median", "final_max"), ("model",), "loss")
+        return Findings(rows, _expectations(rows, labels), plots, about, chart)
 
 
 def _losses(chunks: list[dict], name: str) -> Tensor:

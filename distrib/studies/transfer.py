@@ -13,6 +13,7 @@ from distrib.errors import JobError
 from distrib.evaluation.logits import logits_of
 from distrib.noise import Noise
 from distrib.plots import ON_BRIGHT, ON_DARK, drawn, figure
+from distrib.studies.chart import Chart
 from distrib.studies.findings import Expectation, Findings
 from distrib.studies.task import StudyFacts, StudyTask, starts
 from distrib.values import shown_radius
@@ -74,7 +75,10 @@ class TransferMatrix:
         papers = facts.source == "mnist" and study.threat.norm == "linf" and abs(study.threat.epsilon - 0.3) < 1e-9
         threat = f"{study.threat.title} {shown_radius(study.threat.epsilon)}"
         about = facts.about(threat, f"{rows[0]['n']} test images")
-        return Findings(rows, _expectations(study, rows, papers), {"matrices.svg": _matrices(rows, about)}, about)
+        chart = Chart("source", ("accuracy",), ("attack", "target"), "accuracy of the target, %")
+        return Findings(
+            rows, _expectations(study, rows, papers), {"matrices.svg": _matrices(rows, about)}, about, chart
+        )
 
 
 def must_have_black_box(fingerprints: dict[str, str]) -> None:

@@ -40,7 +40,7 @@ DOORS = {
     "sklearn": {"data.named"},
     "matplotlib": {"plots"},
     "optuna": {"search.sampler", "search.page"},
-    "plotly": {"search.page"},
+    "plotly": {"search.page", "studies.chart"},
     "rich": {"tracking.display", "cli.text"},
     "yaml": {"config.file"},
     "argparse": {"cli.parser", "evaluation.frozen_validate"},
