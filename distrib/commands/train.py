@@ -209,7 +209,11 @@ def _log_results(run: OpenRun[Train], models: dict[str, Trained], card: Card, ve
             {metric_name(name, phase, main): value for name, value in values.items()}, models[main].best.epoch
         )
     result = models[main].found.result
-    about = f"{version} · {result.norm} {shown_radius(result.epsilon)} · run {run.job.name}"
+    held_out = open_split(run.data, "validation", "training").card.count
+    images = min(held_out, run.job.validation.max_examples)
+    about = (
+        f"{version} · {result.norm} {shown_radius(result.epsilon)} · {images:,} validation images · run {run.job.name}"
+    )
     curves = training_curves(
         {phase: one.history for phase, one in models.items()},
         models[main].best.epoch,
