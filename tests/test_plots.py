@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import matplotlib
 import pytest
+from colours import contrast
 
 from distrib.plots import COLOURS, DARK, INK, MARKS, PAPER, QUIET, drawn, figure, heat, legend_beside, whole_numbers
 
@@ -49,16 +50,6 @@ def test_colours_are_seen_on_both_papers_and_there_is_a_mark_for_each(paper: str
     assert all(contrast(colour, paper) >= 3 for colour in COLOURS)
     other = {PAPER: lambda colour: colour, DARK[PAPER]: DARK.get}[paper]
     assert all(contrast(other(colour), paper) >= 4.5 for colour in (INK, QUIET))
-
-
-def contrast(one: str, other: str) -> float:
-    """Of WCAG 2.2: (lighter + 0.05) / (darker + 0.05), of relative luminance."""
-    luminances = []
-    for colour in (one, other):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
-    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
 
 
 def test_a_higher_value_has_a_brighter_colour_whatever_the_scale():

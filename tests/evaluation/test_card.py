@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cards import card, claim
+from colours import contrast
 
 from distrib.evaluation import card as card_module
 from distrib.evaluation.by_class import ClassFigures
@@ -50,16 +51,6 @@ def test_the_page_is_readable_in_light_and_in_dark():
             assert contrast(colours[name], colours["page"]) >= 4.5, name
         assert contrast("#ffffff", colours["bad"]) >= 4.5  # the refusal: white on red
         assert contrast(colours["warn"], colours["page"]) >= 3  # the edge of a flag
-
-
-def contrast(one: str, other: str) -> float:
-    """Of WCAG 2.2: (lighter + 0.05) / (darker + 0.05), of relative luminance."""
-    luminances = []
-    for colour in (one, other):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        luminances.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
-    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
 
 
 def test_it_says_what_the_model_is_how_to_get_it_and_what_its_natural_twin_does():
