@@ -168,25 +168,47 @@ def submissions(attempts: list) -> str:
     return _rendered(grid).rstrip()
 
 
-def models_table(rows: list[dict], uri: str, name: str | None = None) -> str:
-    """The registered versions as a table."""
+NARROWED = ("parameters", "network", "data", "made (UTC)", "tier", "flags", "n")
+"""Columns of the models that a narrow terminal goes without, the first ones first."""
+
+
+def models_table(rows: list[dict], uri: str, name: str | None = None, width: int | None = None) -> str:
+    """The registered versions as a table; in a terminal of that ``width`` without the columns that do not fit."""
     if not rows:
         return f"no model {name} in {uri}" if name else f"no models in {uri}; distrib run jobs/digits.yaml makes one"
-    grid = Table(box=box.SIMPLE)
-    right = ("clean", "robust", "n", "parameters")
-    for heading in ("model", "aliases", "clean", "robust", "threat", "tier", "n", "flags", "data", "network",
-                    "parameters", "made (UTC)"):  # fmt: skip
-        grid.add_column(heading, justify="right" if heading in right else "left")
-    for row in rows:
-        known = row["robust_accuracy"] is not None
-        grid.add_row(
-            row["model"].removeprefix("models:/"), ", ".join(row["aliases"]),
-            f"{row['clean_accuracy']:.2%}" if known else "?", f"{row['robust_accuracy']:.2%}" if known else "?",
-            f"{row['norm']} {shown_radius(row['epsilon'])}" if known else "?", row["tier"] or "?",
-            str(row["n"] or "?"), row["flags"] or "?", row["data"] or "?", row["arch"] or "?",
-            f"{row['parameters']:,}" if row["parameters"] else "?", row["created"],
-        )  # fmt: skip
-    return _rendered(grid).rstrip()
+    cells = [_model_cells(row) for row in rows]
+    left_out: list[str] = []
+    while True:
+        grid = Table(box=box.SIMPLE)
+        for heading in (one for one in cells[0] if one not in left_out):
+            right = heading in ("clean", "robust", "n", "parameters")
+            grid.add_column(heading, justify="right" if right else "left")
+        for row in cells:
+            grid.add_row(*(text for heading, text in row.items() if heading not in left_out))
+        text = _rendered(grid).rstrip()
+        if width is None or max(map(len, text.splitlines())) <= width or len(left_out) == len(NARROWED):
+            told = f"\n  (a wider terminal, or --json, also shows {', '.join(left_out)})" if left_out else ""
+            return text + told
+        left_out.append(NARROWED[len(left_out)])
+
+
+def _model_cells(row: dict) -> dict[str, str]:
+    """What the table says of a version, by the columns' headings."""
+    known = row["robust_accuracy"] is not None
+    return {
+        "model": row["model"].removeprefix("models:/"),
+        "aliases": ", ".join(row["aliases"]),
+        "clean": f"{row['clean_accuracy']:.2%}" if known else "?",
+        "robust": f"{row['robust_accuracy']:.2%}" if known else "?",
+        "threat": f"{row['norm']} {shown_radius(row['epsilon'])}" if known else "?",
+        "tier": row["tier"] or "?",
+        "n": str(row["n"] or "?"),
+        "flags": row["flags"] or "?",
+        "data": row["data"] or "?",
+        "network": row["arch"] or "?",
+        "parameters": f"{row['parameters']:,}" if row["parameters"] else "?",
+        "made (UTC)": row["created"],
+    }
 
 
 def print_page(page: str) -> None:

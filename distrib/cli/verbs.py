@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +152,8 @@ def _models(options: Options) -> int:
         print(json.dumps(found) if options.json else decisions(found, options.history))
         return 0
     rows = listing.ordered(listing.list_versions(uri, options.name), options.sort)
-    print(json.dumps(rows) if options.json else models_table(rows, uri, options.name))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(json.dumps(rows) if options.json else models_table(rows, uri, options.name, width))
     return 0
 
 

@@ -101,6 +101,17 @@ def test_registered_models_are_listed_with_what_is_known():
     assert models_table([], "sqlite:///x.db", "m") == "no model m in sqlite:///x.db"
 
 
+@pytest.mark.parametrize(("width", "gone"), [(60, 7), (80, 5), (110, 3), (300, 0), (None, 0)])
+def test_a_narrow_terminal_has_fewer_columns_and_is_told_which(width: int | None, gone: int):
+    text = models_table([ROW, STRANGE], "sqlite:///x.db", width=width)
+    table_lines = text.splitlines()[: -1 if gone else None]
+    assert "50.00%" in text and "digits/1" in text, "these stay"
+    assert width in (None, 60) or max(map(len, table_lines)) <= (width or 0)
+    told = ["parameters", "network", "data", "made (UTC)", "tier", "flags", "n"][:gone]
+    assert ("(a wider terminal" in text) is bool(gone) and ", ".join(told) in text
+    assert not any(heading in table_lines[1] for heading in told if heading != "n")
+
+
 def test_no_models_is_said_with_the_place_and_the_cure():
     assert models_table([], "sqlite:///x.db") == "no models in sqlite:///x.db; distrib run jobs/digits.yaml makes one"
 
