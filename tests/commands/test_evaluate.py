@@ -1,5 +1,6 @@
 """An end evaluation without Ray: what it is kept under, and what it refuses."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from distrib.cluster import evaluate as spread
+from distrib.cluster import messages
 from distrib.cluster.resources import Node, Resources
 from distrib.commands.evaluate import card_of, evaluated, in_figures, of_tensors
 from distrib.commands.models import ModelFinder
@@ -26,6 +28,8 @@ def run(digits: Path, weights: Weights, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         spread, "map_tasks", lambda function, shared, items, workers: ((one, function(shared, *one)) for one in items)
     )
+    monkeypatch.setattr(messages, "listening", nullcontext)
+    monkeypatch.setattr(spread, "post", lambda *told: None)
     evaluation = {"threat": {"norm": "linf", "epsilon": 0.1}, "attacks": [{"attack": "fgsm"}], "n": 20}
     document = {"kind": "evaluate", "name": "e", "model": "m", "data": {"source": "digits"}, "evaluation": evaluation}
     job: Any = parse(document, ["loader=memory"], "here")
