@@ -67,7 +67,7 @@ def test_a_search_spreads_its_trials_over_the_machines(cluster: Hosts):
     assert "2 trials, 2 at a time" in done.stdout
     record = record_of(cluster, "spread")
     assert (record["finished"], record["failed"]) == (2, 0)
-    trials = [run for number in (1, 2) for run in mlflow_runs(cluster, f"spread-{number:04}")]
+    trials = [run for number in (1, 2) for run in mlflow_runs(cluster, f"{number:04} spread")]
     assert len(trials) == 2 and {run.info.status for run in trials} == {"FINISHED"}
     assert {run.data.tags["distrib.nodes"] for run in trials} == {cluster.address(1), cluster.address(2)}
 
