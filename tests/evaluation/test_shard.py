@@ -297,3 +297,14 @@ def test_a_network_that_views_its_input_can_be_judged_on_grey_images(digits: Pat
     result, worst = attack_shard(model, shard, np.arange(12), EvaluationPlan(threat=threat, attacks=attacks), inputs)
     assert all(result.clean) and all(result.broken)
     model(worst)
+
+
+@pytest.mark.parametrize("attacks", [(FGSM,), (FGSM, PGD_20), (PGD_20, AUTO)])
+def test_the_class_of_every_worst_image_is_kept(attacks: tuple):
+    """Also of those that stood, and of those that were misclassified before."""
+    model, x = network(), pixels(12, side=8)
+    y = model(x).argmax(dim=1)
+    y[:3] = (y[:3] + 1) % 10  # misclassified as they are
+    result, worst = attack_shard(model, batch(x, y), np.arange(12), evaluation_of(*attacks))
+    assert result.attacked == model(worst).argmax(dim=1).tolist()
+    assert sum(seen != label for seen, label in zip(result.attacked, result.label, strict=True)) > 0, "some fell"

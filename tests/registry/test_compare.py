@@ -81,6 +81,6 @@ def test_a_later_evaluation_on_equal_terms_is_found(uri: str):
     one, other = pair(uri, "later", {}, {"claimed": claim(0.5, seed=4)})
     with pytest.raises(RegistryError, match=r"seed 0 against 4\); judge both by distrib evaluate with the same"):
         compare(one, other, uri)
-    judged(uri, "later", claim(0.45), "b", "2", examples=fates("0111"))
+    judged(uri, "later", claim(0.6), "b", "2", examples=fates("0111"))
     found = compare(one, other, uri)
     assert (str(found["terms"]["seed"]), found["robust"]["n"]) == ("0", 1)
